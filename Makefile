@@ -1,0 +1,47 @@
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+RUN := runs/touching_cells
+BUNDLE := bundles/touching_cells
+MONAI := $(BIN)/python -W ignore -m monai.bundle run
+
+.PHONY: help setup train test test-all lint format clean
+
+help: ## list the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+setup: $(STAMP) ## make .venv and install everything (a second time: nothing)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/it")'
+	@echo "installing into $(VENV): one to three minutes, once"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
+	@touch $(STAMP)
+
+train: setup ## train on generated cells, track the run, segment a large image (5 minutes)
+	$(MONAI) training --bundle_root $(BUNDLE) --config_file $(BUNDLE)/configs/train.json --output_dir $(RUN)
+	$(MONAI) inference --bundle_root $(BUNDLE) --config_file $(BUNDLE)/configs/inference.json \
+		--dataset_dir $(RUN)-data-0/large --checkpoint $(RUN)/models/model.pt --output_dir $(RUN)/segmented
+	$(BIN)/overtile show $(RUN)
+
+test: setup ## run the tests (a few minutes)
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: setup ## run the slow tests too
+	$(BIN)/python -m pytest
+
+lint: setup ## ruff, format check, strict types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove what the commands made
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Bundles: configuration and weights, no code."""

@@ -1,0 +1,201 @@
+"""Which tiles a network accepts, and which pixels of a tile it answers for.
+
+A valid (unpadded) network computes every output pixel from real context only::
+
+      input tile                         A tile of ``n`` input pixels gives
+    +--------------------+               ``n - 2 * margin`` output pixels, the
+    |  margin            |               centre of the tile. Neighbouring tiles
+    |    +----------+    |               overlap by ``2 * margin``, and their
+    |    |  output  |    |               outputs meet without overlapping.
+    |    +----------+    |
+    |                    |               Max-pooling makes the network equivariant
+    +--------------------+               only to shifts by ``multiple`` pixels, so
+                                         tiles start ``multiple`` apart.
+
+Source: Ronneberger, Fischer, Brox: U-Net (MICCAI 2015), figure 2 and section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import SupportsIndex, overload
+
+
+class GeometryError(ValueError):
+    """A size that the network cannot take without cropping or pooling unevenly."""
+
+
+@dataclass(frozen=True)
+class TileGeometry:
+    """Sizes in pixels (or voxels) that a network takes, and what it returns for them.
+
+    Every number is an ``int``, the same on all axes, or a tuple with one ``int`` an axis.
+
+    Args:
+        margin: context that the network consumes on *each* side of a tile.
+        multiple: step between valid input sizes, and between the origins of tiles whose
+            outputs agree exactly (2^depth for a U-Net).
+        minimum: the smallest valid input size.
+
+    Raises:
+        GeometryError: if the smallest tile would have no output.
+
+    Example:
+        >>> paper = TileGeometry.unet(depth=4)
+        >>> paper.margin, paper.output_size(572), paper.input_size((388, 100))
+        (92, 388, (572, 284))
+    """
+
+    margin: int | tuple[int, ...]
+    multiple: int | tuple[int, ...]
+    minimum: int | tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("margin", "multiple", "minimum"):  # lists come from JSON
+            value = getattr(self, name)
+            whole = int(value) if isinstance(value, SupportsIndex) else tuple(map(int, value))
+            object.__setattr__(self, name, whole)
+        axes = max((len(v) for v in self._numbers if isinstance(v, tuple)), default=1)
+        for axis in range(axes):
+            margin, multiple, minimum = self.axis(axis)
+            if margin < 0 or multiple < 1 or minimum <= 2 * margin:
+                raise GeometryError(
+                    f"margin {margin}, multiple {multiple}, minimum {minimum}: expected margin "
+                    ">= 0, multiple >= 1 and minimum > 2 * margin, so that tiles have an output"
+                )
+
+    @classmethod
+    def unet(cls, depth: int, convolutions: int = 2, kernel_size: int = 3) -> TileGeometry:
+        """Geometry of a valid U-Net with ``depth`` poolings, same convolutions on every level.
+
+        Walking from the bottom (``b`` pixels after its convolutions, each level costing
+        ``c`` pixels) up gives ``out = 2^depth * b - c * (2^depth - 1)`` and down to the
+        input ``in = 2^depth * (b + c) + c * (2^depth - 1)``; for the paper (depth 4,
+        c = 4): in = 16 b + 124, out = 16 b - 60, margin 92, any integer b >= 4.
+        """
+        if depth < 1:
+            raise GeometryError(f"depth {depth}: a U-Net pools at least once, expected depth >= 1")
+        scale, cost = 2**depth, convolutions * (kernel_size - 1)
+        bottom = cost * (scale - 1) // scale + 1  # smallest b with at least one output pixel
+        minimum = scale * (bottom + cost) + cost * (scale - 1)
+        margin = (scale * cost + 2 * cost * (scale - 1)) // 2
+        return cls(margin=margin, multiple=scale, minimum=minimum)
+
+    @classmethod
+    def padded(cls, radius: int | Sequence[int], multiple: int | Sequence[int] = 1) -> TileGeometry:
+        """Geometry of a padded network, whose output is as large as its input.
+
+        An output pixel is unaffected by the padding if it lies at least the receptive-field
+        ``radius`` away from the tile's edge; those pixels are what a tile answers for.
+        Count the farthest pixel that any output pixel sees; under pooling that depends on the
+        pixel's place in its window. ``multiple`` is 2^(number of poolings). The margin is rounded
+        up to a multiple of it, so that tiles stay aligned with the whole image.
+        """
+        axes = max((len(v) for v in (radius, multiple) if not isinstance(v, int)), default=0)
+
+        def one(axis: int) -> tuple[int, int, int]:
+            r = radius if isinstance(radius, int) else radius[axis]
+            m = multiple if isinstance(multiple, int) else multiple[axis]
+            margin = -(-r // m) * m
+            return margin, m, 2 * margin + m
+
+        if not axes:
+            return cls(*one(0))
+        margins, multiples, minimums = zip(*(one(axis) for axis in range(axes)), strict=True)
+        return cls(margins, multiples, minimums)
+
+    @property
+    def _numbers(self) -> tuple[int | tuple[int, ...], ...]:
+        return self.margin, self.multiple, self.minimum
+
+    def axis(self, axis: int) -> tuple[int, int, int]:
+        """``(margin, multiple, minimum)`` of one axis."""
+        margin, multiple, minimum = (v if isinstance(v, int) else v[axis] for v in self._numbers)
+        return margin, multiple, minimum
+
+    def valid(self, size: int | Sequence[int]) -> bool:
+        """Whether the network takes an input of this size (all axes, or one)."""
+        return all(
+            n >= minimum and (n - minimum) % multiple == 0
+            for n, (_, multiple, minimum) in self._by_axis(size)
+        )
+
+    @overload
+    def output_size(self, size: int) -> int: ...
+    @overload
+    def output_size(self, size: Sequence[int]) -> tuple[int, ...]: ...
+    def output_size(self, size: int | Sequence[int]) -> int | tuple[int, ...]:
+        """Size of the output for a valid input size.
+
+        Raises:
+            GeometryError: if the size is not valid; the message names the nearest valid ones.
+        """
+        self.check(size)
+        out = tuple(n - 2 * margin for n, (margin, _, _) in self._by_axis(size))
+        return out[0] if isinstance(size, SupportsIndex) else out
+
+    @overload
+    def input_size(self, size: int) -> int: ...
+    @overload
+    def input_size(self, size: Sequence[int]) -> tuple[int, ...]: ...
+    def input_size(self, size: int | Sequence[int]) -> int | tuple[int, ...]:
+        """The smallest valid input whose output covers ``size`` pixels."""
+        needed = tuple(
+            _round_up(n + 2 * margin, multiple, minimum)
+            for n, (margin, multiple, minimum) in self._by_axis(size)
+        )
+        return needed[0] if isinstance(size, SupportsIndex) else needed
+
+    def nearest(self, size: int | Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The nearest valid input sizes, not above (where there is one) and not below ``size``."""
+        above = tuple(_round_up(n, m, least) for n, (_, m, least) in self._by_axis(size))
+        below = tuple(
+            a if a == n else max(least, a - m)
+            for a, (n, (_, m, least)) in zip(above, self._by_axis(size), strict=True)
+        )
+        return below, above
+
+    def check(self, size: int | Sequence[int], name: str = "input size") -> None:
+        """Raise a `GeometryError` that names the nearest valid sizes unless ``size`` is valid."""
+        if self.valid(size):
+            return
+        below, above = (_as_text(s) for s in self.nearest(size))
+        nearest = below if below == above else f"{below} or {above}"
+        found = _as_text(size)
+        raise GeometryError(
+            f"{name} {found} does not fit the network: expected at least "
+            f"{_as_text(self.minimum)} in steps of {_as_text(self.multiple)}; "
+            f"nearest valid: {nearest}"
+        )
+
+    def _by_axis(self, size: int | Sequence[int]) -> list[tuple[int, tuple[int, int, int]]]:
+        sizes = (size,) if isinstance(size, SupportsIndex) else size
+        for v in self._numbers:
+            if isinstance(v, tuple) and len(v) != len(sizes):
+                raise GeometryError(
+                    f"size {_as_text(sizes)} has {len(sizes)} axes, this geometry has {len(v)}"
+                )
+        return [(int(n), self.axis(i)) for i, n in enumerate(sizes)]
+
+
+def _round_up(n: int, multiple: int, minimum: int) -> int:
+    return max(minimum, minimum + -(-(n - minimum) // multiple) * multiple)
+
+
+def _as_text(size: int | Sequence[int]) -> str:
+    return "x".join(str(n) for n in ((size,) if isinstance(size, SupportsIndex) else size))
+
+
+def mirror_indices(start: int, stop: int, size: int) -> list[int]:
+    """Pixels of a mirrored axis: indices in 0 .. size-1 of the positions start .. stop-1.
+
+    The mirror repeats with period 2 (size - 1), so the context may be longer than the image;
+    a single pixel mirrors to a constant. The edge pixel is not doubled.
+
+    >>> mirror_indices(-3, 6, 3)
+    [1, 2, 1, 0, 1, 2, 1, 0, 1]
+    """
+    period = max(1, 2 * (size - 1))
+    folded = (position % period for position in range(start, stop))
+    return [i if i < size else period - i for i in folded]

@@ -1,0 +1,50 @@
+"""The paper's energy function: pixel-wise cross-entropy under the weight map (equation 1)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+_NONE = -(2**31)  # PyTorch would skip pixels labelled -100 without a word
+
+
+class PixelWeightedCrossEntropyLoss(nn.Module):
+    """Softmax cross-entropy of every pixel, weighted by w(x), averaged over the pixels.
+
+    E = -1/|X| * sum over pixels x of w(x) * log p_l(x)(x), with X all pixels of the batch.
+    Equation 1 of the paper is the same sum without the minus sign (a misprint: an energy
+    to be minimised needs it) and without 1/|X|. Dividing by the *number of pixels*, not by
+    the sum of the weights, keeps the gradient of a pixel independent of the weights of the
+    other pixels, so a tile full of narrow gaps counts for more than an empty one, and the
+    learning rate does not depend on the tile size.
+
+    Raises:
+        ValueError: if the shapes do not match.
+
+    Example:
+        >>> import torch
+        >>> loss = PixelWeightedCrossEntropyLoss()
+        >>> logits, labels = torch.zeros(1, 2, 4, 4), torch.ones(1, 1, 4, 4, dtype=torch.long)
+        >>> round(loss(logits, labels, torch.ones(1, 1, 4, 4)).item(), 4)  # log 2
+        0.6931
+    """
+
+    def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Scalar loss.
+
+        Args:
+            logits: ``[B, K, *S]``, any real numbers.
+            labels: ``[B, 1, *S]``, class of each pixel, integers in 0 .. K-1.
+            weights: ``[B, 1, *S]``, w(x) >= 0; None weighs every pixel 1.
+        """
+        expected = (logits.shape[0], 1, *logits.shape[2:])
+        for name, value in (("labels", labels), ("weights", weights)):
+            if value is not None and tuple(value.shape) != expected:
+                raise ValueError(
+                    f"{name} of shape {tuple(value.shape)} for logits of shape "
+                    f"{tuple(logits.shape)}: expected {expected} (crop to the network's output)"
+                )
+        per_pixel = cross_entropy(logits, labels[:, 0].long(), ignore_index=_NONE, reduction="none")
+        if weights is not None:
+            per_pixel = per_pixel * weights[:, 0].to(per_pixel.dtype)
+        return per_pixel.mean()

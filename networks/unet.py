@@ -1,0 +1,158 @@
+"""The U-Net of Ronneberger, Fischer and Brox (MICCAI 2015), with valid convolutions.
+
+Shapes in the comments are those of the paper's configuration on a 572x572 tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from overtile.networks.geometry import TileGeometry
+
+_CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+_DECONV = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+
+
+class ValidUNet(nn.Module):
+    """U-Net without padding: the output is smaller than the input by ``2 * geometry.margin``.
+
+    The defaults are the paper's: 23 convolutional layers, 31,030,658 parameters,
+    572x572 pixels in, 388x388 out. Weights are drawn from a normal distribution with
+    standard deviation sqrt(2 / N), N the number of values that one output neuron receives
+    (section 3 of the paper; He et al. 2015), biases are zero.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image.
+        out_channels: classes, background included; the output holds their logits.
+        features: channels of each level, top to bottom; ``len(features) - 1`` poolings.
+        up: ``"deconv"``, the paper's 2x2 up-convolution, or ``"nearest"``, nearest-neighbour
+            up-sampling followed by a 1x1 convolution. Both halve the channels and are exact
+            under tiling (linear interpolation would not be: it looks past the tile's edge).
+        down: ``"maxpool"``, the paper's, or ``"conv"``, a 2x2 convolution of stride 2.
+        dropout: probability of the dropout layers at the end of the contracting path, that
+            is behind the convolutions of its last two levels (the last alone for depth 1).
+
+    Attributes:
+        geometry: the `TileGeometry` of valid sizes.
+
+    Raises:
+        ValueError: for an argument outside of the choices above.
+        GeometryError: from ``forward``, for a size that cannot be pooled evenly; the message
+            names the nearest valid sizes.
+
+    Shape:
+        ``[B, in_channels, *S] -> [B, out_channels, *(S - 2 * margin)]``
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 2,
+        in_channels: int = 1,
+        out_channels: int = 2,
+        features: Sequence[int] = (64, 128, 256, 512, 1024),
+        up: str = "deconv",
+        down: str = "maxpool",
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        _choose("spatial_dims", spatial_dims, (2, 3))
+        _choose("up", up, ("deconv", "nearest"))
+        _choose("down", down, ("maxpool", "conv"))
+        if len(features) < 2 or any(int(f) < 1 for f in features):
+            raise ValueError(f"features {tuple(features)}: expected at least two positive numbers")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout {dropout}: expected a probability, 0 <= dropout < 1")
+        self.spatial_dims, self.in_channels = spatial_dims, in_channels
+        depth = len(features) - 1
+        self.geometry = TileGeometry.unet(depth)
+        dims, widths = spatial_dims, list(features)
+        pairs = list(pairwise(widths))  # (upper, lower) level
+        drop = [dropout if level >= max(1, depth - 1) else 0.0 for level in range(depth + 1)]
+
+        contract = [
+            _double_convolution(dims, before, width, p)
+            for before, width, p in zip([in_channels, *widths], widths, drop, strict=False)
+        ]
+        self.contract, self.bottom = nn.ModuleList(contract[:-1]), contract[-1]
+        self.down = nn.ModuleList(_down(dims, upper, down) for upper, _ in pairs)
+        self.up = nn.ModuleList(_up(dims, lower, upper, up) for upper, lower in reversed(pairs))
+        self.expand = nn.ModuleList(
+            _double_convolution(dims, 2 * upper, upper) for upper, _ in reversed(pairs)
+        )
+        self.head = _CONV[dims](widths[0], out_channels, kernel_size=1)
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[B, out_channels, *out]`` of an image ``[B, in_channels, *in]``."""
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            self._check(x)
+        skips: list[Tensor] = []
+        for block, down in zip(self.contract, self.down):  # noqa: B905 (TorchScript)
+            x = block(x)  # 572 -> 568, 284 -> 280, 140 -> 136, 68 -> 64
+            skips.append(x)
+            x = down(x)  # 568 -> 284, 280 -> 140, 136 -> 68, 64 -> 32
+        x = self.bottom(x)  # 32 -> 28
+        for up, block in zip(self.up, self.expand):  # noqa: B905
+            x = up(x)  # 28 -> 56, 52 -> 104, 100 -> 200, 196 -> 392
+            x = torch.cat([centre_crop(skips.pop(), x), x], dim=1)
+            x = block(x)  # 56 -> 52, 104 -> 100, 200 -> 196, 392 -> 388
+        logits: Tensor = self.head(x)
+        return logits
+
+    def _check(self, x: Tensor) -> None:
+        axes = "H, W" if self.spatial_dims == 2 else "D, H, W"
+        if x.ndim != self.spatial_dims + 2 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"input of shape {tuple(x.shape)}: expected [B, {self.in_channels}, {axes}]"
+            )
+        self.geometry.check(x.shape[2:])
+
+
+def centre_crop(x: Tensor, like: Tensor) -> Tensor:
+    """The centre of ``x`` in the spatial size of ``like``; the difference is always even."""
+    for axis in range(2, x.ndim):
+        size = like.shape[axis]
+        x = x.narrow(axis, (x.shape[axis] - size) // 2, size)
+    return x
+
+
+def _double_convolution(dims: int, before: int, width: int, dropout: float = 0.0) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for channels in (before, width):
+        layers += [_CONV[dims](channels, width, kernel_size=3), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, *([nn.Dropout(dropout)] if dropout else []))
+
+
+def _down(dims: int, width: int, kind: str) -> nn.Module:
+    if kind == "maxpool":
+        return _POOL[dims](kernel_size=2)
+    return _CONV[dims](width, width, kernel_size=2, stride=2)
+
+
+def _up(dims: int, lower: int, upper: int, kind: str) -> nn.Module:
+    if kind == "deconv":
+        return _DECONV[dims](lower, upper, kernel_size=2, stride=2)
+    # the 1x1 convolution commutes with nearest-neighbour up-sampling: first it, on fewer pixels
+    return nn.Sequential(_CONV[dims](lower, upper, kernel_size=1), nn.Upsample(scale_factor=2))
+
+
+def _initialise(module: nn.Module) -> None:
+    if not isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+        return
+    taps = module.weight[0, 0].numel()
+    if isinstance(module, (nn.ConvTranspose2d, nn.ConvTranspose3d)):
+        taps = 1  # stride = kernel size: each output neuron meets one tap of each input channel
+    nn.init.normal_(module.weight, std=(2.0 / (module.in_channels * taps)) ** 0.5)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def _choose(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, choices))}")

@@ -1,0 +1,168 @@
+"""Checkpoints: written whole or not at all, loaded as tensors only, checked before use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from overtile.pipelines.errors import ConfigurationError
+
+
+class Checkpoints:
+    """Save the last and the best state of a run, each in one atomic step.
+
+    ``last.pt`` holds all that a run needs to go on (weights, optimiser, schedule, epoch, best
+    value so far, and ``extra``), ``model.pt`` the best network as ``{"model": state_dict}``. Both
+    load with ``weights_only=True``. A crash at any moment leaves the previous file whole.
+
+    Args:
+        directory: where to write them.
+        parts: objects with ``state_dict``; ``"model"`` has to be among them.
+        evaluator: whose key metric decides what is best (larger is better, unless
+            ``lower_is_better``). None saves the last network as the best.
+        lower_is_better: for errors.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        parts: Mapping[str, Any],
+        evaluator: Any = None,
+        lower_is_better: bool = False,
+    ) -> None:
+        self.directory, self.parts, self.evaluator = Path(directory), dict(parts), evaluator
+        self.sign = -1.0 if lower_is_better else 1.0
+        self.best: float | None = None
+        self.best_epoch = 0
+        self.extra: dict[str, str] = {}
+
+    @property
+    def last_path(self) -> Path:
+        """The state to resume from."""
+        return self.directory / "last.pt"
+
+    @property
+    def best_path(self) -> Path:
+        """The best network."""
+        return self.directory / "model.pt"
+
+    def attach(self, engine: Engine) -> None:
+        """Save at the start and after every epoch of ``engine``, behind the validation."""
+        engine.add_event_handler(Events.STARTED, self._save_last)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def resume(self, engine: Engine) -> None:
+        """Put every part, and ``engine``, back to the end of the last completed epoch.
+
+        Raises:
+            ConfigurationError: if there is nothing to resume, or it is of another network.
+        """
+        if not self.last_path.is_file():
+            raise ConfigurationError(f"resume: {self.last_path} does not exist; start without it")
+        state = read_checkpoint(self.last_path)
+        check_weights(state["model"], self.parts["model"], self.last_path)
+        for name, part in self.parts.items():
+            if isinstance(part, LRScheduler):
+                _move_schedule(part, state[name])
+            else:
+                part.load_state_dict(state[name])
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self.extra = state["extra"]
+        engine.state.epoch = state["epoch"]
+        engine.state.iteration = state["iteration"]
+
+    def load_best(self) -> None:
+        """Give the network the best weights so far."""
+        load_weights(self.parts["model"], self.best_path)
+
+    def save(self, engine: Engine) -> None:
+        """Save the state at the end of an epoch, and the network if it is the best so far."""
+        if self.evaluator is None:
+            self._save_best(engine, engine.state.epoch)
+        elif self.evaluator.state.epoch == engine.state.epoch:  # it validated this epoch
+            state = self.evaluator.state
+            self._save_best(engine, self.sign * float(state.metrics[state.key_metric_name]))
+        self._save_last(engine)
+
+    def _save_best(self, engine: Engine, score: float) -> None:
+        if self.best is None or score > self.best:
+            self.best, self.best_epoch = score, engine.state.epoch
+            save_atomically({"model": self.parts["model"].state_dict()}, self.best_path)
+
+    def _save_last(self, engine: Engine) -> None:
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state.update(
+            epoch=engine.state.epoch,
+            iteration=engine.state.iteration,
+            best=self.best,
+            best_epoch=self.best_epoch,
+            extra=self.extra,
+        )
+        save_atomically(state, self.last_path)
+
+
+def save_atomically(state: Mapping[str, Any], path: Path) -> None:
+    """``torch.save`` that replaces the old file only once the new one is whole on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint: tensors, numbers and texts, never code.
+
+    Raises:
+        ConfigurationError: if the file is missing, or no such checkpoint.
+    """
+    if not Path(path).is_file():
+        raise ConfigurationError(f"{path}: no such file; train first, or give --checkpoint")
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise ConfigurationError(f"{path}: no checkpoint of tensors ({error})") from error
+    return state
+
+
+def load_weights(network: nn.Module, path: str | Path) -> None:
+    """Load ``{"model": state_dict}``, or a bare state dict.
+
+    Raises:
+        ConfigurationError: if the file is missing, no checkpoint, or of another architecture.
+    """
+    state = read_checkpoint(path)
+    weights = state.get("model", state)
+    check_weights(weights, network, path)
+    network.load_state_dict(weights)
+
+
+def check_weights(weights: Mapping[str, Any], network: nn.Module, path: str | Path) -> None:
+    """Raise a `ConfigurationError` that names the first parameter that differs, if one does."""
+    wanted = network.state_dict()
+    for name in [*wanted, *weights]:
+        found = tuple(weights[name].shape) if name in weights else "missing"
+        expected = tuple(wanted[name].shape) if name in wanted else "missing"
+        if found != expected:
+            raise ConfigurationError(
+                f"{path}: {name} is {found}, the network has {expected}; "
+                "set network_def as it was in training"
+            )
+
+
+def _move_schedule(schedule: LRScheduler, state: Mapping[str, Any]) -> None:
+    """Put a schedule where it was, but keep its length: ``max_epochs`` may have been raised."""
+    position = ("last_epoch", "_step_count", "_last_lr")
+    own = {k: v for k, v in schedule.state_dict().items() if k not in position}
+    schedule.load_state_dict({**state, **own})
+    for group, rate in zip(schedule.optimizer.param_groups, schedule.get_lr(), strict=True):
+        group["lr"] = rate

@@ -1,0 +1,99 @@
+"""What the configuration of a bundle resolves to, and checks across its parts."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from monai.inferers import SlidingWindowInferer
+
+from overtile.networks import OverlapTileInferer, TileGeometry, geometry_of
+from overtile.pipelines.errors import ConfigurationError
+
+
+def current_parser() -> ConfigParser | None:
+    """The parser that is evaluating the calling expression.
+
+    MONAI hands a configuration's expressions everything but the configuration itself, so it
+    is looked up on the call stack. None outside of a bundle.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        candidate = frame.f_locals.get("self")
+        if isinstance(candidate, ConfigParser):
+            return candidate
+        frame = frame.f_back
+    return None
+
+
+def resolved_values(parser: ConfigParser) -> dict[str, str]:
+    """Every leaf of the configuration: numbers and texts as they came out, else the expression.
+
+    Keys are paths with ``/``, as in ``train/trainer/max_epochs``.
+    """
+    resolved = parser.ref_resolver.resolved_content
+    values = {}
+    for path, leaf in _leaves({k: v for k, v in parser.get().items() if k != parser.meta_key}):
+        # what a leaf refers to was resolved under its own id, the leaf itself perhaps not
+        ids = ["::".join(path)]
+        if isinstance(leaf, str) and leaf.startswith("@"):
+            ids.append(leaf[1:])
+        found = [resolved[i] for i in ids if i in resolved and _plain(resolved[i])]
+        values["/".join(path)] = str(found[0] if found else leaf)
+    return values
+
+
+def _leaves(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(config, dict) and config:
+        for key, value in config.items():
+            yield from _leaves(value, (*path, str(key)))
+    elif isinstance(config, list) and any(isinstance(v, (dict, list, str)) for v in config):
+        for index, value in enumerate(config):
+            yield from _leaves(value, (*path, str(index)))
+    else:
+        yield path, config
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_plain(v) for v in value)
+    return value is None or isinstance(value, (bool, int, float, str, torch.device))
+
+
+def as_json(parser: ConfigParser) -> str:
+    """The merged configuration, with all overrides, as it can be run again."""
+    return json.dumps(parser.get(), indent=2, default=str)
+
+
+def check_tile(tile: int, geometry: TileGeometry, spatial_dims: int = 2) -> int:
+    """The tile size, if the network takes it; for use in a configuration.
+
+    Raises:
+        GeometryError: naming the nearest valid sizes.
+    """
+    geometry.check((int(tile),) * spatial_dims, "tile")
+    return int(tile)
+
+
+def check_inferer(inferer: Any, network: Any) -> None:
+    """Refuse a valid-convolution network under MONAI's stock sliding window.
+
+    That pair runs without an error and returns an image of a wrong size: the sliding window
+    takes the smaller output for a zoomed one and stretches its importance map accordingly.
+
+    Raises:
+        ConfigurationError: naming both and what to use instead.
+    """
+    has_geometry = isinstance(getattr(network, "geometry", None), TileGeometry)
+    if has_geometry and isinstance(inferer, SlidingWindowInferer):
+        raise ConfigurationError(
+            f"inferer {type(inferer).__name__} with {type(network).__name__}: a sliding window "
+            "misreads the smaller output of a valid network; set its _target_ to "
+            "overtile.networks.OverlapTileInferer"
+        )
+    if isinstance(inferer, OverlapTileInferer) and inferer.geometry is None:
+        geometry_of(network)

@@ -1,0 +1,60 @@
+"""A user's mistake, in one line, and the way it leaves the program."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import NoReturn
+
+
+class OvertileError(Exception):
+    """Something that the user can put right; the message says where it is and how."""
+
+
+class DataError(OvertileError):
+    """Images or labels that cannot be used as they are."""
+
+
+class ConfigurationError(OvertileError):
+    """A configuration that contradicts itself."""
+
+
+class TrainingError(OvertileError):
+    """A training run that cannot go on."""
+
+
+def users_mistake(error: BaseException | None) -> BaseException | None:
+    """The mistake that caused ``error``, looking through the wrappers that MONAI puts around it."""
+    from overtile.networks.geometry import GeometryError  # loads PyTorch: not before it is needed
+
+    while error is not None:
+        if isinstance(error, (OvertileError, GeometryError)):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def one_line_errors() -> None:
+    """From now on a user's mistake ends the program with one line on stderr and exit code 2.
+
+    A bundle's configuration calls this in ``initialize``, because ``monai.bundle run`` lets
+    every exception through. Errors that are not the user's keep their traceback.
+    """
+    sys.excepthook = _report
+
+
+def exit_with(error: BaseException) -> NoReturn:
+    """Print the mistake as one line and leave with exit code 2."""
+    print(f"overtile: error: {' '.join(str(error).split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _report(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    if kind is KeyboardInterrupt:
+        raise SystemExit(130)
+    mistake = users_mistake(error)
+    if mistake is not None:
+        exit_with(mistake)
+    sys.__excepthook__(kind, error, traceback)

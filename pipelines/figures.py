@@ -1,0 +1,142 @@
+"""Pictures of a run: a training sample, predictions beside labels, a segmented image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import hsv_to_rgb
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from overtile.transforms import Deformation
+
+_LINES = 9  # of the deformation grid, each way
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a figure needs of one image: all ``[H, W]``.
+
+    Attributes:
+        name: of the image.
+        image: grey values.
+        label: instances.
+        probability: P(cell).
+        instances: found in it.
+        score: SEG of this image.
+    """
+
+    name: str
+    image: NDArray[Any]
+    label: NDArray[Any]
+    probability: NDArray[Any]
+    instances: NDArray[Any]
+    score: float
+
+
+def training_sample(
+    source: NDArray[Any],
+    tile: NDArray[Any],
+    label: NDArray[Any],
+    weight: NDArray[Any],
+    deformation: Deformation,
+) -> Figure:
+    """One training sample as the network sees it.
+
+    Args:
+        source: the image that the tile was cut from, ``[H, W]``.
+        tile: the deformed tile, ``[h, w]``.
+        label: classes of the tile's output region, ``[h', w']``.
+        weight: w(x) there, ``[h', w']``.
+        deformation: that made the tile.
+    """
+    figure = Figure(figsize=(16, 4.4), layout="constrained")
+    axes = figure.subplots(1, 4)
+    _grey(axes[0], source, "image, and where the tile comes from")
+    positions, origin = deformation.coordinates()
+    y, x = (p.numpy() + o for p, o in zip(positions, origin, strict=True))
+    for index in np.linspace(0, y.shape[0] - 1, _LINES).astype(int):
+        axes[0].plot(x[index], y[index], color="gold", linewidth=0.8)
+    for index in np.linspace(0, y.shape[1] - 1, _LINES).astype(int):
+        axes[0].plot(x[:, index], y[:, index], color="gold", linewidth=0.8)
+    _grey(axes[1], tile, "tile: one interpolation, mirrored context")
+    margin = (tile.shape[0] - label.shape[0]) // 2
+    low, high = margin - 0.5, tile.shape[0] - margin - 0.5
+    axes[1].plot(
+        [low, high, high, low, low], [low, low, high, high, low], color="deepskyblue", linewidth=1.2
+    )
+    axes[2].imshow(label, cmap="gray", interpolation="nearest")
+    axes[2].set_title("label of the output region (blue frame)")
+    heat = axes[3].imshow(weight, cmap="jet", interpolation="nearest")
+    axes[3].set_title("weight map w(x)")
+    figure.colorbar(heat, ax=axes[3])
+    return _without_ticks(figure)
+
+
+def predictions(rows: Sequence[Prediction]) -> Figure:
+    """Image, label, P(cell) and instances side by side, a row an image."""
+    figure = Figure(figsize=(16, 4.1 * len(rows)), layout="constrained")
+    for axes, row in zip(figure.subplots(len(rows), 4, squeeze=False), rows, strict=True):
+        _grey(axes[0], row.image, row.name)
+        axes[1].imshow(coloured(row.label), interpolation="nearest")
+        axes[1].set_title(f"label: {_count(row.label)} cells")
+        shown = axes[2].imshow(row.probability, cmap="magma", vmin=0, vmax=1)
+        axes[2].set_title("P(cell)")
+        figure.colorbar(shown, ax=axes[2])
+        axes[3].imshow(coloured(row.instances), interpolation="nearest")
+        axes[3].set_title(f"found: {_count(row.instances)}, SEG {row.score:.3f}")
+    return _without_ticks(figure)
+
+
+def coloured(instances: NDArray[Any]) -> NDArray[np.float64]:
+    """Instance labels ``[H, W]`` in colours ``[H, W, 3]`` of which neighbours rarely share one."""
+    names, compact = np.unique(instances, return_inverse=True)
+    golden = 0.618034
+    colours = np.stack(
+        [
+            np.arange(len(names)) * golden % 1,
+            np.full(len(names), 0.65),
+            np.where(names > 0, 0.95, 0.0),
+        ],
+        axis=-1,
+    )
+    picture: NDArray[np.float64] = hsv_to_rgb(colours)[compact.reshape(instances.shape)]
+    return picture
+
+
+def outlined(image: NDArray[Any], instances: NDArray[Any]) -> NDArray[np.uint8]:
+    """Grey image with every instance's outline in its colour, ``[H, W, 3]`` uint8."""
+    low, high = np.percentile(image, [0.5, 99.8])
+    grey = np.clip((image - low) / max(high - low, 1e-9), 0, 1)
+    picture = np.repeat(grey[..., None], 3, axis=-1)
+    edge = np.zeros(instances.shape, bool)
+    for axis in range(instances.ndim):
+        first = np.take(instances, range(instances.shape[axis] - 1), axis)
+        second = np.take(instances, range(1, instances.shape[axis]), axis)
+        differs = np.pad(first != second, [(0, a == axis) for a in range(instances.ndim)])
+        edge |= differs | np.roll(differs, 1, axis)
+    edge &= instances > 0
+    picture[edge] = coloured(instances)[edge]
+    return (picture * 255).round().astype(np.uint8)
+
+
+def _count(instances: NDArray[Any]) -> int:
+    return len(np.unique(instances[instances > 0]))
+
+
+def _grey(axes: Axes, image: NDArray[Any], title: str) -> None:
+    low, high = np.percentile(image, [0.5, 99.8])
+    axes.imshow(image, cmap="gray", vmin=low, vmax=high)
+    axes.set_title(title)
+
+
+def _without_ticks(figure: Figure) -> Figure:
+    for axes in figure.axes:
+        if axes.get_label() != "<colorbar>":
+            axes.set_xticks([])
+            axes.set_yticks([])
+    return figure

@@ -1,0 +1,59 @@
+"""The table that a run ends with. Imports nothing heavy: it is also a command of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from overtile.pipelines.errors import ConfigurationError
+
+_FILE = "summary.json"
+
+
+def write_summary(summary: dict[str, Any], folder: Path) -> None:
+    """Keep the summary in the run's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _FILE).write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def read_summary(folder: str | Path) -> dict[str, Any]:
+    """The summary of a run.
+
+    Raises:
+        ConfigurationError: if the folder holds no finished run.
+    """
+    path = Path(folder) / _FILE
+    if not path.is_file():
+        raise ConfigurationError(f"{path}: no such file; expected the folder of a finished run")
+    summary: dict[str, Any] = json.loads(path.read_text())
+    return summary
+
+
+def print_summary(summary: dict[str, Any], folder: str | Path) -> None:
+    """Print the scores of the run in ``folder``, and where to look."""
+    kind = "unseen" if summary["unseen"] else "validation"
+    rows = [(f"{summary['images']} {kind} images", "")]
+    rows += [(_NAMES.get(k, k), f"{v:.4f}") for k, v in summary["scores"].items()]
+    sitting = "training, last sitting" if summary["resumed"] else "training"
+    rows += [(sitting, f"{summary['training_seconds']:.0f} s")]
+    rows += [("best epoch", str(summary["best_epoch"]))]
+    width = max(len(name) for name, _ in rows)
+    print()
+    for name, value in rows:
+        print(f"  {name:<{width}}  {value}")
+    places = [("MLflow", summary["mlflow"])]
+    places += [(name, str(Path(folder) / summary[name])) for name in ("network", "figures")]
+    places += [(p.stem, str(p)) for p in sorted(Path(folder).glob("*/*_outlines.png"))]
+    print()
+    for name, place in places:
+        print(f"  {name:<{width}}  {place}")
+    if str(summary["mlflow"]).startswith("sqlite:"):
+        python = os.path.relpath(sys.executable)
+        print(f"\n  to look at it: {python} -m mlflow ui --backend-store-uri {summary['mlflow']}")
+    print(flush=True)
+
+
+_NAMES = {"seg": "SEG", "mean_iou": "mean IoU", "pixel_error": "pixel error"}

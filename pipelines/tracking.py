@@ -1,0 +1,270 @@
+"""One MLflow run for one training run, whatever happens to it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from ignite.engine import Engine, Events
+from matplotlib.figure import Figure
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, Metric, Param
+from mlflow.exceptions import MlflowException
+from torch.optim import Optimizer
+
+from overtile.pipelines.config import as_json, current_parser, resolved_values
+from overtile.pipelines.data import DataSet
+from overtile.pipelines.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
+
+_PARAM_LENGTH = 6000  # MLflow's limits
+_BATCH = 100
+
+
+class RunTracker:
+    """Record a training run in MLflow: what went in, how it went, what came out.
+
+    As a MONAI handler of the trainer it logs the loss of every iteration, and per epoch the
+    evaluator's metrics, the learning rate and the images per second. Used as a context
+    (`recording`) it opens the run and ends it as FINISHED, FAILED or KILLED.
+
+    Args:
+        experiment: MLflow's name for the series of runs.
+        output_dir: folder of the run; the default store is ``mlflow.db`` beside it.
+        data: recorded with its name, sizes and digest.
+        optimizer: whose learning rate to log.
+        evaluator: whose metrics to log when it has validated.
+        tracking_uri: of the store; the environment's ``MLFLOW_TRACKING_URI`` has precedence.
+        bundle_root: folder whose ``configs/`` are kept with the run.
+    """
+
+    def __init__(
+        self,
+        experiment: str,
+        output_dir: str | Path,
+        data: DataSet,
+        optimizer: Optimizer,
+        evaluator: Engine | None = None,
+        tracking_uri: str | None = None,
+        bundle_root: str | Path | None = None,
+    ) -> None:
+        self.experiment, self.output_dir = experiment, Path(output_dir)
+        self.data, self.optimizer, self.evaluator = data, optimizer, evaluator
+        self.bundle_root = bundle_root
+        self._store = self.output_dir.resolve().parent
+        self.uri = (
+            os.environ.get("MLFLOW_TRACKING_URI")
+            or tracking_uri
+            or f"sqlite:///{self._store / 'mlflow.db'}"
+        )
+        self.run_id: str | None = None
+        self._client: MlflowClient | None = None
+        self._metrics: list[Metric] = []
+        self._parser = current_parser()
+
+    @property
+    def client(self) -> MlflowClient:
+        """The connection to the store, made when it is first needed."""
+        if self._client is None:
+            logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+            logging.getLogger("alembic").setLevel(logging.WARNING)
+            self._client = MlflowClient(self.uri)
+        return self._client
+
+    @contextmanager
+    def recording(self, run_id: str | None = None) -> Iterator[str]:
+        """Open a new run, or go on with ``run_id``, and end it with what became of it.
+
+        Raises:
+            ConfigurationError: if the store cannot be reached.
+        """
+        known = run_id is not None and self._is_known(run_id)
+        self.run_id = run_id if run_id is not None and known else self._create_run()
+        status = "FAILED"
+        try:
+            if known:
+                self.client.update_run(self.run_id, status="RUNNING")
+                self._log_config(self.run_id, f"config/resumed-{time.strftime('%Y%m%d-%H%M%S')}")
+            else:
+                self._log_inputs(self.run_id)
+            yield self.run_id
+            status = "FINISHED"
+        except (KeyboardInterrupt, SystemExit):
+            status = "KILLED"
+            self._metrics = []  # of an epoch that will be run again on resuming
+            raise
+        finally:
+            with _undisturbed():
+                self._flush()
+                self.client.set_terminated(self.run_id, status)
+
+    def attach(self, engine: Engine) -> None:
+        """Follow ``engine``, the trainer; attach behind the validation."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._log_iteration)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._log_epoch)
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Add one point to each of the named curves."""
+        now = int(time.time() * 1000)
+        self._metrics += [Metric(name, float(v), now, step) for name, v in values.items()]
+
+    def log_figure(self, figure: Figure, name: str) -> Path:
+        """Keep a picture with the run and under ``figures/`` in its folder."""
+        path = self.output_dir / "figures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=100, bbox_inches="tight")
+        self.log_file(path, "figures")
+        return path
+
+    def log_file(self, path: Path, folder: str) -> None:
+        """Keep a file with the run."""
+        if self.run_id is not None:
+            self.client.log_artifact(self.run_id, str(path), folder)
+
+    def _is_known(self, run_id: str) -> bool:
+        try:
+            with self._setting_up():
+                self.client.get_run(run_id)
+        except MlflowException:
+            log.warning("%s does not know run %s: starting another one", self.uri, run_id)
+            return False
+        return True
+
+    def _create_run(self) -> str:
+        name = f"{self.data.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        try:
+            with self._setting_up():
+                experiment_id = self._find_experiment()
+            run_id: str = self.client.create_run(experiment_id, run_name=name).info.run_id
+        except MlflowException as error:
+            raise ConfigurationError(
+                f"MLflow store {self.uri}: {error.message}; start that server, or unset "
+                "MLFLOW_TRACKING_URI and tracking_uri for a local store"
+            ) from error
+        return run_id
+
+    def _find_experiment(self) -> str:
+        found = self.client.get_experiment_by_name(self.experiment)
+        if found is not None:
+            return str(found.experiment_id)
+        local = self.uri.startswith("sqlite:")
+        location = (self._store / "mlflow-artifacts").as_uri() if local else None
+        # the page then opens on runs and curves, not on traces of language models
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        return str(self.client.create_experiment(self.experiment, location, kind))
+
+    @contextmanager
+    def _setting_up(self) -> Iterator[None]:
+        """One process at a time: two that create the tables of a new store break each other."""
+        self._store.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._store / ".mlflow.lock"):
+            yield
+
+    def _log_config(self, run_id: str, name: str) -> None:
+        if self._parser is not None:
+            self.client.log_text(run_id, as_json(self._parser), f"{name}.json")
+
+    def _log_inputs(self, run_id: str) -> None:
+        digest = self.data.digest()
+        params = {
+            "data/name": self.data.name,
+            "data/layout": self.data.layout,
+            "data/digest": digest,
+            **{
+                f"data/{s}_images": str(len(getattr(self.data, s)))
+                for s in ("train", "val", "test")
+            },
+        }
+        if self._parser is not None:
+            params.update(resolved_values(self._parser))
+            self._log_config(run_id, "config/merged")
+        entries = [Param(name, value[:_PARAM_LENGTH]) for name, value in params.items()]
+        for first in range(0, len(entries), _BATCH):
+            self.client.log_batch(run_id, params=entries[first : first + _BATCH])
+        configs = Path(self.bundle_root or "") / "configs"
+        if self.bundle_root is not None and configs.is_dir():
+            self.client.log_artifacts(run_id, str(configs), "config/bundle")
+        for name, value in code_version().items():
+            self.client.set_tag(run_id, name, value)
+        self.client.log_text(run_id, installed_packages(), "environment.txt")
+        source = Dataset(self.data.name, digest[:32], "local", str(self.data.root))
+        self.client.log_inputs(run_id, [DatasetInput(source, [])])
+
+    def _log_iteration(self, engine: Any) -> None:
+        output = engine.state.output
+        first = output[0] if isinstance(output, list) else output
+        values = {"train_loss": float(first["loss"].detach())}
+        if hasattr(engine.state, "gradient_norm"):
+            values["gradient_norm"] = engine.state.gradient_norm
+        self.log_metrics(values, engine.state.iteration)
+
+    def _log_epoch(self, engine: Any) -> None:
+        images = engine.state.epoch_length * (engine.data_loader.batch_size or 1)
+        seconds = engine.state.times["EPOCH_COMPLETED"]  # of the iterations, without validation
+        values = {
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "images_per_second": images / max(seconds, 1e-9),
+        }
+        if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
+            values.update({f"val_{k}": v for k, v in self.evaluator.state.metrics.items()})
+        self.log_metrics(values, engine.state.epoch)
+        self._flush()
+
+    def _flush(self) -> None:
+        metrics, self._metrics = self._metrics, []
+        for first in range(0, len(metrics), 10 * _BATCH):
+            if self.run_id is not None:
+                self.client.log_batch(self.run_id, metrics=metrics[first : first + 10 * _BATCH])
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let an impatient second Ctrl-C wait until the run is closed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def code_version() -> dict[str, str]:
+    """Git commit of the installed code (``unknown`` outside of a checkout) and main versions."""
+    folder = Path(__file__).resolve().parent
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(folder), *args]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    commit = git("rev-parse", "HEAD") or "unknown"
+    dirty = "yes" if commit != "unknown" and git("status", "--porcelain") else "no"
+    wanted = ("overtile", "torch", "monai", "pytorch-ignite", "mlflow", "numpy")
+    versions = {d.name: d.version for d in distributions() if d.name in wanted}
+    return {
+        "mlflow.source.git.commit": commit,
+        "mlflow.source.name": "overtile",
+        "mlflow.source.type": "LOCAL",
+        "git.uncommitted_changes": dirty,
+        "python": platform.python_version(),
+        **{f"version.{name}": version for name, version in versions.items()},
+    }
+
+
+def installed_packages() -> str:
+    """``name==version`` of every installed package, a line each."""
+    return "\n".join(sorted({f"{d.name}=={d.version}" for d in distributions()}))

@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from overtile.networks import PixelWeightedCrossEntropyLoss
+
+LOSS = PixelWeightedCrossEntropyLoss()
+
+
+def formula(
+    logits: NDArray[np.float64], labels: NDArray[np.int64], weights: NDArray[np.float64]
+) -> float:
+    """-1/|X| sum of w(x) log p_l(x)(x), pixel by pixel in float64."""
+    total = 0.0
+    for b, *where in np.ndindex(labels.shape[0], *labels.shape[2:]):
+        a = logits[(b, slice(None), *where)]
+        p = np.exp(a - a.max()) / np.exp(a - a.max()).sum()
+        total -= weights[(b, 0, *where)] * np.log(p[labels[(b, 0, *where)]])
+    return total / labels.size
+
+
+def drawn(seed: int, batch: int, classes: int, size: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(batch, classes, *size, generator=generator, dtype=torch.float64) * 3
+    labels = torch.randint(classes, (batch, 1, *size), generator=generator)
+    weights = torch.rand(batch, 1, *size, generator=generator, dtype=torch.float64) * 11
+    return logits, labels, weights
+
+
+@given(
+    seed=st.integers(0, 999),
+    batch=st.integers(1, 3),
+    classes=st.integers(2, 4),
+    size=st.lists(st.integers(1, 5), min_size=2, max_size=3).map(tuple),
+)
+@settings(max_examples=40, deadline=None)
+def test_loss_is_the_formula(seed: int, batch: int, classes: int, size: tuple[int, ...]) -> None:
+    logits, labels, weights = drawn(seed, batch, classes, size)
+    expected = formula(logits.numpy(), labels.numpy(), weights.numpy())
+    assert LOSS(logits, labels, weights).item() == pytest.approx(expected, rel=1e-6)
+    single = LOSS(logits.float(), labels, weights.float()).item()
+    assert single == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+def test_no_weights_weigh_every_pixel_one() -> None:
+    logits, labels, weights = drawn(0, 2, 3, (4, 5))
+    assert torch.equal(LOSS(logits, labels), LOSS(logits, labels, torch.ones_like(weights)))
+    expected = formula(logits.numpy(), labels.numpy(), np.ones(labels.shape))
+    assert LOSS(logits, labels).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_huge_logits_stay_finite() -> None:
+    right = torch.tensor([1e4, -1e4]).reshape(1, 2, 1, 1).requires_grad_()
+    labels = torch.zeros(1, 1, 1, 1, dtype=torch.long)
+    weights = torch.full((1, 1, 1, 1), 3.0)
+    assert LOSS(right, labels, weights).item() == 0
+    wrong = LOSS(right, 1 - labels, weights)
+    assert wrong.item() == pytest.approx(3 * 2e4)  # w (a_0 - a_1)
+    wrong.backward()
+    assert right.grad.flatten().tolist() == pytest.approx([3, -3])  # w (p - 1[label])
+
+
+def test_gradient_is_that_of_finite_differences() -> None:
+    logits, labels, weights = drawn(1, 2, 3, (3, 4))
+    assert torch.autograd.gradcheck(lambda a: LOSS(a, labels, weights), logits.requires_grad_())
+
+
+def test_gradient_of_a_pixel_ignores_the_weights_of_others() -> None:
+    logits, labels, weights = drawn(2, 1, 2, (4, 4))
+    gradients = []
+    for factor in (1.0, 100.0):
+        changed = weights.clone()
+        changed[..., 1:, :] *= factor
+        a = logits.clone().requires_grad_()
+        LOSS(a, labels, changed).backward()
+        gradients.append(a.grad[..., 0, :])
+    assert torch.allclose(*gradients)
+
+
+def test_labels_and_weights_of_other_types() -> None:
+    logits, labels, weights = drawn(3, 1, 2, (4, 4))
+    expected = LOSS(logits, labels, weights)
+    assert torch.equal(LOSS(logits, labels.to(torch.uint8), weights), expected)
+    assert torch.equal(LOSS(logits, labels.float(), weights), expected)
+
+
+@pytest.mark.parametrize("name", ["labels", "weights"])
+@pytest.mark.parametrize("shape", [(2, 4, 4), (2, 1, 4, 5), (1, 1, 4, 4), (2, 3, 4, 4)])
+def test_shapes_that_do_not_match_are_named(name: str, shape: tuple[int, ...]) -> None:
+    logits, labels, weights = drawn(4, 2, 3, (4, 4))
+    given_ = {"labels": labels, "weights": weights, name: torch.ones(shape, dtype=torch.long)}
+    with pytest.raises(ValueError, match=rf"{name} of shape.*expected \(2, 1, 4, 4\)"):
+        LOSS(logits, **given_)
+
+
+def test_a_class_that_does_not_exist_is_refused() -> None:
+    logits, labels, _ = drawn(5, 1, 2, (4, 4))
+    with pytest.raises((IndexError, RuntimeError)):
+        LOSS(logits, labels * 0 + 255)  # masks read as 0 and 255

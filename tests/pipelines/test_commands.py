@@ -1,0 +1,360 @@
+"""Whole commands as a user types them, on small generated data."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from mlflow import MlflowClient
+
+from overtile.networks import OverlapTileInferer, ValidUNet
+from overtile.pipelines.reading import read_image
+from overtile.pipelines.synthesis import write_touching_cells
+from overtile.transforms import InstancesFromProbabilities
+
+SMALL = ("--network_def#features", "[4,8]", "--tile", "60", "--warmup_steps", "2")
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    counts = {"train": 3, "val": 1, "test": 2}
+    return write_touching_cells(
+        tmp_path_factory.mktemp("cells"), counts, size=(96, 112), large=(150, 230)
+    )
+
+
+def small(data: Path, epochs: int, samples: int = 4) -> tuple[object, ...]:
+    return (
+        *("--dataset_dir", data, "--output_dir", "runs/small"),
+        *("--max_epochs", epochs, "--samples_per_epoch", samples, *SMALL),
+    )
+
+
+def runs_in(uri: str, experiment: str = "touching_cells") -> list[Any]:
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    return list(client.search_runs([found.experiment_id]))
+
+
+def artifacts(client: MlflowClient, run_id: str, folder: str = "") -> set[str]:
+    names: set[str] = set()
+    for entry in client.list_artifacts(run_id, folder):
+        names |= artifacts(client, run_id, entry.path) if entry.is_dir else {entry.path}
+    return names
+
+
+def check_run(uri: str, run: Any, epochs: int, samples: int) -> None:
+    client = MlflowClient(uri)
+    assert run.info.status == "FINISHED"
+    params = run.data.params
+    assert params["max_epochs"] == str(epochs)
+    assert params["train/trainer/max_epochs"] == str(epochs), "references are resolved"
+    assert params["network_def/features"] == "[4, 8]"
+    assert params["data/train_images"] == "3"
+    assert len(params["data/digest"]) == 64
+    assert run.data.tags["version.torch"] == torch.__version__
+    assert len(run.data.tags["mlflow.source.git.commit"]) in (40, len("unknown"))
+
+    def steps(name: str) -> list[int]:
+        return [m.step for m in client.get_metric_history(run.info.run_id, name)]
+
+    assert steps("train_loss") == list(range(1, epochs * samples + 1))
+    for name in ("val_seg", "val_mean_iou", "learning_rate", "images_per_second"):
+        assert steps(name) == list(range(1, epochs + 1)), name
+    assert artifacts(client, run.info.run_id) >= {
+        *("config/merged.json", "config/bundle/train.json", "environment.txt", "summary.json"),
+        *("figures/training_sample.png", "figures/predictions.png"),
+        *("models/last.pt", "models/model.pt"),
+    }
+
+
+def test_training_is_tracked_and_its_network_segments_a_large_image(
+    bundle: Any, cells: Path
+) -> None:
+    done = bundle.run("touching_cells", "training", *small(cells, epochs=2))
+    assert done.returncode == 0, done.stderr
+    for shown in ("2 unseen images", "mean IoU", "SEG", "MLflow", "figures"):
+        assert shown in done.stdout
+    folder = bundle.folder / "runs" / "small"
+    uri = f"sqlite:///{bundle.folder / 'runs' / 'mlflow.db'}"
+    (run,) = runs_in(uri)
+    check_run(uri, run, epochs=2, samples=4)
+    shown = show(folder)
+    assert shown.returncode == 0
+    assert "2 unseen images" in shown.stdout
+    assert str(folder / "models" / "model.pt") in shown.stdout
+
+    done = bundle.run(
+        *("touching_cells", "inference", "--dataset_dir", cells / "large"),
+        *("--checkpoint", folder / "models" / "model.pt", "--output_dir", "out"),
+        *("--roi_size", 100, "--network_def#features", "[4,8]"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tile" in done.stderr, "a bar over tiles"
+    found = tifffile.imread(bundle.folder / "out" / "large_instances.tif")
+    assert found.dtype == np.uint16
+    assert np.array_equal(found, segment_at_once(cells, folder / "models" / "model.pt"))
+    assert (bundle.folder / "out" / "large_outlines.png").is_file()
+
+
+def show(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "overtile.pipelines", "show", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_showing_what_is_no_run_costs_one_line(tmp_path: Path) -> None:
+    shown = show(tmp_path)
+    assert shown.returncode == 2
+    assert shown.stderr.count("\n") == 1
+    assert "summary.json: no such file; expected the folder of a finished run" in shown.stderr
+
+
+def segment_at_once(cells: Path, checkpoint: Path) -> np.ndarray[Any, Any]:
+    """The same without a bundle: one tile, no files."""
+    network = ValidUNet(features=(4, 8)).eval()
+    network.load_state_dict(torch.load(checkpoint, weights_only=True)["model"])
+    image = read_image(cells / "large" / "large.tif")[0].astype(np.float32)
+    image = (image - image.mean()) / image.std()
+    with torch.no_grad():
+        logits = OverlapTileInferer()(torch.from_numpy(image)[None, None], network)
+    p = logits.softmax(1)[0].numpy()
+    return InstancesFromProbabilities(0.6, min_size=10, grow=5, extent=0.1)(p)[0]
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(folder / "models" / "last.pt", weights_only=True)
+    return state
+
+
+def wait_for_epoch(folder: Path, epoch: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (folder / "models" / "last.pt").is_file() and state_of(folder)["epoch"] >= epoch:
+            return
+        time.sleep(0.02)
+    pytest.fail(f"no epoch {epoch}: {process.stdout.read() if process.stdout else ''}")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_resumes_to_the_same_bits(
+    bundle: Any, cells: Path, how: signal.Signals
+) -> None:
+    overrides = small(cells, epochs=4, samples=60)
+    uri = f"sqlite:///{bundle.folder / 'runs' / 'mlflow.db'}"
+    folder = bundle.folder / "runs" / "small"
+
+    with bundle.start("touching_cells", "training", *overrides) as process:
+        wait_for_epoch(folder, 1, process)
+        process.send_signal(how)
+        output, _ = process.communicate(timeout=60)
+    stopped = state_of(folder)["epoch"]
+    assert 1 <= stopped < 4, "stopped too late for this test to mean anything"
+    if how == signal.SIGINT:
+        assert process.returncode == 130, output
+        assert f"end of epoch {stopped} is saved" in output
+        assert "--resume True" in output
+        assert "Traceback" not in output
+        assert [run.info.status for run in runs_in(uri)] == ["KILLED"]
+
+    done = bundle.run("touching_cells", "training", *overrides, "--resume", "True")
+    assert done.returncode == 0, done.stderr
+    resumed = state_of(folder)
+    (run,) = runs_in(uri)  # the same run goes on
+    assert run.info.status == "FINISHED"
+    if how == signal.SIGINT:
+        history = MlflowClient(uri).get_metric_history(run.info.run_id, "train_loss")
+        assert [m.step for m in history] == list(range(1, 4 * 60 + 1)), "no step twice"
+
+    done = bundle.run("touching_cells", "training", *overrides, "--num_workers", "0")
+    assert done.returncode == 0, done.stderr
+    assert (bundle.folder / "runs" / "small.1").is_dir(), "an earlier run is moved, not lost"
+    assert_same_bits(resumed, state_of(folder))
+    assert len(runs_in(uri)) == 2, "another run is another run"
+
+
+def assert_same_bits(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one["model"].keys() == other["model"].keys()
+    for name, value in one["model"].items():
+        assert torch.equal(value, other["model"][name]), name
+    pairs = zip(*(s["optimizer"]["state"].values() for s in (one, other)), strict=True)
+    for mine, theirs in pairs:
+        assert torch.equal(mine["momentum_buffer"], theirs["momentum_buffer"])
+    for key in ("epoch", "iteration", "best", "best_epoch", "lr_scheduler"):
+        assert one[key] == other[key], key
+
+
+def test_two_runs_at_once_keep_out_of_each_others_way(bundle: Any, cells: Path) -> None:
+    with (
+        bundle.start("touching_cells", "training", *small(cells, 500, 60)) as first,
+        bundle.start(
+            *("touching_cells", "training", *small(cells, 1), "--output_dir", "runs/other")
+        ) as second,
+    ):
+        wait_for_epoch(bundle.folder / "runs" / "small", 1, first)
+        third = bundle.run("touching_cells", "training", *small(cells, 1))
+        finished = second.communicate(timeout=120)[0]
+        first.send_signal(signal.SIGINT)  # it had no end in sight
+        stopped = first.communicate(timeout=60)[0]
+    assert (first.returncode, second.returncode) == (130, 0), stopped + finished
+    assert third.returncode == 2
+    assert "another run is writing there" in third.stderr
+    uri = f"sqlite:///{bundle.folder / 'runs' / 'mlflow.db'}"
+    assert sorted(run.info.status for run in runs_in(uri)) == ["FINISHED", "KILLED"]
+
+
+def test_a_run_that_never_validated_validates_at_its_end(bundle: Any, cells: Path) -> None:
+    overrides = (*small(cells, 2), "--val_interval", 5)
+    done = bundle.run("touching_cells", "training", *overrides)
+    assert done.returncode == 0, done.stderr
+    assert "2 unseen images" in done.stdout
+    done = bundle.run("touching_cells", "training", *overrides, "--resume", "True")
+    assert done.returncode == 0, done.stderr
+    assert "2 unseen images" in done.stdout, "a finished run only repeats its end"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
+        *("--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--workers", "1"),
+        *("--artifacts-destination", str(tmp_path / "server-artifacts")),
+    ]
+    log = (tmp_path / "server.log").open("w")
+    process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    uri = f"http://127.0.0.1:{port}"
+    for _ in range(240):
+        try:
+            with urllib.request.urlopen(f"{uri}/health", timeout=1):
+                break
+        except OSError:
+            time.sleep(0.25)
+    else:
+        pytest.fail((tmp_path / "server.log").read_text())
+    yield uri
+    process.terminate()
+    process.wait(timeout=30)
+    log.close()
+
+
+def test_a_run_goes_to_the_server_that_the_environment_names(
+    bundle: Any, cells: Path, server: str
+) -> None:
+    env = {"MLFLOW_TRACKING_URI": server}
+    done = bundle.run("touching_cells", "training", *small(cells, epochs=1), env=env)
+    assert done.returncode == 0, done.stderr
+    assert not (bundle.folder / "runs" / "mlflow.db").exists()
+    (run,) = runs_in(server)
+    check_run(server, run, epochs=1, samples=4)
+
+
+def broken(cells: Path, folder: Path, how: str) -> tuple[list[object], list[str]]:
+    """Overrides that make a mistake, and what its message has to name."""
+    if how == "missing folder":
+        return ["--dataset_dir", folder / "nothing"], ["nothing: no such folder"]
+    if how == "empty folder":
+        (folder / "empty").mkdir()
+        return ["--dataset_dir", folder / "empty"], ["empty: no layout", "images/ and labels/"]
+    copy = folder / "copy"
+    for split in ("images", "labels"):
+        (copy / split).mkdir(parents=True)
+        for file in sorted((cells / "train" / split).iterdir()):
+            (copy / split / file.name).write_bytes(file.read_bytes())
+    if how == "no label":
+        (copy / "labels" / "001.tif").unlink()
+        return ["--dataset_dir", copy], ["images/001.tif", "one label for every image"]
+    if how == "no image":
+        (copy / "images" / "001.tif").unlink()
+        return ["--dataset_dir", copy], ["labels/001.tif", "one label for every image"]
+    if how == "sizes differ":
+        tifffile.imwrite(copy / "labels" / "002.tif", np.zeros((50, 60), np.uint16))
+        return ["--dataset_dir", copy], ["labels/002.tif", "50x60", "96x112"]
+    if how == "tile":
+        return ["--dataset_dir", copy, "--tile", 61], ["61x61", "60x60 or 62x62"]
+    if how == "sliding window":
+        stock = ["--inferer", '{"_target_": "SlidingWindowInferer", "roi_size": 60}']
+        return ["--dataset_dir", copy, *stock], ["SlidingWindowInferer", "OverlapTileInferer"]
+    assert how == "diverges"
+    wild = ["--learning_rate", 1e30, "--clip_norm", 1e30]
+    return ["--dataset_dir", copy, *wild], ["the loss became", "learning_rate"]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("missing folder", "empty folder", "no label", "no image", "sizes differ"),
+        *("tile", "sliding window", "diverges"),
+    ],
+)
+def test_a_mistake_costs_one_line_and_exit_code_2(bundle: Any, cells: Path, how: str) -> None:
+    overrides, named = broken(cells, bundle.folder, how)
+    done = bundle.run("touching_cells", "training", *small(cells, 1), *overrides)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    (line,) = [text for text in done.stderr.splitlines() if "overtile: error:" in text]
+    for part in named:
+        assert part in line
+    if how == "diverges":
+        uri = f"sqlite:///{bundle.folder / 'runs' / 'mlflow.db'}"
+        assert [run.info.status for run in runs_in(uri)] == ["FAILED"]
+    else:
+        assert not (bundle.folder / "runs" / "small").exists(), "nothing written half"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (("--dataset_dir", "nothing"), "nothing: no such file or folder"),
+        (("--checkpoint", "nothing.pt"), "nothing.pt: no such file; train first"),
+        (("--roi_size", 61), "roi_size 61x61 does not fit the network: expected at least 44"),
+        (("--network_def#features", "[4,8]"), "contract.0.0.weight is (16, 1, 3, 3)"),
+    ],
+)
+def test_a_mistake_in_inference_costs_one_line(
+    bundle: Any, cells: Path, overrides: tuple[object, ...], named: str
+) -> None:
+    network = ValidUNet(features=(16, 32, 64))
+    torch.save({"model": network.state_dict()}, bundle.folder / "model.pt")
+    given = ("--dataset_dir", cells / "large", "--checkpoint", "model.pt", "--output_dir", "out")
+    done = bundle.run("touching_cells", "inference", *given, *overrides)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert named in done.stderr
+    assert not (bundle.folder / "out").exists()
+
+
+def test_the_same_bundle_trains_on_real_nuclei(bundle: Any, real_data: Path) -> None:
+    done = bundle.run("touching_cells", "training", *small(real_data / "dsb2018", 1, 2))
+    assert done.returncode == 0, done.stderr
+    assert "50 unseen images" in done.stdout
+
+
+def test_the_membrane_bundle_trains_on_the_real_stack(bundle: Any, real_data: Path) -> None:
+    data = real_data / "isbi2012"
+    done = bundle.run("em_membranes", "training", *small(data, 1, 2))
+    assert done.returncode == 0, done.stderr
+    assert "6 validation images" in done.stdout
+    summary = json.loads((bundle.folder / "runs/small/summary.json").read_text())
+    assert 0 < summary["scores"]["pixel_error"] < 1
+    done = bundle.run(
+        *("em_membranes", "inference", "--dataset_dir", f"{data / 'test-volume.tif'}:2"),
+        *("--checkpoint", "runs/small/models/model.pt", "--output_dir", "out"),
+        *("--network_def#features", "[4,8]"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert tifffile.imread(bundle.folder / "out/test-volume_0002_instances.tif").shape == (512, 512)

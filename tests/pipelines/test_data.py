@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from overtile.pipelines.data import find_data, images_in
+from overtile.pipelines.errors import DataError
+from overtile.pipelines.reading import ReadImaged, image_shape, read_image, stem
+from overtile.pipelines.synthesis import touching_cells, write_touching_cells
+from overtile.transforms import SeparateTouching
+
+
+def pairs(folder: Path, names: tuple[str, ...] = ("a", "b", "c"), size: int = 8) -> Path:
+    for name in names:
+        for kind in ("images", "labels"):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            array = np.full((size, size + 1), ord(name[0]), np.uint16)
+            tifffile.imwrite(folder / kind / f"{name}.tif", array)
+    return folder
+
+
+def test_pairs_without_splits_keep_the_last_images_for_validation(tmp_path: Path) -> None:
+    data = find_data(pairs(tmp_path / "mine", tuple("abcdefghij")))
+    assert (data.name, data.layout) == ("mine", "pairs")
+    assert [Path(i["image"]).stem for i in data.train] == list("abcdefgh")
+    assert [Path(i["label"]).stem for i in data.val] == ["i", "j"]
+    assert data.test == []
+
+
+def test_pairs_may_differ_in_their_suffix(tmp_path: Path) -> None:
+    folder = pairs(tmp_path)
+    (folder / "labels" / "a.tif").unlink()
+    Image.fromarray(np.zeros((8, 9), np.uint8)).save(folder / "labels" / "a.png")
+    assert Path(find_data(folder).train[0]["label"]).name == "a.png"
+
+
+def test_splits_of_the_folder_are_kept(tmp_path: Path) -> None:
+    for split, names in (("train", "abc"), ("val", "de"), ("test", "f")):
+        pairs(tmp_path / split, tuple(names))
+    data = find_data(tmp_path)
+    assert [len(s) for s in (data.train, data.val, data.test)] == [3, 2, 1]
+
+
+def stack(folder: Path, pages: int = 5, label_pages: int | None = None) -> Path:
+    rng = np.random.default_rng(0)
+    for name, count in (("volume", pages), ("labels", label_pages or pages)):
+        array = rng.integers(0, 2, (count, 6, 7), np.uint8) * 255
+        tifffile.imwrite(folder / f"train-{name}.tif", array, photometric="minisblack")
+    return folder
+
+
+def test_a_stack_is_split_into_contiguous_pages(tmp_path: Path) -> None:
+    data = find_data(stack(tmp_path), labels="mask")
+    assert data.layout == "stack"
+    assert [Path(i["image"]).name for i in data.train] == [
+        f"train-volume.tif:{i}" for i in range(4)
+    ]
+    assert Path(data.val[0]["label"]).name == "train-labels.tif:4"
+    whole = tifffile.imread(tmp_path / "train-volume.tif")
+    assert np.array_equal(read_image(data.val[0]["image"])[0], whole[4])
+
+
+def test_the_digest_sees_pixels_and_names_but_not_places(tmp_path: Path) -> None:
+    digest = find_data(pairs(tmp_path / "one")).digest()
+    assert find_data(pairs(tmp_path / "two")).digest() == digest
+    image = tmp_path / "two" / "images" / "b.tif"
+    array = tifffile.imread(image)
+    array[3, 3] += 1
+    tifffile.imwrite(image, array)
+    assert find_data(tmp_path / "two").digest() != digest
+    assert find_data(pairs(tmp_path / "three", ("a", "b", "d"))).digest() != digest
+
+
+def test_class_weights_balance_the_training_labels(tmp_path: Path) -> None:
+    folder = pairs(tmp_path)
+    for name in "abc":
+        labels = np.zeros((8, 9), np.uint16)
+        labels[:2] = 7  # a quarter of the pixels
+        tifffile.imwrite(folder / "labels" / f"{name}.tif", labels)
+    background, cell = find_data(folder).class_weights()
+    assert np.allclose([0.75 * background, 0.25 * cell], 0.5)
+
+
+@pytest.mark.parametrize(
+    ("layout", "named"),
+    [("pears", "expected auto, pairs, stack"), ("stack", "train-volume.tif: no such file")],
+)
+def test_a_forced_layout_has_to_be_there(tmp_path: Path, layout: str, named: str) -> None:
+    with pytest.raises(DataError, match=named):
+        find_data(pairs(tmp_path), layout)
+
+
+def test_a_stack_with_a_label_page_too_few_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"train-labels.tif: size 4x6x7.*5x6x7"):
+        find_data(stack(tmp_path, label_pages=4))
+
+
+def test_masks_are_not_taken_for_instances(tmp_path: Path) -> None:
+    folder = pairs(tmp_path)
+    mask = np.zeros((8, 9), np.uint8)
+    mask[1:3, 1:3] = mask[5:7, 5:7] = 255
+    for name in "abc":
+        tifffile.imwrite(folder / "labels" / f"{name}.tif", mask)
+    with pytest.raises(DataError, match=r"a\.tif: one value for several cells"):
+        find_data(folder)
+    assert len(find_data(folder, labels="mask").train) == 2
+    mask[5:7, 5:7] = 254
+    tifffile.imwrite(folder / "labels" / "b.tif", mask)
+    assert len(find_data(folder).train) == 2, "one image with two numbers settles it"
+
+
+def test_labels_without_any_cell_are_refused(tmp_path: Path) -> None:
+    folder = pairs(tmp_path)
+    for name in "abc":
+        tifffile.imwrite(folder / "labels" / f"{name}.tif", np.zeros((8, 9), np.uint8))
+    with pytest.raises(DataError, match=r"a\.tif: no cell in it, nor in any other"):
+        find_data(folder)
+
+
+def test_ambiguous_folders_are_refused(tmp_path: Path) -> None:
+    folder = pairs(tmp_path / "stems")
+    tifffile.imwrite(folder / "images" / "a.tiff", np.zeros((8, 9), np.uint16))
+    for call in (lambda: find_data(folder), lambda: images_in(folder / "images")):
+        with pytest.raises(DataError, match=r"a\.tiff: a\.tif has the same name"):
+            call()
+    pairs(tmp_path / "both")
+    pairs(tmp_path / "both" / "train")
+    with pytest.raises(DataError, match=r"both images/ and train/images/"):
+        find_data(tmp_path / "both")
+
+
+def test_pages_of_stacks_in_folders_are_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+        array = rng.integers(1, 9, (3, 6, 7), np.uint8)
+        tifffile.imwrite(tmp_path / kind / "s.tif", array, photometric="minisblack")
+    data = find_data(tmp_path)
+    assert [Path(i["label"]).name for i in data.train + data.val] == [
+        f"s.tif:{i}" for i in range(3)
+    ]
+    assert [Path(i["image"]).name for i in images_in(tmp_path / "images")][-1] == "s.tif:2"
+    assert stem(data.train[1]["image"]) == "s_0001"
+
+
+@pytest.mark.parametrize("fraction", [-1, 0, 1, 2])
+def test_a_validation_share_that_is_none_is_refused(tmp_path: Path, fraction: float) -> None:
+    with pytest.raises(DataError, match="val_fraction"):
+        find_data(pairs(tmp_path), val_fraction=fraction)
+    assert len(find_data(tmp_path, val_fraction=0.99).train) == 1, "something is left to train"
+
+
+@pytest.mark.parametrize("value", [2**31, -3])
+def test_labels_beyond_what_is_stored_do_not_wrap(tmp_path: Path, value: int) -> None:
+    labels = np.zeros((4, 5), np.int64)
+    labels[1, 1] = value
+    tifffile.imwrite(tmp_path / "label.tif", labels)
+    with pytest.raises(DataError, match=rf"label\.tif: labels from .*{value}"):
+        ReadImaged("label", dtype="int32")({"label": tmp_path / "label.tif"})
+
+
+def test_pixels_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    image = np.ones((4, 5), np.float32)
+    image[2, 2] = np.nan
+    tifffile.imwrite(tmp_path / "image.tif", image)
+    with pytest.raises(DataError, match=r"image\.tif: 1 pixels are NaN or infinite"):
+        ReadImaged("image")({"image": tmp_path / "image.tif"})
+
+
+@pytest.mark.parametrize("mode", ["P", "LA", "RGBA"])
+def test_pictures_that_are_not_grey_are_refused(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (5, 4)).save(tmp_path / "x.png")
+    with pytest.raises(DataError, match=r"x\.png: colour image"):
+        read_image(tmp_path / "x.png")
+
+
+def test_one_pair_cannot_be_validated(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected at least 2"):
+        find_data(pairs(tmp_path, ("a",)))
+
+
+def test_images_to_segment_are_found_one_or_many(tmp_path: Path) -> None:
+    folder = pairs(tmp_path) / "images"
+    (folder / "notes.txt").write_text("not an image")
+    assert [Path(i["image"]).name for i in images_in(folder)] == ["a.tif", "b.tif", "c.tif"]
+    assert len(images_in(folder / "b.tif")) == 1
+    for wrong in (tmp_path / "nothing", tmp_path):
+        with pytest.raises(DataError, match=r"no such file or folder|no images"):
+            images_in(wrong)
+
+
+@pytest.mark.parametrize("name", ["x.tif", "x.png", "x.nii.gz"])
+def test_what_was_written_is_read_with_its_size(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    array = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    if name.endswith("png"):
+        Image.fromarray(array).save(path)
+    elif name.endswith("tif"):
+        tifffile.imwrite(path, array, compression="lzw")
+    else:
+        array = array.reshape(3, 2, 2)
+        nibabel.Nifti1Image(array, affine).to_filename(path)
+    found, meta = read_image(path)
+    assert np.array_equal(found, array)
+    assert found.dtype == np.uint8
+    assert image_shape(path) == array.shape
+    assert stem(path) == "x"
+    tensor = ReadImaged("image")({"image": str(path)})["image"]
+    assert tuple(tensor.shape) == (1, *array.shape)
+    assert tensor.meta["filename_or_obj"] == str(path)
+    if name.endswith("gz"):
+        assert np.allclose(tensor.affine, affine)
+        assert "affine" in meta
+
+
+@pytest.mark.parametrize("name", ["x.tif", "x.png", "x.nii.gz"])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_a_truncated_file_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"II*\x00garbage")
+    for read in (read_image, image_shape):
+        with pytest.raises(DataError, match=name):
+            read(path)
+
+
+def test_colour_and_labels_of_floats_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(tmp_path / "colour.png")
+    with pytest.raises(DataError, match=r"colour.png: colour image"):
+        read_image(tmp_path / "colour.png")
+    tifffile.imwrite(tmp_path / "label.tif", np.ones((4, 5), np.float32))
+    with pytest.raises(DataError, match=r"label.tif: labels of float32"):
+        ReadImaged("label", dtype="int32")({"label": tmp_path / "label.tif"})
+
+
+def test_generated_cells_are_seeded_varied_and_touching() -> None:
+    image, labels = touching_cells(3)
+    again, same = touching_cells(3)
+    assert np.array_equal(image, again)
+    assert np.array_equal(labels, same)
+    assert not np.array_equal(labels, touching_cells(4)[1])
+    areas = np.bincount(labels.ravel())[1:]
+    assert len(areas) > 20
+    assert areas.std() / areas.mean() > 0.3, "sizes vary"
+    taken = labels[None].astype(np.int32)
+    taken = taken[SeparateTouching()(taken) != taken]
+    assert len(np.unique(taken)) > len(areas) / 4, "many cells touch"
+    brightness = [image[labels == i].mean() for i in range(1, len(areas) + 1)]
+    assert np.std(brightness) / np.mean(brightness) > 0.1, "brightness varies"
+    dark = image[labels == 0]
+    assert dark.std() > 3, "there is noise"
+
+
+def test_a_generated_set_is_the_same_again(tmp_path: Path) -> None:
+    counts = {"train": 2, "val": 1, "test": 1}
+    digests = [
+        find_data(write_touching_cells(tmp_path / name, counts, (64, 80), (90, 100), seed)).digest()
+        for name, seed in (("one", 5), ("two", 5), ("three", 6))
+    ]
+    assert digests[0] == digests[1] != digests[2]
+    assert tifffile.imread(tmp_path / "one" / "large" / "large.tif").shape == (90, 100)

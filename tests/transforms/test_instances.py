@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.data import MetaTensor
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt, gaussian_filter, label
+
+from overtile.transforms import InstancesFromProbabilities, InstancesFromProbabilitiesd
+
+
+def smooth(seed: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    noise = gaussian_filter(np.random.default_rng(seed).random(shape), 1.3)
+    return ((noise - noise.min()) / np.ptp(noise)).astype(np.float32)
+
+
+def cores(probability: NDArray[np.float32], threshold: float, min_size: int) -> NDArray[np.int_]:
+    """Components above the threshold, those that are large enough, in order."""
+    found, count = label(probability > threshold)
+    result, number = np.zeros_like(found), 0
+    for n in range(1, count + 1):
+        if (found == n).sum() >= min_size:
+            number += 1
+            result[found == n] = number
+    return result
+
+
+maps = st.builds(
+    smooth,
+    st.integers(0, 9999),
+    st.sampled_from([(20, 25), (7, 31), (5, 9, 11), (30, 1)]),
+)
+
+
+@given(probability=maps, threshold=st.floats(0.5, 0.95), min_size=st.integers(0, 12))
+@settings(max_examples=60, deadline=None)
+def test_instances_are_the_components(
+    probability: NDArray[np.float32], threshold: float, min_size: int
+) -> None:
+    found = InstancesFromProbabilities(threshold, min_size)(probability[None])
+    assert (found.dtype, found.shape) == (np.int32, (1, *probability.shape))
+    assert np.array_equal(found[0], cores(probability, threshold, min_size))
+
+
+@given(
+    probability=maps,
+    threshold=st.floats(0.55, 0.9),
+    extent=st.floats(0.2, 0.5),
+    grow=st.sampled_from([0.5, 1, 2, 3.3, 40]),
+    min_size=st.integers(0, 4),
+)
+@settings(max_examples=80, deadline=None)
+def test_growing_takes_what_is_likely_and_near(
+    probability: NDArray[np.float32], threshold: float, extent: float, grow: float, min_size: int
+) -> None:
+    transform = InstancesFromProbabilities(threshold, min_size, grow, extent)
+    found, core = transform(probability[None])[0], cores(probability, threshold, min_size)
+    assert np.array_equal(found[core > 0], core[core > 0])  # no core is lost, none merges
+    ids = np.unique(core[core > 0])
+    if len(ids) == 0:
+        assert not found.any()
+        return
+    stack = np.stack([distance_transform_edt(core != n) for n in ids])
+    nearest = stack.min(axis=0)
+    expected = (core > 0) | ((probability > extent) & (nearest <= grow))
+    assert np.array_equal(found > 0, expected)
+    to_own = np.take_along_axis(stack, np.searchsorted(ids, found)[None] % len(ids), axis=0)[0]
+    np.testing.assert_allclose(to_own[expected], nearest[expected], rtol=1e-6)
+
+
+def test_last_channel_is_the_cell() -> None:
+    probability = smooth(0, (20, 20))
+    two = np.stack([1 - probability, probability])
+    transform = InstancesFromProbabilities(0.6)
+    assert np.array_equal(transform(two), transform(probability[None]))
+    assert transform(two).max() > 1
+
+
+def test_kinds_and_metadata_are_kept() -> None:
+    array = smooth(1, (1, 20, 20))
+    transform = InstancesFromProbabilities(0.6, grow=2)
+    tensor = transform(torch.from_numpy(array))
+    assert (type(tensor), tensor.dtype) == (torch.Tensor, torch.int32)
+    affine = torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0])).double()
+    meta = transform(MetaTensor(torch.from_numpy(array), affine=affine))
+    assert isinstance(meta, MetaTensor)
+    assert torch.equal(meta.affine, affine)
+    for result in (tensor, meta):
+        assert np.array_equal(result.numpy(), transform(array))
+
+
+def test_dictionaries() -> None:
+    array = smooth(2, (1, 20, 20))
+    expected = InstancesFromProbabilities(0.7, 3, 1, 0.4)(array)
+    options = {"threshold": 0.7, "min_size": 3, "grow": 1, "extent": 0.4}
+    replaced = InstancesFromProbabilitiesd("pred", **options)({"pred": array})
+    assert np.array_equal(replaced["pred"], expected)
+    added = InstancesFromProbabilitiesd("pred", output_key="cells", **options)({"pred": array})
+    assert added["pred"] is array
+    assert np.array_equal(added["cells"], expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"threshold": 1.1}, {"extent": 0.6}, {"extent": -0.1}, {"min_size": -1}, {"grow": -1}],
+)
+def test_arguments_out_of_range_are_named(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(options))}={next(iter(options.values()))}"):
+        InstancesFromProbabilities(**options)

@@ -1,0 +1,22 @@
+"""MONAI transforms: elastic deformation, tiles, borders, weight map, mirrored context."""
+
+from overtile.transforms.borders import BorderWeightMap as BorderWeightMap
+from overtile.transforms.borders import BorderWeightMapd as BorderWeightMapd
+from overtile.transforms.borders import SeparateTouching as SeparateTouching
+from overtile.transforms.borders import SeparateTouchingd as SeparateTouchingd
+from overtile.transforms.borders import balanced_class_weights as balanced_class_weights
+from overtile.transforms.deformation import Deformation as Deformation
+from overtile.transforms.elastic import RandElasticDeform as RandElasticDeform
+from overtile.transforms.elastic import RandElasticDeformd as RandElasticDeformd
+from overtile.transforms.instances import (
+    InstancesFromProbabilities as InstancesFromProbabilities,
+)
+from overtile.transforms.instances import (
+    InstancesFromProbabilitiesd as InstancesFromProbabilitiesd,
+)
+from overtile.transforms.mirror import CropToOutput as CropToOutput
+from overtile.transforms.mirror import CropToOutputd as CropToOutputd
+from overtile.transforms.mirror import MirrorPad as MirrorPad
+from overtile.transforms.mirror import MirrorPadd as MirrorPadd
+from overtile.transforms.tile import RandDeformedTiled as RandDeformedTiled
+from overtile.transforms.two_nearest import two_nearest_cells as two_nearest_cells

@@ -1,0 +1,186 @@
+"""A drawn deformation as a record, and its application: one resampling, replayable.
+
+Source: the U-Net paper, section 3.1: random displacement vectors on a coarse 3 by 3 grid,
+Gaussian with a standard deviation of 10 pixels, per-pixel displacement by bicubic interpolation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from overtile.networks.geometry import mirror_indices
+
+MODES = ("nearest", "bilinear", "bicubic")
+PADDING_MODES = ("reflect", "replicate", "constant")
+
+
+@dataclass(frozen=True, eq=False)
+class Deformation:
+    """Where every pixel of an output comes from, in pixels of the image.
+
+    The output pixel ``o`` shows the image at ``centre + matrix @ (o - middle) + u(o)``, where
+    ``middle = (shape - 1) / 2`` and ``u`` interpolates ``nodes``.
+
+    Args:
+        shape: spatial size of the output.
+        centre: position in the image that the middle of the output shows.
+        matrix: linear map from output offsets to image offsets, ``[D, D]`` (rotation, scale, flip).
+        nodes: displacements ``[D, *grid]`` in pixels of the image; the outermost nodes lie on the
+            centres of the output's outermost pixels.
+    """
+
+    shape: tuple[int, ...]
+    centre: tuple[float, ...]
+    matrix: NDArray[np.float64]
+    nodes: NDArray[np.float64]
+
+    @classmethod
+    def elastic(cls, shape: Sequence[int], nodes: NDArray[np.float64]) -> Deformation:
+        """The displacement alone: output and image have the same size and position."""
+        middle = tuple((n - 1) / 2 for n in shape)
+        return cls(tuple(shape), middle, np.eye(len(middle)), np.asarray(nodes, dtype=np.float64))
+
+    def displacement(self, device: torch.device | str | None = None) -> Tensor:
+        """u(o), ``[D, *shape]`` in pixels: a cubic spline through the nodes, along each axis."""
+        field = torch.as_tensor(self.nodes, dtype=torch.float32, device=device)
+        for axis, n in enumerate(self.shape, start=1):
+            weights = _spline_weights(self.nodes.shape[axis], n).to(field.device)
+            field = torch.tensordot(field, weights, dims=([axis], [1])).movedim(-1, axis)
+        return field
+
+    def coordinates(self, device: torch.device | str | None = None) -> tuple[Tensor, list[int]]:
+        """Image positions ``[D, *shape]`` relative to an integer origin, and that origin.
+
+        Relative, because float32 holds small numbers more exactly than positions in a huge image.
+        """
+        origin = [int(np.floor(c)) for c in self.centre]
+        dims = len(self.shape)
+        positions = (
+            self.displacement(device)
+            if self.nodes.any()
+            else torch.zeros(dims, *self.shape, device=device)
+        )
+        for axis, n in enumerate(self.shape):
+            offset = torch.arange(n, dtype=torch.float64) - (n - 1) / 2
+            ramp = torch.as_tensor(self.matrix[:, axis])[:, None] * offset
+            if axis == 0:  # added once, in float64
+                start = [c - o for c, o in zip(self.centre, origin, strict=True)]
+                ramp = ramp + torch.tensor(start, dtype=torch.float64)[:, None]
+            shape = [1] * dims
+            shape[axis] = n
+            positions += ramp.reshape(dims, *shape).to(positions)
+        return positions, origin
+
+    @cached_property
+    def _on_pixels(self) -> bool:
+        """Whether every output pixel shows exactly one image pixel, so nothing interpolates."""
+        if self.nodes.any():
+            return False
+        corner = np.asarray(self.centre) - self.matrix @ ((np.asarray(self.shape) - 1) / 2)
+        return bool(
+            np.array_equal(corner, np.round(corner))
+            and np.array_equal(self.matrix, np.round(self.matrix))
+        )
+
+    def apply(self, image: Tensor, mode: str = "bilinear", padding_mode: str = "reflect") -> Tensor:
+        """The deformed image ``[C, *shape]`` of ``image`` ``[C, *S]``, on the image's device.
+
+        Args:
+            image: any dtype for ``"nearest"`` (kept), else floating point results.
+            mode: ``"nearest"`` for labels, ``"bilinear"`` (trilinear in 3D) or ``"bicubic"`` (2D).
+            padding_mode: what lies beyond the image: ``"reflect"`` mirrors it without doubling
+                the edge, ``"replicate"`` repeats the edge, ``"constant"`` is 0.
+        """
+        return self.apply_all([image], [mode], padding_mode)[0]
+
+    def apply_all(
+        self, images: Sequence[Tensor], modes: Sequence[str], padding_mode: str = "reflect"
+    ) -> list[Tensor]:
+        """`apply` for several images of one size, which share the field."""
+        check_choices(modes, padding_mode)
+        positions, origin = self.coordinates(images[0].device)
+        box = [(int(p.min().floor()) - 1, int(p.max().ceil()) + 2) for p in positions]
+        local = positions - torch.tensor([low for low, _ in box]).to(positions).reshape(
+            -1, *[1] * len(box)
+        )
+        results = []
+        for image, mode in zip(images, modes, strict=True):
+            window = [(low + o, high + o) for (low, high), o in zip(box, origin, strict=True)]
+            source = _read(image, window, padding_mode)
+            if mode != "nearest" and not source.is_floating_point():
+                source = source.float()
+            if mode == "nearest" or self._on_pixels:
+                results.append(_nearest(source, local))
+            else:
+                results.append(_interpolate(source, local, mode))
+        return results
+
+
+def _nearest(source: Tensor, local: Tensor) -> Tensor:
+    # rounding to even would favour even pixels on exact halves: floor(x + 1/2) does not
+    index = (local + 0.5).floor_().long()
+    flat = index[0]
+    for axis in range(1, len(index)):
+        flat = flat * source.shape[axis + 1] + index[axis]
+    return source.flatten(1)[:, flat.flatten()].reshape(source.shape[0], *local.shape[1:])
+
+
+def _interpolate(source: Tensor, local: Tensor, mode: str) -> Tensor:
+    if mode == "bicubic" and len(local) == 3:
+        raise ValueError("mode='bicubic' interpolates 2D images: use 'bilinear' for volumes")
+    sizes = torch.tensor(source.shape[1:]).to(local).reshape(-1, *[1] * (local.ndim - 1))
+    grid = (local * (2 / (sizes - 1)) - 1).flip(0).movedim(0, -1)
+    # positions in half precision would be off by pixels
+    pixels = source if source.dtype == torch.float64 else source.float()
+    sampled = grid_sample(pixels[None], grid[None].to(pixels.dtype), mode=mode, align_corners=True)
+    return sampled[0].to(source.dtype)
+
+
+def _read(image: Tensor, window: Sequence[tuple[int, int]], padding_mode: str) -> Tensor:
+    """The box ``window`` of an image, with what lies beyond it."""
+    for axis, (start, stop) in enumerate(window, start=1):
+        n = image.shape[axis]
+        if start >= 0 and stop <= n:
+            image = image.narrow(axis, start, stop - start)
+            continue
+        positions = torch.arange(start, stop, device=image.device)
+        inside = positions.clamp(0, n - 1)
+        outside = inside != positions
+        if padding_mode == "reflect":
+            inside = torch.tensor(mirror_indices(start, stop, n), device=image.device)
+        image = image.index_select(axis, inside)
+        if padding_mode == "constant":
+            image = image.index_fill(axis, outside.nonzero()[:, 0], 0)
+    return image
+
+
+@lru_cache(maxsize=64)
+def _spline_weights(grid: int, n: int) -> Tensor:
+    """``[n, grid]``: n equidistant points of the cubic spline through ``grid`` values.
+
+    The spline's slope vanishes at both ends, as if the grid were mirrored there.
+    """
+    spline = CubicSpline(np.linspace(0, 1, grid), np.eye(grid), bc_type="clamped")
+    where = np.linspace(0, 1, n) if n > 1 else np.array([0.5])
+    return torch.as_tensor(spline(where), dtype=torch.float32)
+
+
+def check_choices(modes: Sequence[str], padding_mode: str) -> None:
+    """Raise a ValueError unless every mode, and the padding mode, is one of those offered."""
+    for mode in modes:
+        _choose("mode", mode, MODES)
+    _choose("padding_mode", padding_mode, PADDING_MODES)
+
+
+def _choose(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r}: expected one of {', '.join(choices)}")

@@ -1,0 +1,106 @@
+"""Instances from the probabilities of a network that learned to separate them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from overtile.transforms.two_nearest import two_nearest_cells
+
+
+class InstancesFromProbabilities(Transform):
+    """Connected components of P(cell) > threshold, grown back to where P(cell) > extent.
+
+    A network that learned to separate cells under the border weights is cautious between them:
+    a high threshold keeps cells apart but makes them too small. So cells are found at the high
+    threshold, and then take back the pixels around them that are still likely to be cell, each
+    pixel going to the nearest cell. They never merge by growing.
+
+    Args:
+        threshold: above which a pixel belongs to a cell's core, between 0 and 1.
+        min_size: cores of fewer pixels are dropped.
+        grow: how far cells grow back, in pixels; 0 leaves the cores.
+        extent: above which a pixel may be grown into, between 0 and ``threshold``; None is
+            ``threshold``.
+
+    Raises:
+        ValueError: for an argument out of range.
+    """
+
+    def __init__(
+        self,
+        threshold: float = 0.5,
+        min_size: int = 0,
+        grow: float = 0,
+        extent: float | None = None,
+    ) -> None:
+        extent = threshold if extent is None else extent
+        if not 0 <= extent <= threshold <= 1:
+            raise ValueError(
+                f"threshold={threshold}, extent={extent}: expected 0 <= extent <= threshold <= 1"
+            )
+        if min_size < 0 or grow < 0:
+            raise ValueError(f"min_size={min_size}, grow={grow}: expected both >= 0, in pixels")
+        self.threshold, self.extent = threshold, extent
+        self.min_size, self.grow = min_size, grow
+
+    def __call__(self, probabilities: NDArray[Any] | Tensor) -> NDArray[np.int32] | Tensor:
+        """Probabilities ``[K, *S]`` in [0, 1] -> instances ``[1, *S]`` int32, 0 = background.
+
+        The last channel is P(cell): the only one, or class 1 of a softmax over two.
+        """
+        plain = probabilities
+        if isinstance(plain, Tensor):
+            plain = (plain.as_tensor() if isinstance(plain, MetaTensor) else plain).cpu().numpy()
+        labels, count = ndimage.label(plain[-1] > self.threshold)
+        sizes = np.bincount(labels.ravel(), minlength=count + 1)
+        kept = sizes >= self.min_size
+        kept[0] = False
+        renumbered = np.where(kept, np.cumsum(kept), 0)
+        labels = renumbered[labels]
+        if self.grow:
+            distance, _, nearest = two_nearest_cells(labels, cutoff=self.grow + 1)
+            likely = (labels > 0) | (plain[-1] > self.extent)
+            labels = np.where(likely & (distance <= self.grow), nearest, 0)
+        instances = labels.astype(np.int32)[None]
+        if not isinstance(probabilities, Tensor):
+            return instances
+        result = torch.from_numpy(instances).to(probabilities.device)
+        if isinstance(probabilities, MetaTensor):
+            operations = probabilities.applied_operations
+            return MetaTensor(result, meta=probabilities.meta, applied_operations=operations)
+        return result
+
+
+class InstancesFromProbabilitiesd(MapTransform):
+    """`InstancesFromProbabilities` for dictionaries; results go to ``output_key`` or back."""
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        threshold: float = 0.5,
+        min_size: int = 0,
+        grow: float = 0,
+        extent: float | None = None,
+        output_key: str | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.instances = InstancesFromProbabilities(threshold, min_size, grow, extent)
+        self.output_key = output_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Find the instances of every key."""
+        result = dict(data)
+        for key in self.key_iterator(data):
+            result[self.output_key or key] = self.instances(data[key])
+        return result

@@ -1,0 +1,1 @@
+../../overtile/__init__.py
