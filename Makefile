@@ -24,8 +24,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 train: setup ## train on generated cells, track the run, segment a large image (5 minutes)
 	$(MONAI) training --bundle_root $(BUNDLE) --config_file $(BUNDLE)/configs/train.json --output_dir $(RUN)
-	$(MONAI) inference --bundle_root $(BUNDLE) --config_file $(BUNDLE)/configs/inference.json \
-		--dataset_dir $(RUN)-data-0/large --checkpoint $(RUN)/models/model.pt --output_dir $(RUN)/segmented
+	$(MONAI) inference --bundle_root $(RUN) --config_file $(RUN)/configs/inference.json \
+		--dataset_dir $(RUN)-data-0/large --output_dir $(RUN)/segmented
 	$(BIN)/overtile show $(RUN)
 
 test: setup ## run the tests (a few minutes)

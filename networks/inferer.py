@@ -129,7 +129,8 @@ class OverlapTileInferer(Inferer):
         sw_device, device = self.sw_device or image.device, self.device or image.device
         windows = list(product(range(image.shape[0]), tiling))
         result: Tensor | None = None
-        with tqdm(total=len(windows), unit="tile", disable=not self.progress) as bar:
+        quiet = not self.progress or len(windows) == 1
+        with tqdm(total=len(windows), unit="tile", disable=quiet, leave=False) as bar:
             for first in range(0, len(windows), self.sw_batch_size):
                 batch = windows[first : first + self.sw_batch_size]
                 tiles = torch.cat(

@@ -19,8 +19,9 @@ class Checkpoints:
     """Save the last and the best state of a run, each in one atomic step.
 
     ``last.pt`` holds all that a run needs to go on (weights, optimiser, schedule, epoch, best
-    value so far, and ``extra``), ``model.pt`` the best network as ``{"model": state_dict}``. Both
-    load with ``weights_only=True``. A crash at any moment leaves the previous file whole.
+    value so far, and ``extra``), ``model.pt`` the best network as ``{"model": state_dict,
+    "settings": dict}``. Both load with ``weights_only=True``. A crash at any moment leaves the
+    previous file whole.
 
     Args:
         directory: where to write them.
@@ -28,6 +29,7 @@ class Checkpoints:
         evaluator: whose key metric decides what is best (larger is better, unless
             ``lower_is_better``). None saves the last network as the best.
         lower_is_better: for errors.
+        settings: how images are read and normalised; kept with the best network.
     """
 
     def __init__(
@@ -36,9 +38,11 @@ class Checkpoints:
         parts: Mapping[str, Any],
         evaluator: Any = None,
         lower_is_better: bool = False,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.directory, self.parts, self.evaluator = Path(directory), dict(parts), evaluator
         self.sign = -1.0 if lower_is_better else 1.0
+        self.settings = dict(settings or {})
         self.best: float | None = None
         self.best_epoch = 0
         self.extra: dict[str, str] = {}
@@ -94,7 +98,8 @@ class Checkpoints:
     def _save_best(self, engine: Engine, score: float) -> None:
         if self.best is None or score > self.best:
             self.best, self.best_epoch = score, engine.state.epoch
-            save_atomically({"model": self.parts["model"].state_dict()}, self.best_path)
+            state = {"model": self.parts["model"].state_dict(), "settings": self.settings}
+            save_atomically(state, self.best_path)
 
     def _save_last(self, engine: Engine) -> None:
         state = {name: part.state_dict() for name, part in self.parts.items()}
@@ -144,6 +149,25 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     weights = state.get("model", state)
     check_weights(weights, network, path)
     network.load_state_dict(weights)
+
+
+def check_settings(settings: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse to read or normalise images otherwise than they were in training.
+
+    Args:
+        settings: of this run by name.
+        path: of the checkpoint, which may say how they were in training.
+
+    Raises:
+        ConfigurationError: naming the first setting that differs.
+    """
+    trained = read_checkpoint(path).get("settings", {})
+    for name, value in settings.items():
+        if name in trained and trained[name] != value:
+            raise ConfigurationError(
+                f"{path}: trained with {name}={trained[name]}, but {name} is {value}; "
+                f"give --{name} {trained[name]}, or take the configuration beside the network"
+            )
 
 
 def check_weights(weights: Mapping[str, Any], network: nn.Module, path: str | Path) -> None:

@@ -1,28 +1,33 @@
-"""Find images and labels in the layouts that the field uses."""
+"""Labelled images, checked and split; images to segment."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from scipy import ndimage
+from tqdm import tqdm
 
-from overtile.pipelines.errors import DataError
+from overtile.pipelines.errors import DataError, UnreadableError
+from overtile.pipelines.facts import FactBook, LabelFacts, default_cache
+from overtile.pipelines.formats import is_image
+from overtile.pipelines.layouts import Pair, find_pairs, images_by_stem
 from overtile.pipelines.reading import (
-    TIFF,
-    image_shape,
-    is_image,
+    Channel,
+    check_labels_kind,
+    open_view,
+    plane_names,
     read_image,
-    split_page,
-    stem,
+    split_plane,
 )
-from overtile.transforms import balanced_class_weights
+
+log = logging.getLogger(__name__)
 
 Item = dict[str, str]
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,13 @@ class DataSet:
 
     Attributes:
         name: of the data set, for people.
-        layout: how it lies on disk: ``"pairs"`` or ``"stack"``.
+        layout: how it lies on disk.
         root: its folder.
-        train: items ``{"image": path, "label": path}``; ``stack.tif:3`` is page 3 of a stack.
+        train: items ``{"image": path, "label": path}``; ``stack.tif:3`` is plane 3 of a stack.
         val: likewise.
         test: likewise; may be empty.
+        skipped: files that could not be read, where that was allowed.
+        facts: of the images and labels.
     """
 
     name: str
@@ -43,20 +50,31 @@ class DataSet:
     root: Path
     train: list[Item]
     val: list[Item]
-    test: list[Item] = field(default_factory=list)
+    test: list[Item]
+    skipped: list[str] = field(default_factory=list)
+    facts: FactBook = field(repr=False, compare=False, kw_only=True)
+
+    @property
+    def items(self) -> list[Item]:
+        """All of them."""
+        return [*self.train, *self.val, *self.test]
 
     def digest(self) -> str:
         """SHA-256 over the paths and bytes of every file, in order of the paths."""
         state = hashlib.sha256()
-        items = [*self.train, *self.val, *self.test]
-        for file in sorted({split_page(item[key])[0] for item in items for key in item}):
+        for file in sorted({split_plane(item[key])[0] for item in self.items for key in item}):
             state.update(str(file.relative_to(self.root)).encode())
-            state.update(file.read_bytes())
+            state.update(self.facts.sha256(file).encode())
+        self.facts.save()
         return state.hexdigest()
 
     def class_weights(self) -> tuple[float, float]:
         """Weights for (background, cell) that balance both over the training labels."""
-        return balanced_class_weights(read_image(item["label"])[0] for item in self.train)
+        from overtile.transforms import class_weights_of_counts  # loads PyTorch
+
+        found = [self.facts.label(**item) for item in self.train]
+        background, cells = sum(f.background for f in found), sum(f.cells for f in found)
+        return class_weights_of_counts(background, cells)
 
 
 def find_data(
@@ -64,23 +82,91 @@ def find_data(
     layout: str = "auto",
     val_fraction: float = 0.2,
     labels: str = "instances",
+    spatial_dims: int = 2,
+    channel: Channel = None,
+    skip_unreadable: bool = False,
+    cache_dir: str | Path | None = None,
 ) -> DataSet:
-    """The labelled images of a folder.
+    """The labelled images of a folder, every one of them read and checked.
+
+    What was found out is remembered in ``cache_dir`` until a file changes.
 
     Args:
-        dataset_dir: holds either ``images/`` and ``labels/`` with files of equal names
-            (``"pairs"``), perhaps under ``train/``, ``val/`` and ``test/``, or
-            ``train-volume.tif`` and ``train-labels.tif`` (``"stack"``, as in ISBI 2012).
+        dataset_dir: in one of the layouts of `overtile.pipelines.layouts.LAYOUTS`.
         layout: ``"auto"`` looks which of them it is.
         val_fraction: share of the training images, the last ones, that validates where the
             folder brings no ``val/``. Of a stack these are the last slices, because
             neighbouring slices resemble each other.
         labels: ``"instances"``, one number a cell, or ``"mask"``, cells are what is not 0.
+        spatial_dims: 2 takes volumes plane by plane, 3 whole.
+        channel: of the images, as of `read_image`.
+        skip_unreadable: leave out broken files, and list them, instead of raising.
+        cache_dir: default: `default_cache`.
 
     Raises:
-        DataError: if nothing is found, an image has no label or the reverse, sizes differ, or
-            the training labels are not what ``labels`` says.
+        DataError: if nothing is found, an image has no label or the reverse, sizes differ, a
+            file cannot be read, or the training labels are not what ``labels`` says.
     """
+    check_labels_kind(labels)
+    if not 0 < val_fraction < 1:
+        raise DataError(f"val_fraction {val_fraction}: expected more than 0 and less than 1")
+    root, found, splits, skipped, facts = _labelled(
+        dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir
+    )
+    train, val = splits["train"], splits.get("val", [])
+    if labels == "instances":
+        _check_instances(train, facts)
+    if not any(facts.label(**item).cells for item in train):
+        raise DataError(f"{train[0]['label']}: no cell in it, nor in any other training label")
+    if not val:
+        count = min(max(1, round(val_fraction * len(train))), len(train) - 1)
+        if len(train) < 2:
+            raise DataError(
+                f"{root}: {len(train)} labelled image; expected at least 2, one to validate"
+            )
+        train, val = train[:-count], train[-count:]
+    name, test = root.resolve().name, splits.get("test", [])
+    return DataSet(name, found, root, train, val, test, skipped, facts=facts)
+
+
+def labelled_images(
+    dataset_dir: str | Path | None,
+    layout: str = "auto",
+    split: str | None = None,
+    spatial_dims: int = 2,
+    channel: Channel = None,
+    skip_unreadable: bool = False,
+    cache_dir: str | Path | None = None,
+) -> list[Item]:
+    """Items ``{"image": path, "label": path}`` to score; arguments as of `find_data`.
+
+    Args:
+        split: ``"train"``, ``"val"``, ``"test"`` or ``"all"``; None is the test images where the
+            folder has such, else all.
+
+    Raises:
+        DataError: as `find_data`, and for a split that is not there.
+    """
+    root, _, splits, _, _ = _labelled(
+        dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir
+    )
+    if split is None:
+        split = "test" if splits.get("test") else "all"
+    if split == "all":
+        return [item for items in splits.values() for item in items]
+    if not splits.get(split):
+        raise DataError(f"{root}: no split {split!r}; expected all, {', '.join(splits)}")
+    return splits[split]
+
+
+def _labelled(
+    dataset_dir: str | Path | None,
+    layout: str,
+    spatial_dims: int,
+    channel: Channel,
+    skip_unreadable: bool,
+    cache_dir: str | Path | None,
+) -> tuple[Path, str, dict[str, list[Item]], list[str], FactBook]:
     if dataset_dir is None:
         raise DataError("dataset_dir is not set; give --dataset_dir DIR")
     root = Path(dataset_dir)
@@ -88,163 +174,164 @@ def find_data(
         raise DataError(
             f"dataset_dir {root}: no such folder; give one that holds images and labels"
         )
-    if layout not in ("auto", *_LAYOUTS):
-        raise DataError(f"layout {layout!r}: expected auto, {', '.join(_LAYOUTS)}")
-    found = _recognise(root) if layout == "auto" else layout
-    splits = _LAYOUTS[found](root)
-    for items in splits.values():
-        _check_sizes(items)
-    train, val = splits["train"], splits.get("val", [])
-    _check_training_labels(train, labels)
-    if not val:
-        if not 0 < val_fraction < 1:
-            raise DataError(f"val_fraction {val_fraction}: expected more than 0 and less than 1")
-        count = min(max(1, round(val_fraction * len(train))), len(train) - 1)
-        if len(train) < 2:
-            raise DataError(
-                f"{root}: {len(train)} labelled image; expected at least 2, one to validate"
-            )
-        train, val = train[:-count], train[-count:]
-    return DataSet(root.resolve().name, found, root, train, val, splits.get("test", []))
+    facts = FactBook(Path(cache_dir or default_cache()), root, spatial_dims, channel)
+    found, pairs = find_pairs(root, layout)
+    skipped: list[str] = []
+    splits: dict[str, list[Item]] = {}
+    count = sum(map(len, pairs.values()))
+    with tqdm(total=count, desc="looking at the images", delay=2, leave=False) as bar:
+        for split, members in pairs.items():
+            splits[split] = []
+            for pair in members:
+                try:
+                    splits[split] += items_of(pair, facts)
+                except UnreadableError as error:
+                    if not skip_unreadable:
+                        raise
+                    skipped.append(str(error))
+                bar.update()
+    facts.save()
+    for what in skipped:
+        log.warning("left out: %s", what)
+    if not splits["train"]:
+        raise DataError(f"{root}: none of its {len(skipped)} images can be read; replace them")
+    return root, found, splits, skipped, facts
 
 
-def images_in(source: str | Path) -> list[Item]:
-    """The images of a folder, or the one image named, as items without labels.
-
-    Each page of a TIFF stack is an image.
+def items_of(pair: Pair, facts: FactBook) -> list[Item]:
+    """One item a plane of a labelled image, every one read and checked.
 
     Raises:
-        DataError: if there are none, or two have the same name up to the suffix.
+        DataError: if image and label differ in size, or one cannot be used.
     """
+    planes, size = facts.planes(pair.image)
+    labelled, label_size = facts.planes(pair.label, like=pair.image)
+    images = plane_names(pair.image, planes)
+    if pair.plane is not None:
+        if pair.plane >= planes:
+            raise DataError(
+                f"{pair.label}: no plane {pair.plane} in {pair.image} ({planes} planes)"
+            )
+        images = images[pair.plane : pair.plane + 1]
+    if label_size != size:
+        raise DataError(
+            f"{pair.label}: size {_text(label_size)}, but its image {pair.image} is "
+            f"{_text(size)}; expected the same size"
+        )
+    if labelled != len(images):
+        raise DataError(
+            f"{pair.label}: {labelled} planes, but its image {pair.image} has {len(images)}; "
+            "expected one label plane for every image plane"
+        )
+    names = zip(images, plane_names(pair.label, labelled), strict=True)
+    items = [{"image": image, "label": label} for image, label in names]
+    for item in items:
+        facts.image(item["image"])
+        facts.label(**item)
+    return items
+
+
+def labels_are_classes(found: Mapping[str, LabelFacts]) -> str | None:
+    """The first label that numbers classes instead of cells, if all of them seem to.
+
+    So it seems where few numbers stand for at least twice as many separate regions.
+    """
+    with_cells = [f for f in found.values() if f.names]
+    pieces, names = sum(f.components for f in with_cells), sum(f.names for f in with_cells)
+    if pieces < 2 * names or any(f.names > 3 for f in with_cells):
+        return None
+    return next((name for name, f in found.items() if f.components > f.names), None)
+
+
+def _check_instances(items: Sequence[Item], facts: FactBook) -> None:
+    """Refuse labels that number classes, where every cell should have a number of its own."""
+    found = {item["label"]: facts.label(**item) for item in items}
+    first = labels_are_classes(found)
+    if first is not None:
+        raise DataError(
+            f"{first}: {found[first].names} value(s) for {found[first].components} separate "
+            "cells, and the other training labels likewise; expected instances, one number a "
+            "cell: give --labels mask to take what is not 0 as cell, or number the cells"
+        )
+
+
+def images_in(
+    source: str | Path | None,
+    spatial_dims: int = 2,
+    skip_unreadable: bool = False,
+    image_memory_limit: int | None = None,
+) -> list[Item]:
+    """The images of a folder, or the one image named, as items without labels.
+
+    Each plane of a stack is an item.
+
+    Args:
+        source: image or folder.
+        spatial_dims: 2 takes volumes plane by plane, 3 whole.
+        skip_unreadable: leave out broken files, and list them, instead of raising.
+        image_memory_limit: bytes that segmenting one image may take; None is the memory of the
+            machine. An image takes about `BYTES_PER_PIXEL`.
+
+    Raises:
+        DataError: if there are none, two have the same name up to the suffix, one cannot be
+            read, or one is too large.
+    """
+    if source is None:
+        raise DataError("dataset_dir is not set; give --dataset_dir with an image or a folder")
     path = Path(source)
-    file, page = split_page(path)
-    if file.is_file():
-        return [{"image": p} for p in (_pages(file) if page is None else [str(path)])]
-    if not path.is_dir():
+    file, plane = split_plane(path)
+    if not file.exists():
         raise DataError(f"{path}: no such file or folder")
-    files = _images_by_stem(path)
+    if plane is not None:
+        return [{"image": str(path)}]
+    if file.is_file() or is_image(file):
+        files = [file]
+    else:
+        files = list(images_by_stem(path).values())
+        files += [f for f in sorted(path.glob("*/images/*")) if is_image(f)]  # Kaggle's
     if not files:
-        raise DataError(f"{path}: no images; expected files ending in .tif, .png or .nii.gz")
-    return [{"image": page} for file in files.values() for page in _pages(file)]
-
-
-def _recognise(root: Path) -> str:
-    if any((root / f"train-volume{suffix}").is_file() for suffix in TIFF):
-        return "stack"
-    if any((root / sub / "images").is_dir() for sub in ("", "train")):
-        return "pairs"
-    raise DataError(
-        f"{root}: no layout recognised; expected images/ and labels/ (also under train/, val/, "
-        "test/), or train-volume.tif and train-labels.tif"
-    )
-
-
-def _pairs(root: Path) -> dict[str, list[Item]]:
-    splits = [split for split in SPLITS if (root / split / "images").is_dir()]
-    if (root / "images").is_dir():
-        if splits:
-            raise DataError(f"{root}: both images/ and {splits[0]}/images/; expected one of them")
-        return {"train": _folder_of_pairs(root)}
-    if "train" not in splits:
-        raise DataError(f"{root}: no images/ or train/images/; expected one of them")
-    return {split: _folder_of_pairs(root / split) for split in splits}
-
-
-def _folder_of_pairs(folder: Path) -> list[Item]:
-    files: dict[str, dict[str, Path]] = {}
-    for kind in ("images", "labels"):
-        if not (folder / kind).is_dir():
-            raise DataError(f"{folder}: no folder {kind}/; expected images/ and labels/")
-        files[kind] = _images_by_stem(folder / kind)
-    images, labels = files["images"], files["labels"]
-    if not images:
-        raise DataError(f"{folder / 'images'}: no images; expected .tif, .png or .nii.gz files")
-    for one, other, wanted in ((images, labels, "labels"), (labels, images, "images")):
-        alone = [path for name, path in one.items() if name not in other]
-        if alone:
-            more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
-            raise DataError(
-                f"{alone[0]}: nothing of that name in {folder / wanted}{more}; "
-                "expected one label for every image"
-            )
-    _check_sizes([{"image": str(images[n]), "label": str(labels[n])} for n in images])
-    return [
-        {"image": image, "label": label}
-        for name in images
-        for image, label in zip(_pages(images[name]), _pages(labels[name]), strict=True)
-    ]
-
-
-def _images_by_stem(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if is_image(path):
-            other = found.setdefault(stem(path), path)
-            if other != path:
-                raise DataError(f"{path}: {other.name} has the same name; rename one of them")
-    return found
-
-
-def _pages(file: Path) -> list[str]:
-    """The pages of a TIFF stack, or the file itself."""
-    if not file.name.lower().endswith(TIFF):
-        return [str(file)]
-    shape = image_shape(file)
-    stacked = len(shape) == 3 and shape[-1] not in (3, 4)
-    return [f"{file}:{page}" for page in range(shape[0])] if stacked else [str(file)]
-
-
-def _stack(root: Path) -> dict[str, list[Item]]:
-    volume, labels = (
-        next(
-            (p for p in (root / f"train-{n}{s}" for s in TIFF) if p.is_file()),
-            root / f"train-{n}.tif",
-        )
-        for n in ("volume", "labels")
-    )
-    (pages, *size), label_shape = image_shape(volume), image_shape(labels)
-    if (pages, *size) != label_shape:
+        hint = " (it has images/: give that)" if (path / "images").is_dir() else ""
         raise DataError(
-            f"{labels}: size {_text(label_shape)}, but {volume.name} is {_text((pages, *size))}; "
-            "expected one label page for every image page, of the same size"
+            f"{path}: no images{hint}; expected TIFF, PNG, JPEG, NIfTI, DICOM or OME-Zarr"
         )
-    return {"train": [{"image": f"{volume}:{i}", "label": f"{labels}:{i}"} for i in range(pages)]}
+    items = []
+    for file in files:
+        try:
+            seen = open_view(file, spatial_dims)
+            check_memory(file, seen.shape, image_memory_limit)
+            names = plane_names(file, seen.count)
+            if skip_unreadable:
+                for name in names:
+                    read_image(name, spatial_dims, channel=0)
+        except UnreadableError as error:
+            if not skip_unreadable:
+                raise
+            log.warning("left out: %s", error)
+            continue
+        items += [{"image": name} for name in names]
+    if not items:
+        raise DataError(f"{path}: none of its {len(files)} images can be read; replace them")
+    return items
 
 
-_LAYOUTS = {"pairs": _pairs, "stack": _stack}
+BYTES_PER_PIXEL = 64  # image, logits, probabilities, labels and what making them takes
 
 
-def _check_training_labels(items: Sequence[Item], kind: str) -> None:
-    """Refuse labels without a cell, and masks where instances are expected."""
-    if kind not in ("instances", "mask"):
-        raise DataError(f"labels {kind!r}: expected instances or mask")
-    masks, empty = [], True
-    for item in items:
-        array = read_image(item["label"])[0]
-        names = np.unique(array[array != 0])
-        empty = empty and not len(names)
-        if len(names) > 1:
-            return
-        if len(names) and ndimage.label(array)[1] > 1:
-            masks.append(item["label"])
-    if empty:
-        raise DataError(f"{items[0]['label']}: no cell in it, nor in any other training label")
-    if masks and kind == "instances":
+def check_memory(path: Path, shape: Sequence[int], limit: int | None = None) -> None:
+    """Refuse an image that would not fit.
+
+    Raises:
+        DataError: saying what it needs, what there is, and what to do.
+    """
+    if limit is None:
+        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed = BYTES_PER_PIXEL * math.prod(shape)
+    if needed > limit:
         raise DataError(
-            f"{masks[0]}: one value for several cells, here and in every training label; "
-            "expected instances, one number a cell: number the connected components, or take "
-            "the bundle em_membranes, which does"
+            f"{path}: {_text(shape)} pixels need about {needed / 2**30:.1f} GiB of memory; "
+            f"expected at most {limit / 2**30:.1f} GiB: cut the image into parts, or allow more "
+            "with --image_memory_limit BYTES"
         )
-
-
-def _check_sizes(items: Sequence[Item]) -> None:
-    for item in items:
-        image, label = image_shape(item["image"]), image_shape(item["label"])
-        if image != label:
-            raise DataError(
-                f"{item['label']}: size {_text(label)}, but its image {item['image']} is "
-                f"{_text(image)}; expected the same size"
-            )
 
 
 def _text(size: Sequence[int]) -> str:

@@ -15,6 +15,10 @@ class DataError(OvertileError):
     """Images or labels that cannot be used as they are."""
 
 
+class UnreadableError(DataError):
+    """A file that is broken, and that a data set may go on without."""
+
+
 class ConfigurationError(OvertileError):
     """A configuration that contradicts itself."""
 

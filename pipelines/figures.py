@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +12,8 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from overtile.transforms import Deformation
+if TYPE_CHECKING:  # loads PyTorch, and a contact sheet needs none
+    from overtile.transforms import Deformation
 
 _LINES = 9  # of the deformation grid, each way
 

@@ -135,6 +135,10 @@ class SegMetric(CumulativeIterationMetric):
             rows.append([float(sum(found)), float(len(found))])
         return torch.tensor(rows, dtype=torch.float64)
 
+    def per_image(self) -> list[float]:
+        """SEG of each image so far; 1 for one without reference objects."""
+        return [float(total / count) if count else 1.0 for total, count in _buffer(self)]
+
     def aggregate(self) -> Tensor:
         """SEG of all images so far."""
         total, objects = _buffer(self).sum(0)
@@ -148,6 +152,10 @@ class PixelErrorMetric(CumulativeIterationMetric):
         """Counts ``[B, thresholds, 3]``; y_pred holds P(cell) in its last channel."""
         pairs = zip(_arrays(y_pred, channel=-1), _arrays(y), strict=True)
         return torch.stack([torch.from_numpy(_pixel_counts(label, p)) for p, label in pairs])
+
+    def per_image(self) -> list[float]:
+        """Pixel error of each slice so far, each at its own best threshold."""
+        return [_pixel_error(counts.numpy()).value for counts in _buffer(self)]
 
     def aggregate(self) -> Tensor:
         """Pixel error of all slices so far."""

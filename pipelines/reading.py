@@ -2,165 +2,261 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
-import tifffile
-from monai.config import KeysCollection
-from monai.data import MetaTensor
-from monai.transforms import MapTransform
-from monai.utils import ensure_tuple_rep
 from numpy.typing import NDArray
-from PIL import Image
+from scipy import ndimage
 
 from overtile.pipelines.errors import DataError
+from overtile.pipelines.formats import SUFFIXES, Stored, open_image, oriented_like, unreadable
 
-TIFF = (".tif", ".tiff")
-NIFTI = (".nii", ".nii.gz")
-FLAT = (".png", ".jpg", ".jpeg", ".bmp")
-SUFFIXES = (*TIFF, *NIFTI, *FLAT)
-_GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L")  # of Pillow's modes
-
-
-def is_image(path: Path) -> bool:
-    """Whether the file's name ends like an image that `read_image` reads."""
-    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
+Channel = int | str | None
+LABELS = ("instances", "mask")
 
 
 def stem(path: str | Path) -> str:
     """File name without its suffix (``a.nii.gz`` -> ``a``); ``stack.tif:3`` -> ``stack_0003``."""
-    file, page = split_page(path)
+    file, plane = split_plane(path)
     name = file.name
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+    for suffix in SUFFIXES:
         if name.lower().endswith(suffix):
             name = name[: -len(suffix)]
             break
-    return name if page is None else f"{name}_{page:04d}"
+    return name if plane is None else f"{name}_{plane:04d}"
 
 
-def split_page(path: str | Path) -> tuple[Path, int | None]:
-    """``stack.tif:3`` names page 3 (from 0) of a stack; a file of exactly that name wins."""
+def split_plane(path: str | Path) -> tuple[Path, int | None]:
+    """``stack.tif:3`` names plane 3 (from 0) of a stack; a file of exactly that name wins."""
     text = str(path)
-    file, mark, page = text.rpartition(":")
-    if mark and page.isdigit() and not Path(text).exists():
-        return Path(file), int(page)
+    file, mark, plane = text.rpartition(":")
+    if mark and plane.isdigit() and not Path(text).exists():
+        return Path(file), int(plane)
     return Path(text), None
 
 
-def read_image(path: str | Path) -> tuple[NDArray[Any], dict[str, Any]]:
-    """Pixels ``[*S]`` in the file's own dtype, and metadata.
+@dataclass(frozen=True)
+class View:
+    """How a stored image is seen: planes of two or volumes of three dimensions.
 
-    TIFF and PNG give ``[H, W]`` (a TIFF of several pages ``[D, H, W]``; ``stack.tif:3`` its page
-    3), NIfTI ``[X, Y, Z]`` with its affine.
+    Attributes:
+        spatial: axes of one plane (or volume), in the order in which they are stored.
+        channel: the axis of channels; None without one.
+        stacked: the axes along which planes follow each other.
+        shape: of one plane.
+        count: of the planes.
+    """
+
+    spatial: tuple[int, ...]
+    channel: int | None
+    stacked: tuple[int, ...]
+    shape: tuple[int, ...]
+    count: int
+
+
+def view(stored: Stored, path: str | Path, spatial_dims: int = 2) -> View:
+    """See a stored image as planes (or volumes).
+
+    In two dimensions every section of a volume, page and time point is a plane of its own. In
+    three, a stack of pages of no stated meaning is a volume.
 
     Raises:
-        DataError: if the file is missing, unreadable, or not of one channel.
+        DataError: if it has too few axes.
     """
-    file, page = split_page(path)
-    if not file.is_file():
-        raise DataError(f"{file}: no such file")
-    meta: dict[str, Any] = {"filename_or_obj": str(path)}
-    colour = False
-    try:
-        if file.name.lower().endswith(NIFTI):
-            volume = nibabel.load(file)
-            array = np.asanyarray(volume.dataobj)
-            meta["affine"] = volume.affine
-        elif file.name.lower().endswith(TIFF):
-            array = tifffile.imread(file, key=page)
-        else:
-            with Image.open(file) as picture:
-                colour = picture.mode not in _GREY
-                array = np.asarray(picture)
-        if not array.size:  # tifffile returns this for some broken files
-            raise ValueError("it holds no pixels")
-    except Exception as error:  # decoders raise whatever their formats suggest
+    axes = stored.axes
+    if spatial_dims == 3 and "Z" not in axes:
+        pages = [a for a, n in zip(axes, stored.shape, strict=True) if a not in "XYCST" and n > 1]
+        axes = axes.replace(pages[0], "Z") if len(pages) == 1 else axes
+    letters = "XYZ" if spatial_dims == 3 else "XY"
+    spatial = tuple(i for i, a in enumerate(axes) if a in letters)
+    if len(spatial) != spatial_dims:
         raise DataError(
-            f"{path}: cannot be read ({error}); expected an intact image file"
-        ) from error
-    if not file.name.lower().endswith(NIFTI):
-        colour |= array.ndim == 3 and array.shape[-1] in (3, 4)
-    if colour:
-        raise DataError(
-            f"{path}: colour image of shape {array.shape}; expected one grey channel: convert it"
+            f"{path}: {_text(stored.shape)} pixels (axes {stored.axes}); "
+            f"expected an image of {spatial_dims} dimensions (see --spatial_dims)"
         )
-    if array.dtype.kind not in "iufb":
-        raise DataError(f"{path}: pixels of {array.dtype}; expected real numbers")
-    return array, meta
+    channels = [i for i, a in enumerate(axes) if a in "CS" and stored.shape[i] > 1]
+    if len(channels) > 1:
+        raise DataError(f"{path}: channels along two axes ({stored.axes}); expected one")
+    rest = set(range(len(axes))) - {*spatial, *channels}
+    stacked = tuple(i for i in sorted(rest) if stored.shape[i] > 1)
+    return View(
+        spatial,
+        channels[0] if channels else None,
+        stacked,
+        tuple(stored.shape[i] for i in spatial),
+        int(np.prod([stored.shape[i] for i in stacked], dtype=int)),
+    )
 
 
-def image_shape(path: str | Path) -> tuple[int, ...]:
-    """Spatial size of an image, from its header where the format has one.
+def open_view(path: str | Path, spatial_dims: int = 2, like: str | Path | None = None) -> View:
+    """How many planes a file has, and of which size, from its header; as `read_image` sees it.
 
     Raises:
         DataError: as `read_image`.
     """
-    file, page = split_page(path)
-    if not file.is_file():
-        raise DataError(f"{file}: no such file")
-    try:
-        if file.name.lower().endswith(TIFF):
-            with tifffile.TiffFile(file) as stack:
-                return stack.series[0].shape if page is None else stack.pages[page].shape
-        if file.name.lower().endswith(NIFTI):
-            return tuple(nibabel.load(file).shape)
-        with Image.open(file) as picture:
-            return picture.size[1], picture.size[0]
-    except Exception as error:  # decoders raise whatever their formats suggest
-        raise DataError(
-            f"{path}: cannot be read ({error}); expected an intact image file"
-        ) from error
+    return view(_open(path, like), path, spatial_dims)
 
 
-class ReadImaged(MapTransform):
-    """Read the files that the keys name into `MetaTensor` s ``[1, *S]``.
+def plane_names(path: str | Path, count: int) -> list[str]:
+    """``[file]`` of one plane, or ``file:0``, ``file:1`` ... of several."""
+    return [str(path)] if count == 1 else [f"{path}:{i}" for i in range(count)]
+
+
+def read_image(
+    path: str | Path,
+    spatial_dims: int = 2,
+    channel: Channel = None,
+    like: str | Path | None = None,
+) -> tuple[NDArray[Any], dict[str, Any]]:
+    """Pixels ``[*S]`` in the file's own dtype, and metadata.
 
     Args:
-        keys: of file names; an item that already holds an array is left alone.
-        dtype: one for all keys, or one a key: float32 for images, int32 for labels.
-        allow_missing_keys: leave out keys that an item does not have.
+        path: ``stack.tif:3`` is plane 3 of a stack; without a number all planes
+            ``[planes, *S]``. TIFF and pictures give ``[Y, X]`` or ``[Z, Y, X]``, NIfTI and DICOM
+            ``[X, Y]`` or ``[X, Y, Z]``.
+        spatial_dims: 2 or 3.
+        channel: number (from 0) of the channel to take, or ``"luminance"`` of three colours
+            (0.299 R + 0.587 G + 0.114 B). Equal channels are one grey channel.
+        like: the image that this is the label of: turned as that one lies in space, and read as
+            labels are (an indexed picture gives its indices, a folder holds one mask a cell).
 
     Raises:
-        DataError: if a file cannot be read, an image holds NaN or infinite pixels, or a label
-            file anything but integers from 0 up.
+        DataError: if the file is missing, unreadable, or not of one channel.
     """
+    file, plane = split_plane(path)
+    stored = _open(path, like)
+    seen = view(stored, path, spatial_dims)
+    if plane is not None and plane >= seen.count:
+        raise DataError(f"{file}: {seen.count} planes; expected more than {plane}")
+    index: list[Any] = [slice(None)] * len(stored.shape)
+    for i, n in enumerate(stored.shape):
+        if i not in (*seen.spatial, seen.channel, *seen.stacked) and n == 1:
+            index[i] = 0
+    if plane is not None and seen.stacked:
+        place = np.unravel_index(plane, [stored.shape[i] for i in seen.stacked])
+        for i, p in zip(seen.stacked, place, strict=True):
+            index[i] = int(p)
+    if seen.channel is not None and isinstance(channel, int):
+        count = stored.shape[seen.channel]
+        if not 0 <= channel < count:
+            raise DataError(f"{path}: {count} channels; expected --channel 0 to {count - 1}")
+        index[seen.channel] = channel
+    try:
+        array = stored.pixels(tuple(index))
+    except DataError:
+        raise
+    except Exception as error:  # decoders raise whatever their formats suggest
+        raise unreadable(path, error) from error
+    kept = [i for i, selected in enumerate(index) if isinstance(selected, slice)]
+    if seen.channel in kept:
+        array = np.moveaxis(array, kept.index(seen.channel), -1)
+        array = _one_channel(path, array, channel, label=like is not None)
+        kept.remove(seen.channel)
+    stacks = [kept.index(i) for i in seen.stacked if i in kept]
+    array = np.moveaxis(array, stacks, range(len(stacks)))
+    if stacks:
+        array = array.reshape(-1, *seen.shape)
+    if array.dtype.kind not in "iufb":
+        raise DataError(f"{path}: pixels of {array.dtype}; expected real numbers")
+    meta: dict[str, Any] = {"filename_or_obj": str(path)}
+    if stored.affine is not None:
+        meta["affine"] = stored.affine
+    if spacing := _spacing(stored, seen):
+        meta["spacing"] = spacing
+    return array, meta
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        dtype: str | tuple[str, ...] = "float32",
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.dtype = tuple(np.dtype(d) for d in ensure_tuple_rep(dtype, len(self.keys)))
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Read every key."""
-        result = dict(data)
-        for key, dtype in self.key_iterator(result, self.dtype):
-            if not isinstance(result[key], (str, Path)):
-                continue
-            array, meta = read_image(result[key])
-            check = _check_labels if dtype.kind in "iu" else _check_pixels
-            check(result[key], array, dtype)
-            result[key] = MetaTensor(np.ascontiguousarray(array, dtype=dtype)[None], meta=meta)
-        return result
+def _spacing(stored: Stored, seen: View) -> str:
+    """Pixel size with its unit, for people."""
+    if stored.affine is not None:
+        sizes, unit = np.linalg.norm(stored.affine[:3, :3], axis=0), "mm"
+        steps = [sizes[i] for i in seen.spatial if i < 3]
+    else:
+        unit = "µm"
+        steps = [stored.spacing[a] for i in seen.spatial if (a := stored.axes[i]) in stored.spacing]
+    return " x ".join(f"{s:.3g}" for s in steps) + f" {unit}" if steps else ""
 
 
-def _check_pixels(path: str | Path, array: NDArray[Any], dtype: np.dtype[Any]) -> None:
+def _open(path: str | Path, like: str | Path | None) -> Stored:
+    file, _ = split_plane(path)
+    stored = open_image(file, labels=like is not None)
+    if like is not None and stored.affine is not None:
+        model = split_plane(like)[0]
+        stored = oriented_like(stored, open_image(model), str(file), str(model))
+    return stored
+
+
+def _one_channel(
+    path: str | Path, array: NDArray[Any], channel: Channel, label: bool
+) -> NDArray[Any]:
+    """Merge channels ``[..., K]``."""
+    if (array == array[..., :1]).all():  # grey, stored as colours
+        return array[..., 0]
+    count = array.shape[-1]
+    if label:
+        raise DataError(
+            f"{path}: a label of {count} channels; expected one, with one number a cell"
+        )
+    if channel == "luminance" and count in (3, 4):  # the fourth is opacity
+        grey: NDArray[Any] = (array[..., :3] @ np.array([0.299, 0.587, 0.114])).astype(np.float32)
+        return grey
+    choice = f"--channel 0 to {count - 1}" + (" or --channel luminance" if count < 5 else "")
+    raise DataError(f"{path}: {count} channels (colours); expected one grey channel: give {choice}")
+
+
+def check_labels_kind(labels: str) -> str:
+    """``labels``, if it is one of the known kinds."""
+    if labels not in LABELS:
+        raise DataError(f"labels {labels!r}: expected {' or '.join(LABELS)}")
+    return labels
+
+
+def number_cells(mask: NDArray[Any]) -> NDArray[np.int32]:
+    """Connected components (without diagonals) of what is not 0, from 1."""
+    numbered: NDArray[np.int32] = ndimage.label(mask)[0].astype(np.int32)
+    return numbered
+
+
+def read_label(
+    path: str | Path, spatial_dims: int = 2, image: str | Path | None = None
+) -> tuple[NDArray[Any], dict[str, Any]]:
+    """`read_image` for labels: integers from 0 up, turned as ``image`` lies in space.
+
+    Raises:
+        DataError: also for floats and for numbers below 0.
+    """
+    array, meta = read_image(path, spatial_dims, like=path if image is None else image)
+    if array.dtype.kind == "f":
+        raise DataError(
+            f"{path}: labels of {array.dtype}; expected integers, one number a cell: convert it"
+        )
+    if array.size and int(array.min()) < 0:
+        raise labels_beyond(path, array, np.dtype(np.int32))
+    return array, meta
+
+
+def check_pixels(path: str | Path, array: NDArray[Any]) -> None:
+    """Refuse NaN and infinite pixels.
+
+    Raises:
+        DataError: saying how many.
+    """
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         count = int((~np.isfinite(array)).sum())
-        raise DataError(f"{path}: {count} pixels are NaN or infinite; expected finite numbers")
-
-
-def _check_labels(path: str | Path, array: NDArray[Any], dtype: np.dtype[Any]) -> None:
-    if array.dtype.kind == "f":
-        raise DataError(f"{path}: labels of {array.dtype}; expected integers, one per cell")
-    low, high = int(array.min()), int(array.max())
-    if low < 0 or high > np.iinfo(dtype).max:
         raise DataError(
-            f"{path}: labels from {low} to {high}; expected 0 (background) to {np.iinfo(dtype).max}"
+            f"{path}: {count} pixels are NaN or infinite; expected finite numbers: replace them"
         )
+
+
+def labels_beyond(path: str | Path, array: NDArray[Any], dtype: np.dtype[Any]) -> DataError:
+    """The error for labels that ``dtype`` cannot hold."""
+    return DataError(
+        f"{path}: labels from {array.min()} to {array.max()}; "
+        f"expected 0 (background) to {np.iinfo(dtype).max}"
+    )
+
+
+def _text(size: tuple[int, ...]) -> str:
+    return "x".join(map(str, size))

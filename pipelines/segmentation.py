@@ -2,80 +2,183 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel
 import numpy as np
 import tifffile
+from ignite.engine import Engine, Events
 from monai.config import KeysCollection
 from monai.engines import SupervisedEvaluator
 from monai.transforms import MapTransform
 from numpy.typing import NDArray
 from PIL import Image
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from overtile.pipelines.checkpoints import load_weights
+from overtile.pipelines.checkpoints import check_settings, load_weights
 from overtile.pipelines.config import check_inferer
 from overtile.pipelines.figures import outlined
-from overtile.pipelines.reading import NIFTI, split_page, stem
+from overtile.pipelines.formats import Stored, open_image
+from overtile.pipelines.reading import split_plane, stem, view
 
 
-def run_inference(evaluator: SupervisedEvaluator, checkpoint: str | Path) -> None:
+def run_inference(
+    evaluator: SupervisedEvaluator,
+    checkpoint: str | Path,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
     """Segment every image of the evaluator's loader; its postprocessing writes the results.
 
+    Args:
+        evaluator: with network, inferer, loader and postprocessing.
+        checkpoint: weights of the network.
+        settings: how images are read and normalised, to compare with how they were in training.
+
     Raises:
-        ConfigurationError: if network, inferer and checkpoint do not go together.
+        ConfigurationError: if network, inferer, checkpoint and settings do not go together.
     """
     check_inferer(evaluator.inferer, evaluator.network)
     load_weights(evaluator.network, checkpoint)
+    check_settings(settings or {}, checkpoint)
+    show_images(evaluator)
     evaluator.run()
 
 
-class WriteInstancesd(MapTransform):
-    """Write instance labels, and a picture of their outlines, into a folder.
+def show_images(evaluator: SupervisedEvaluator) -> None:
+    """A progress bar over the images, above the inferer's own over the tiles of one."""
+    count = len(cast("DataLoader[Any]", evaluator.data_loader))
+    if count < 2:
+        return
+    bar = tqdm(total=count, desc="images", unit="image")
 
-    ``NAME_instances.tif`` (uint16, uint32 above 65,535 cells; of a NIfTI volume
-    ``NAME_instances.nii.gz`` with its affine) and, in 2D, ``NAME_outlines.png``. Files appear
-    whole or not at all.
+    def advance(engine: Engine) -> None:
+        bar.update()
+
+    evaluator.add_event_handler(Events.ITERATION_COMPLETED, advance)
+    evaluator.add_event_handler(Events.COMPLETED, lambda engine: bar.close())
+
+
+class WriteResultsd(MapTransform):
+    """Write instance labels, a picture of their outlines and, if wanted, probabilities.
+
+    One file for each file that was read, with its axes, whole or not at all:
+
+    - from NIfTI and DICOM ``NAME_instances.nii.gz``, with the affine;
+    - from OME-TIFF and OME-Zarr that state a pixel size ``NAME_instances.ome.tif`` with it;
+    - from everything else ``NAME_instances.tif``, with the resolution tags of a TIFF.
+
+    Labels are uint16, uint32 above 65,535 cells; 0 is background. In two dimensions every plane
+    of a stack counts its own cells from 1. ``NAME_probabilities`` holds P(cell) in float32.
+    ``NAME_outlines.png`` shows the image, of a stack its middle plane.
 
     Args:
         keys: of instances ``[1, *S]`` whose metadata name the source file.
         output_dir: created if need be.
+        items: all images that will come, so that the planes of a file are written together;
+            without them each plane is written alone.
+        probabilities: key of probabilities ``[K, *S]`` to write too, the last channel of them.
         image_key: of the grey values under the outlines.
     """
 
     def __init__(
-        self, keys: KeysCollection, output_dir: str | Path, image_key: str = "image"
+        self,
+        keys: KeysCollection,
+        output_dir: str | Path,
+        items: Iterable[Mapping[str, str]] = (),
+        probabilities: str | None = None,
+        image_key: str = "image",
     ) -> None:
         super().__init__(keys)
-        self.output_dir, self.image_key = Path(output_dir), image_key
+        self.output_dir = Path(output_dir)
+        self.probabilities, self.image_key = probabilities, image_key
+        self._planes = Counter(split_plane(item[image_key])[0] for item in items)
+        self._waiting: dict[tuple[Path, str], list[NDArray[Any]]] = {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write every key; the data pass unchanged."""
+        """Write every key once its file is complete; the data pass unchanged."""
         self.output_dir.mkdir(parents=True, exist_ok=True)
         for key in self.key_iterator(dict(data)):
-            instances = data[key].as_tensor()[0].cpu().numpy()
             source = data[key].meta["filename_or_obj"]
-            dtype = np.uint16 if instances.max(initial=0) < 2**16 else np.uint32
-            path = self._write(source, instances.astype(dtype), data[key].affine.numpy())
-            if instances.ndim == 2 and self.image_key in data:
-                grey = data[self.image_key].as_tensor()[0].cpu().numpy()
-                picture = Image.fromarray(outlined(grey, instances))
-                _whole(self.output_dir / f"{stem(source)}_outlines.png", picture.save)
-            tqdm.write(f"{path}: {len(np.unique(instances)) - (0 in instances)} cells")
+            instances = data[key].as_tensor()[0].cpu().numpy()
+            self._draw(source, data, instances)
+            if self.probabilities is not None:
+                cell = data[self.probabilities].as_tensor()[-1].float().cpu().numpy()
+                self._collect(source, cell, "probabilities")
+            self._collect(source, instances, "instances")
         return dict(data)
 
-    def _write(self, source: str, labels: NDArray[Any], affine: NDArray[Any]) -> Path:
-        base = self.output_dir / f"{stem(source)}_instances"
-        if split_page(source)[0].name.lower().endswith(NIFTI):
-            volume = nibabel.Nifti1Image(labels, affine)
-            return _whole(base.with_name(base.name + ".nii.gz"), volume.to_filename)
-        return _whole(
-            base.with_name(base.name + ".tif"),
-            lambda path: tifffile.imwrite(path, labels, compression="zlib"),
-        )
+    def _draw(self, source: str, data: Mapping[Hashable, Any], instances: NDArray[Any]) -> None:
+        file, plane = split_plane(source)
+        count = self._planes[file]
+        if instances.ndim != 2 or self.image_key not in data:
+            return
+        if plane is not None and count > 1 and plane != count // 2:
+            return
+        grey = data[self.image_key].as_tensor()[0].cpu().numpy()
+        picture = Image.fromarray(outlined(grey, instances))
+        name = stem(file if count > 1 else source)
+        _whole(self.output_dir / f"{name}_outlines.png", picture.save)
+
+    def _collect(self, source: str, array: NDArray[Any], kind: str) -> None:
+        file, plane = split_plane(source)
+        count = self._planes[file]
+        stored = open_image(file)
+        if plane is None or count < 2:
+            part = stored if plane is None else None
+            self._write(self.output_dir / f"{stem(source)}_{kind}", array, part)
+            return
+        planes = self._waiting.setdefault((file, kind), [])
+        planes.append(array)
+        if len(planes) == count:
+            del self._waiting[file, kind]
+            whole = _in_stored_order(np.stack(planes), stored, array.ndim)
+            self._write(self.output_dir / f"{stem(file)}_{kind}", whole, stored)
+
+    def _write(self, base: Path, array: NDArray[Any], stored: Stored | None) -> None:
+        found = ""
+        if array.dtype.kind in "iu":
+            array = array.astype(np.uint16 if array.max(initial=0) < 2**16 else np.uint32)
+            found = f": {len(np.unique(array)) - (0 in array)} cells"
+        path = _write_like(base, array, stored)
+        tqdm.write(f"{path}{found}")
+
+
+def _in_stored_order(planes: NDArray[Any], stored: Stored, spatial_dims: int) -> NDArray[Any]:
+    """Planes ``[N, *S]`` back in the order of axes that the file has."""
+    seen = view(stored, "", spatial_dims)
+    order = [*seen.stacked, *seen.spatial]
+    grid = planes.reshape([stored.shape[i] for i in order])
+    return grid.transpose(np.argsort(order))
+
+
+def _write_like(base: Path, array: NDArray[Any], stored: Stored | None) -> Path:
+    """Write ``array`` as the file it came from lies in space."""
+    if stored is not None and stored.affine is not None:
+        volume = nibabel.Nifti1Image(array.reshape(stored.shape), stored.affine)
+        return _whole(base.with_name(base.name + ".nii.gz"), volume.to_filename)
+    options: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib"}
+    suffix, axes = ".tif", ""
+    if stored is not None:
+        kept = [
+            a
+            for a, n in zip(stored.axes, stored.shape, strict=True)
+            if a not in "CS" and (n > 1 or a in "YX")
+        ]
+        axes = "".join(kept)
+        if {"XResolution", "YResolution"} <= stored.tags.keys():
+            options["resolution"] = (stored.tags["XResolution"], stored.tags["YResolution"])
+            options["resolutionunit"] = stored.tags.get("ResolutionUnit", 2)
+        if stored.spacing and len(axes) == array.ndim and set(axes) <= set("TZYX"):
+            units = {f"PhysicalSize{a}Unit": "µm" for a in stored.spacing}
+            sizes_um = {f"PhysicalSize{a}": size for a, size in stored.spacing.items()}
+            options.update(ome=True, metadata={"axes": axes, **sizes_um, **units})
+            suffix = ".ome.tif"
+    path = base.with_name(base.name + suffix)
+    return _whole(path, lambda partial: tifffile.imwrite(partial, array, **options))
 
 
 def _whole(path: Path, write: Any) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,10 @@ def read_summary(folder: str | Path) -> dict[str, Any]:
 
 def print_summary(summary: dict[str, Any], folder: str | Path) -> None:
     """Print the scores of the run in ``folder``, and where to look."""
-    kind = "unseen" if summary["unseen"] else "validation"
-    rows = [(f"{summary['images']} {kind} images", "")]
-    rows += [(_NAMES.get(k, k), f"{v:.4f}") for k, v in summary["scores"].items()]
     sitting = "training, last sitting" if summary["resumed"] else "training"
-    rows += [(sitting, f"{summary['training_seconds']:.0f} s")]
+    rows = [(sitting, f"{summary['training_seconds']:.0f} s")]
     rows += [("best epoch", str(summary["best_epoch"]))]
-    width = max(len(name) for name, _ in rows)
-    print()
-    for name, value in rows:
-        print(f"  {name:<{width}}  {value}")
+    width = print_scores(summary, "unseen " if summary["unseen"] else "validation ", rows)
     places = [("MLflow", summary["mlflow"])]
     places += [(name, str(Path(folder) / summary[name])) for name in ("network", "figures")]
     places += [(p.stem, str(p)) for p in sorted(Path(folder).glob("*/*_outlines.png"))]
@@ -54,6 +49,20 @@ def print_summary(summary: dict[str, Any], folder: str | Path) -> None:
         python = os.path.relpath(sys.executable)
         print(f"\n  to look at it: {python} -m mlflow ui --backend-store-uri {summary['mlflow']}")
     print(flush=True)
+
+
+def print_scores(
+    summary: dict[str, Any], kind: str = "", more: Iterable[tuple[str, str]] = ()
+) -> int:
+    """Print the table of scores, with ``more`` rows; returns the width of its first column."""
+    rows = [(f"{summary['images']} {kind}images", "")]
+    rows += [(_NAMES.get(k, k), f"{v:.4f}") for k, v in summary["scores"].items()]
+    rows += more
+    width = max(len(name) for name, _ in rows)
+    print()
+    for name, value in rows:
+        print(f"  {name:<{width}}  {value}")
+    return width
 
 
 _NAMES = {"seg": "SEG", "mean_iou": "mean IoU", "pixel_error": "pixel error"}

@@ -23,9 +23,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from overtile.networks import geometry_of
 from overtile.pipelines import figures
+from overtile.pipelines.bundle import write_bundle
 from overtile.pipelines.checkpoints import Checkpoints, read_checkpoint
-from overtile.pipelines.config import check_inferer
+from overtile.pipelines.config import check_inferer, current_parser
 from overtile.pipelines.dataset import TileDataset
 from overtile.pipelines.errors import ConfigurationError
 from overtile.pipelines.metrics import seg_measure
@@ -77,6 +79,7 @@ def run_training(
     test_loader: DataLoader[Any] | None = None,
     postprocessing: Compose | None = None,
     resume: bool = False,
+    bundle_root: str | Path | None = None,
 ) -> dict[str, Any]:
     """Train, then score the best network on images that it has not seen, and say where all is.
 
@@ -89,6 +92,8 @@ def run_training(
         postprocessing: of one prediction, for the figure; gives ``pred``, ``instances``.
         resume: go on with the run in the output folder. Otherwise a run that lies there is
             moved aside, never overwritten.
+        bundle_root: of the bundle that trains; the run's folder becomes a bundle that uses the
+            network as it was trained.
 
     Returns:
         The summary that is printed and written to ``summary.json``.
@@ -105,6 +110,10 @@ def run_training(
             log.info("%d of %d epochs are done", trainer.state.epoch, trainer.state.max_epochs)
         else:
             _move_aside(tracker.output_dir)
+        parser = current_parser()
+        if parser is not None and bundle_root is not None:
+            geometry = geometry_of(trainer.network)
+            write_bundle(parser, bundle_root, tracker.output_dir, geometry)
         start = time.perf_counter()
         with tracker.recording(checkpoints.extra.get("mlflow_run")) as run:
             checkpoints.extra["mlflow_run"] = run

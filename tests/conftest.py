@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+os.environ["OVERTILE_CACHE"] = tempfile.mkdtemp(prefix="overtile-cache-")
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
 
@@ -34,7 +36,7 @@ class Bundle:
 
     def command(self, name: str, run: str, *overrides: object) -> list[str]:
         bundle = ROOT / "bundles" / name
-        config = {"training": "train", "inference": "inference"}[run]
+        config = "train" if run == "training" else run
         return [
             *(sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", run),
             *("--bundle_root", str(bundle)),

@@ -5,6 +5,7 @@ from overtile.transforms.borders import BorderWeightMapd as BorderWeightMapd
 from overtile.transforms.borders import SeparateTouching as SeparateTouching
 from overtile.transforms.borders import SeparateTouchingd as SeparateTouchingd
 from overtile.transforms.borders import balanced_class_weights as balanced_class_weights
+from overtile.transforms.borders import class_weights_of_counts as class_weights_of_counts
 from overtile.transforms.deformation import Deformation as Deformation
 from overtile.transforms.elastic import RandElasticDeform as RandElasticDeform
 from overtile.transforms.elastic import RandElasticDeformd as RandElasticDeformd
@@ -18,5 +19,7 @@ from overtile.transforms.mirror import CropToOutput as CropToOutput
 from overtile.transforms.mirror import CropToOutputd as CropToOutputd
 from overtile.transforms.mirror import MirrorPad as MirrorPad
 from overtile.transforms.mirror import MirrorPadd as MirrorPadd
+from overtile.transforms.normalize import NormalizeImage as NormalizeImage
+from overtile.transforms.normalize import NormalizeImaged as NormalizeImaged
 from overtile.transforms.tile import RandDeformedTiled as RandDeformedTiled
 from overtile.transforms.two_nearest import two_nearest_cells as two_nearest_cells

@@ -150,7 +150,7 @@ class BorderWeightMap(Transform):
         if self.class_weights is None:
             return 1.0, 1.0
         if self.class_weights == "balanced":
-            return _balanced(cells.size - int(cells.sum()), int(cells.sum()))
+            return class_weights_of_counts(cells.size - int(cells.sum()), int(cells.sum()))
         return float(self.class_weights[0]), float(self.class_weights[1])
 
 
@@ -204,7 +204,7 @@ def balanced_class_weights(labels: Iterable[Labels]) -> tuple[float, float]:
         found = int((image != 0).sum())
         cells += found
         background += int(np.prod(image.shape)) - found
-    return _balanced(background, cells)
+    return class_weights_of_counts(background, cells)
 
 
 def instance_array(labels: Labels) -> NDArray[Any]:
@@ -225,7 +225,8 @@ def instance_array(labels: Labels) -> NDArray[Any]:
     return instances
 
 
-def _balanced(background: int, cells: int) -> tuple[float, float]:
+def class_weights_of_counts(background: int, cells: int) -> tuple[float, float]:
+    """`balanced_class_weights` of a data set with so many pixels of background and of cells."""
     total = background + cells
     if not background or not cells:
         return 1.0, 1.0

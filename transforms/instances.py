@@ -31,6 +31,7 @@ class InstancesFromProbabilities(Transform):
         grow: how far cells grow back, in pixels; 0 leaves the cores.
         extent: above which a pixel may be grown into, between 0 and ``threshold``; None is
             ``threshold``.
+        max_hole: holes of up to so many pixels that lie inside one cell are filled; 0 fills none.
 
     Raises:
         ValueError: for an argument out of range.
@@ -42,16 +43,19 @@ class InstancesFromProbabilities(Transform):
         min_size: int = 0,
         grow: float = 0,
         extent: float | None = None,
+        max_hole: int = 0,
     ) -> None:
         extent = threshold if extent is None else extent
         if not 0 <= extent <= threshold <= 1:
             raise ValueError(
                 f"threshold={threshold}, extent={extent}: expected 0 <= extent <= threshold <= 1"
             )
-        if min_size < 0 or grow < 0:
-            raise ValueError(f"min_size={min_size}, grow={grow}: expected both >= 0, in pixels")
+        if min_size < 0 or grow < 0 or max_hole < 0:
+            raise ValueError(
+                f"min_size={min_size}, grow={grow}, max_hole={max_hole}: expected >= 0, in pixels"
+            )
         self.threshold, self.extent = threshold, extent
-        self.min_size, self.grow = min_size, grow
+        self.min_size, self.grow, self.max_hole = min_size, grow, max_hole
 
     def __call__(self, probabilities: NDArray[Any] | Tensor) -> NDArray[np.int32] | Tensor:
         """Probabilities ``[K, *S]`` in [0, 1] -> instances ``[1, *S]`` int32, 0 = background.
@@ -71,6 +75,8 @@ class InstancesFromProbabilities(Transform):
             distance, _, nearest = two_nearest_cells(labels, cutoff=self.grow + 1)
             likely = (labels > 0) | (plain[-1] > self.extent)
             labels = np.where(likely & (distance <= self.grow), nearest, 0)
+        if self.max_hole:
+            labels = _fill_holes(labels, self.max_hole)
         instances = labels.astype(np.int32)[None]
         if not isinstance(probabilities, Tensor):
             return instances
@@ -79,6 +85,30 @@ class InstancesFromProbabilities(Transform):
             operations = probabilities.applied_operations
             return MetaTensor(result, meta=probabilities.meta, applied_operations=operations)
         return result
+
+
+def _fill_holes(labels: NDArray[Any], max_hole: int) -> NDArray[Any]:
+    """Give background that a single cell encloses to that cell.
+
+    Holes are connected with diagonals, because cells are connected without.
+    """
+    everywhere = np.ones((3,) * labels.ndim, bool)
+    holes, count = ndimage.label(labels == 0, everywhere)
+    numbers = np.arange(1, count + 1)
+    sizes = np.bincount(holes.ravel(), minlength=count + 1)[1:]
+    # the image's edge encloses nothing: beyond it another cell is assumed
+    beyond = int(labels.max(initial=0)) + 1
+    around = np.pad(labels, 1, constant_values=beyond)
+    inner = (slice(1, -1),) * labels.ndim
+    highest = ndimage.maximum_filter(around, footprint=everywhere)[inner]
+    around[around == 0] = beyond
+    lowest = ndimage.minimum_filter(around, footprint=everywhere)[inner]
+    if not count:
+        return labels
+    low = ndimage.minimum(lowest, holes, numbers).astype(labels.dtype)
+    high = ndimage.maximum(highest, holes, numbers).astype(labels.dtype)
+    owner = np.where((low == high) & (sizes <= max_hole), low, 0)
+    return np.where(labels == 0, np.concatenate([[0], owner])[holes], labels)
 
 
 class InstancesFromProbabilitiesd(MapTransform):
@@ -91,11 +121,12 @@ class InstancesFromProbabilitiesd(MapTransform):
         min_size: int = 0,
         grow: float = 0,
         extent: float | None = None,
+        max_hole: int = 0,
         output_key: str | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.instances = InstancesFromProbabilities(threshold, min_size, grow, extent)
+        self.instances = InstancesFromProbabilities(threshold, min_size, grow, extent, max_hole)
         self.output_key = output_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

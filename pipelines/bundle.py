@@ -1,0 +1,70 @@
+"""Make the folder of a run a bundle of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from overtile.networks import TileGeometry
+
+TRAINED = (
+    *("spatial_dims", "channel", "normalize", "network_def"),
+    *("threshold", "extent", "grow", "min_size", "max_hole"),
+)
+
+
+def write_bundle(
+    parser: ConfigParser, bundle_root: str | Path, folder: Path, geometry: TileGeometry
+) -> None:
+    """Copy a bundle into the folder of a run, set as the run was.
+
+    Its ``inference.json`` and ``evaluation.json`` take from the run's configuration what the
+    network has to be used with (`TRAINED`), so ``models/model.pt`` needs no option at all.
+
+    Args:
+        parser: the run's configuration, with all overrides.
+        bundle_root: the bundle that trains.
+        folder: of the run.
+        geometry: of the network, for the sizes in ``metadata.json``.
+    """
+    source = Path(bundle_root)
+    (folder / "configs").mkdir(parents=True, exist_ok=True)
+    for path in sorted((source / "configs").iterdir()):
+        if path.name in ("inference.json", "evaluation.json"):
+            config = json.loads(path.read_text())
+            own = {key: parser.get(key) for key in TRAINED if key in config and key in parser}
+            config.update(own, dataset_dir=None)
+            _write(folder / "configs" / path.name, config)
+        elif path.name == "metadata.json":
+            metadata = json.loads(path.read_text())
+            dims = int(parser.get("spatial_dims", 2))
+            _write(folder / "configs" / path.name, _with_sizes(metadata, geometry, dims))
+        elif path.name == "logging.conf":
+            shutil.copyfile(path, folder / "configs" / path.name)
+    if (source / "LICENSE").is_file():
+        shutil.copyfile(source / "LICENSE", folder / "LICENSE")
+    if (source / "docs").is_dir():
+        shutil.copytree(source / "docs", folder / "docs", dirs_exist_ok=True)
+
+
+def _with_sizes(
+    metadata: dict[str, Any], geometry: TileGeometry, spatial_dims: int
+) -> dict[str, Any]:
+    """With the sizes that the network takes; ``n`` counts from 1, as MONAI evaluates it."""
+    inputs, outputs = [], []
+    for axis in range(spatial_dims):
+        margin, multiple, minimum = geometry.axis(axis)
+        inputs.append(f"{multiple}*n+{minimum - multiple}")
+        outputs.append(f"{multiple}*n+{minimum - multiple - 2 * margin}")
+    tensors = metadata["network_data_format"]
+    tensors["inputs"]["image"]["spatial_shape"] = inputs
+    tensors["outputs"]["pred"]["spatial_shape"] = outputs
+    return metadata
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=4) + "\n")

@@ -1,0 +1,246 @@
+"""What images and labels hold, found out once and remembered."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from overtile.pipelines.formats import files_of
+from overtile.pipelines.reading import (
+    Channel,
+    check_pixels,
+    open_view,
+    read_image,
+    read_label,
+    split_plane,
+)
+
+_VERSION = 1  # of what is remembered
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """Pixels of one image: size, type, grey values, pixel size as text."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    low: float
+    high: float
+    mean: float
+    spacing: str
+
+
+@dataclass(frozen=True)
+class LabelFacts:
+    """What one label image holds.
+
+    Attributes:
+        shape: of the image.
+        dtype: of the file.
+        background: pixels that are 0.
+        cells: pixels that are not.
+        names: distinct numbers besides 0.
+        components: connected components of what is not 0, without diagonals.
+        split: numbers that are used for more than one connected component.
+        touching: pairs of numbers that are direct neighbours somewhere.
+        smallest: pixels of the smallest cell.
+        median: pixels of the median cell.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    background: int
+    cells: int
+    names: int
+    components: int
+    split: int
+    touching: int
+    smallest: int
+    median: int
+
+
+_F = TypeVar("_F", ImageFacts, LabelFacts)
+
+
+class FactBook:
+    """Facts of many files, kept between runs as long as the files do not change.
+
+    Args:
+        folder: of the cache; None remembers nothing.
+        root: of the data set.
+        spatial_dims: as of `read_image`.
+        channel: as of `read_image`.
+    """
+
+    def __init__(
+        self, folder: Path | None, root: Path, spatial_dims: int = 2, channel: Channel = None
+    ) -> None:
+        self.spatial_dims, self.channel = spatial_dims, channel
+        name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+        self._file = None if folder is None else folder / f"facts-{name}.json"
+        self._known: dict[str, Any] = {}
+        self._stamps: dict[Path, str] = {}
+        self._changed = False
+        if self._file is not None and self._file.is_file():
+            try:
+                book = json.loads(self._file.read_text())
+            except ValueError:  # a broken cache is an empty one
+                book = {}
+            self._known = book["facts"] if book.get("version") == _VERSION else {}
+
+    def planes(self, path: Path, like: Path | None = None) -> tuple[int, tuple[int, ...]]:
+        """How many planes a file has, and their size; arguments as of `open_view`.
+
+        Raises:
+            DataError: as `open_view`.
+        """
+        key = f"planes {self.spatial_dims} {path.resolve()} {like and like.resolve()}"
+        now = f"{self._stamp(path)} {like and self._stamp(like)}"
+        entry = self._known.get(key)
+        if entry is None or entry["stamp"] != now:
+            seen = open_view(path, self.spatial_dims, like)
+            entry = {"stamp": now, "count": seen.count, "shape": seen.shape}
+            self._known[key], self._changed = entry, True
+        return entry["count"], tuple(entry["shape"])
+
+    def image(self, path: str) -> ImageFacts:
+        """Facts of an image.
+
+        Raises:
+            DataError: if it cannot be read, or holds NaN or infinite pixels.
+        """
+
+        def find() -> ImageFacts:
+            array, meta = read_image(path, self.spatial_dims, self.channel)
+            check_pixels(path, array)
+            low, high = float(array.min()), float(array.max())
+            spacing = meta.get("spacing", "")
+            return ImageFacts(
+                array.shape, str(array.dtype), low, high, float(array.mean()), spacing
+            )
+
+        return self._remembered(path, f"image {self.spatial_dims} {self.channel}", ImageFacts, find)
+
+    def label(self, label: str, image: str) -> LabelFacts:
+        """Facts of the label of ``image``.
+
+        Raises:
+            DataError: if it cannot be read, or holds anything but integers from 0 up.
+        """
+
+        def find() -> LabelFacts:
+            return _label_facts(read_label(label, self.spatial_dims, image)[0])
+
+        return self._remembered(label, f"label {self.spatial_dims}", LabelFacts, find)
+
+    def sha256(self, path: Path) -> str:
+        """Of the bytes of a file, or of all files of a folder with their names."""
+
+        def find() -> str:
+            state = hashlib.sha256()
+            for file in files_of(path):
+                if path.is_dir():
+                    state.update(str(file.relative_to(path)).encode())
+                state.update(file.read_bytes())
+            return state.hexdigest()
+
+        key = f"sha256 {path.resolve()}"
+        entry = self._known.get(key)
+        if entry is None or entry["stamp"] != self._stamp(path):
+            entry = self._known[key] = {"stamp": self._stamp(path), "sha256": find()}
+            self._changed = True
+        return str(entry["sha256"])
+
+    def save(self) -> None:
+        """Remember for the next run; where that is impossible, go without."""
+        if self._file is None or not self._changed:
+            return
+        partial = self._file.with_name(f"{self._file.name}.{os.getpid()}")
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps({"version": _VERSION, "facts": self._known}))
+            partial.replace(self._file)
+        except OSError:
+            self._file = None
+
+    def _remembered(self, path: str, kind: str, facts: type[_F], find: Any) -> _F:
+        file, plane = split_plane(path)
+        key = f"{kind} {file.resolve()}:{plane}"
+        entry = self._known.get(key)
+        if entry is not None and entry["stamp"] == self._stamp(file):
+            values = entry["facts"]
+            return facts(**{**values, "shape": tuple(values["shape"])})
+        found: _F = find()
+        self._known[key] = {"stamp": self._stamp(file), "facts": dataclasses.asdict(found)}
+        self._changed = True
+        return found
+
+    def _stamp(self, path: Path) -> str:
+        if path not in self._stamps:
+            self._stamps[path] = stamp(path)
+        return self._stamps[path]
+
+
+def stamp(path: Path) -> str:
+    """Changes when the files of an image are written again: names, sizes and times of change."""
+    if path.is_dir():
+        stats = [(str(f.relative_to(path)), f.stat()) for f in files_of(path)]
+        text = repr([(name, s.st_size, s.st_mtime_ns) for name, s in stats])
+        return hashlib.sha256(text.encode()).hexdigest()
+    found = path.stat()
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+def default_cache() -> Path:
+    """``$OVERTILE_CACHE``, else ``overtile`` in the user's cache folder."""
+    own = os.environ.get("OVERTILE_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) if own else Path(base) / "overtile"
+
+
+def _label_facts(labels: NDArray[Any]) -> LabelFacts:
+    names, sizes = np.unique(labels[labels != 0], return_counts=True)
+    pieces = _pieces(labels, names)
+    return LabelFacts(
+        shape=labels.shape,
+        dtype=str(labels.dtype),
+        background=int((labels == 0).sum()),
+        cells=int(sizes.sum()),
+        names=len(names),
+        components=int(ndimage.label(labels)[1]),
+        split=int((pieces > 1).sum()),
+        touching=len(touching_pairs(labels)),
+        smallest=int(sizes.min()) if len(sizes) else 0,
+        median=int(np.median(sizes)) if len(sizes) else 0,
+    )
+
+
+def _pieces(labels: NDArray[Any], names: NDArray[Any]) -> NDArray[np.int64]:
+    """How many connected components each number has."""
+    if not len(names):
+        return np.zeros(0, np.int64)
+    boxes = ndimage.find_objects(np.searchsorted(names, labels) + (labels != 0))
+    return np.array(
+        [ndimage.label(labels[b] == n)[1] for n, b in zip(names, boxes, strict=True)], np.int64
+    )
+
+
+def touching_pairs(labels: NDArray[Any]) -> NDArray[Any]:
+    """Pairs ``[P, 2]`` of different numbers, not 0, that are direct neighbours."""
+    found = []
+    for axis in range(labels.ndim):
+        one = np.take(labels, range(labels.shape[axis] - 1), axis)
+        other = np.take(labels, range(1, labels.shape[axis]), axis)
+        met = (one != other) & (one != 0) & (other != 0)
+        found.append(np.sort(np.stack([one[met], other[met]], axis=1), axis=1))
+    pairs = np.concatenate(found)
+    return np.unique(pairs, axis=0) if len(pairs) else pairs

@@ -1,0 +1,344 @@
+"""Open image files of every format: axes and size from the header, pixels on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from overtile.pipelines.errors import DataError, UnreadableError
+
+TIFF = (".tif", ".tiff")
+NIFTI = (".nii", ".nii.gz")
+FLAT = (".png", ".jpg", ".jpeg", ".bmp")
+DICOM = (".dcm",)
+ZARR = (".zarr",)
+SUFFIXES = (".ome.tif", ".ome.tiff", ".ome.zarr", *TIFF, *NIFTI, *FLAT, *DICOM, *ZARR)
+_GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L")  # of Pillow's modes
+
+Index = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An image as it lies on disk.
+
+    Attributes:
+        axes: a letter an axis, as in OME: X, Y, Z in space, C or S channels, T time, other
+            letters for pages of no stated meaning.
+        shape: as long as ``axes``.
+        dtype: of the pixels.
+        pixels: decodes what an index over all axes selects.
+        affine: voxel index to millimetres (right, anterior, superior), where the format has one.
+        spacing: micrometres a pixel by axis letter, where an OME file says so.
+        tags: what a TIFF says of its resolution, to be written back.
+    """
+
+    axes: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    pixels: Callable[[Index], NDArray[Any]] = field(repr=False)
+    affine: NDArray[np.float64] | None = None
+    spacing: dict[str, float] = field(default_factory=dict)
+    tags: dict[str, Any] = field(default_factory=dict)
+
+
+def open_image(path: Path, labels: bool = False) -> Stored:
+    """Open a TIFF, OME-TIFF, PNG, JPEG, BMP or NIfTI file, or a folder that is one image.
+
+    Folders are OME-Zarr (``NAME.zarr``), a DICOM series, or, as labels, one mask file a cell.
+
+    Args:
+        path: file or folder.
+        labels: an indexed picture gives its indices, not its colours, and a folder is of masks.
+
+    Raises:
+        DataError: if it is missing or cannot be read.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
+    name = path.name.lower()
+    try:
+        if name.endswith(ZARR):
+            return _zarr(path)
+        if path.is_dir():
+            return _masks(path) if labels and not is_dicom_series(path) else _dicom(path)
+        if name.endswith(TIFF):
+            return _tiff(path)
+        if name.endswith(NIFTI):
+            return _nifti(path)
+        if name.endswith(DICOM):
+            return _dicom(path)
+        return _flat(path, labels)
+    except DataError:
+        raise
+    except Exception as error:  # decoders raise whatever their formats suggest
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path | str, error: Exception) -> UnreadableError:
+    """The error for a file that its decoder gave up on."""
+    return UnreadableError(
+        f"{path}: cannot be read ({' '.join(str(error).split()) or type(error).__name__}); "
+        "expected an intact image file (--skip_unreadable True goes on without it)"
+    )
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's or folder's name, or a folder's content, says that it is one image."""
+    if path.name.startswith("."):
+        return False
+    if path.is_dir():
+        return path.name.lower().endswith(ZARR) or is_dicom_series(path)
+    return path.name.lower().endswith(SUFFIXES) and not path.name.lower().endswith(ZARR)
+
+
+def is_dicom_series(folder: Path) -> bool:
+    """Whether a folder holds DICOM files, with or without their suffix."""
+    for file in sorted(folder.iterdir())[:3]:
+        if file.is_file():
+            if file.name.lower().endswith(DICOM):
+                return True
+            with file.open("rb") as start:
+                if start.read(132)[128:] == b"DICM":
+                    return True
+    return False
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that one image is made of."""
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def _tiff(path: Path) -> Stored:
+    with tifffile.TiffFile(path) as tif:
+        if not tif.series or not np.prod(tif.series[0].shape):  # of some broken files
+            raise ValueError("it holds no pixels")
+        series, page = tif.series[0], tif.series[0].keyframe
+        axes, shape, dtype = series.axes, tuple(series.shape), np.dtype(series.dtype)
+        tags = {
+            name: page.tags[name].value
+            for name in ("XResolution", "YResolution", "ResolutionUnit")
+            if name in page.tags
+        }
+        spacing = _ome_spacing(tif.ome_metadata)
+
+    def pixels(index: Index) -> NDArray[Any]:
+        with tifffile.TiffFile(path) as tif:
+            series = tif.series[0]
+            lead = series.shape[: len(shape) - series.keyframe.ndim]
+            place, rest = index[: len(lead)], index[len(lead) :]
+            if len(series.pages) == np.prod(lead) and not any(isinstance(i, slice) for i in place):
+                number = int(np.ravel_multi_index(place, lead)) if lead else 0
+                page = series.pages[number]
+                assert page is not None
+                array: NDArray[Any] = page.asarray()
+                return array[rest]
+            whole: NDArray[Any] = series.asarray()
+            return whole[index]
+
+    return Stored(axes, shape, dtype, pixels, spacing=spacing, tags=tags)
+
+
+def _ome_spacing(xml: str | None) -> dict[str, float]:
+    if not xml:
+        return {}
+    image = tifffile.xml2dict(xml).get("OME", {}).get("Image", {})
+    sizes = (image[0] if isinstance(image, list) else image).get("Pixels", {})
+    units = {"nm": 1e-3, "µm": 1.0, "um": 1.0, "mm": 1e3}
+    return {
+        axis: float(sizes[f"PhysicalSize{axis}"])
+        * units[sizes.get(f"PhysicalSize{axis}Unit", "µm")]
+        for axis in "XYZ"
+        if f"PhysicalSize{axis}" in sizes and sizes.get(f"PhysicalSize{axis}Unit", "µm") in units
+    }
+
+
+def _nifti(path: Path) -> Stored:
+    volume = nibabel.load(path)
+    shape = tuple(int(n) for n in volume.shape)
+    scaled = (volume.dataobj.slope, volume.dataobj.inter) != (1.0, 0.0)
+    dtype = np.dtype(np.float64) if scaled else volume.get_data_dtype()
+    if not np.prod(shape):
+        raise ValueError("it holds no pixels")
+    return Stored(
+        "XYZTUVW"[: len(shape)], shape, dtype, lambda i: _whole(path, _load_nifti)[i], volume.affine
+    )
+
+
+def _load_nifti(path: Path) -> NDArray[Any]:
+    return np.asanyarray(nibabel.load(path).dataobj)
+
+
+def _dicom(path: Path) -> Stored:
+    import itk
+
+    reader = _dicom_reader(path)
+    reader.UpdateOutputInformation()
+    image = reader.GetOutput()
+    shape = tuple(int(n) for n in itk.size(image))
+    spacing, origin = np.array(itk.spacing(image)), np.array(itk.origin(image))
+    affine = np.eye(4)
+    affine[:3, :3] = itk.array_from_matrix(image.GetDirection()) * spacing
+    affine[:3, 3] = origin
+    affine[:2] *= -1  # DICOM counts towards left and posterior, NIfTI towards right and anterior
+    dtype = np.dtype(np.float32)
+    return Stored("XYZ", shape, dtype, lambda i: _whole(path, _load_dicom)[i], affine)
+
+
+def _load_dicom(path: Path) -> NDArray[Any]:
+    import itk
+
+    reader = _dicom_reader(path)
+    reader.Update()
+    array: NDArray[Any] = itk.array_from_image(reader.GetOutput())
+    return array.transpose()  # from z, y, x
+
+
+def _dicom_reader(path: Path) -> Any:
+    import itk
+
+    names = [str(path)]
+    if path.is_dir():
+        finder = itk.GDCMSeriesFileNames.New()
+        finder.SetUseSeriesDetails(True)
+        finder.SetDirectory(str(path))
+        series = list(finder.GetSeriesUIDs())
+        if len(series) != 1:
+            raise DataError(
+                f"{path}: {len(series)} DICOM series; expected one a folder: put each into its own"
+            )
+        names = list(finder.GetFileNames(series[0]))
+    reader = itk.ImageSeriesReader[itk.Image[itk.F, 3]].New()
+    reader.SetImageIO(itk.GDCMImageIO.New())
+    reader.SetFileNames(names)
+    return reader
+
+
+def _zarr(path: Path) -> Stored:
+    import zarr
+
+    group = zarr.open_group(path, mode="r")
+    attributes: dict[str, Any] = dict(group.attrs)
+    described = attributes.get("ome", attributes).get("multiscales")
+    if not described:
+        raise DataError(
+            f"{path}: a Zarr group without multiscales metadata; expected an OME-Zarr image"
+        )
+    level = described[0]["datasets"][0]
+    array: Any = group[level["path"]]
+    names = [axis["name"] if isinstance(axis, dict) else axis for axis in described[0]["axes"]]
+    changes = level.get("coordinateTransformations", ())
+    steps: list[float] = next((t["scale"] for t in changes if t["type"] == "scale"), [])
+    spacing = {n.upper(): float(s) for n, s in zip(names, steps, strict=False) if n in "xyz"}
+    return Stored(
+        "".join(n[0].upper() for n in names),
+        tuple(array.shape),
+        np.dtype(array.dtype),
+        lambda index: np.asarray(array[index]),
+        spacing=spacing,
+    )
+
+
+def _flat(path: Path, labels: bool) -> Stored:
+    with Image.open(path) as picture:
+        mode, (width, height) = picture.mode, picture.size
+    indexed = mode == "P" and labels
+    target = None if mode in _GREY or indexed else "L" if mode == "LA" else "RGB"
+
+    def pixels(index: Index) -> NDArray[Any]:
+        with Image.open(path) as picture:
+            return np.asarray(picture if target is None else picture.convert(target))[index]
+
+    colour = target == "RGB"
+    dtype = {"1": bool, "I": np.int32, "F": np.float32}.get(mode, np.uint8)
+    return Stored(
+        "YXS" if colour else "YX",
+        (height, width, 3) if colour else (height, width),
+        np.dtype(np.uint16 if mode.startswith("I;16") else dtype),
+        pixels,
+    )
+
+
+def _masks(folder: Path) -> Stored:
+    files = [p for p in sorted(folder.iterdir()) if is_image(p)]
+    if not files:
+        raise DataError(f"{folder}: no mask in it; expected one image a cell")
+    first = open_image(files[0])
+    shape = tuple(n for n, a in zip(first.shape, first.axes, strict=True) if a != "S")
+
+    def pixels(index: Index) -> NDArray[Any]:
+        labels = np.zeros(shape, np.int32)
+        for number, file in enumerate(files, start=1):
+            mask = np.asarray(_decode(file))
+            mask = mask.max(axis=-1) if mask.ndim == 3 else mask
+            if mask.shape != shape:
+                raise DataError(
+                    f"{file}: size {mask.shape}, but {files[0].name} is {shape}; "
+                    "expected masks of one size"
+                )
+            labels[(mask > 0) & (labels == 0)] = number
+        return labels[index]
+
+    return Stored("YX", shape, np.dtype(np.int32), pixels)
+
+
+def _decode(path: Path) -> NDArray[Any]:
+    stored = open_image(path)
+    try:
+        return stored.pixels((slice(None),) * len(stored.axes))
+    except Exception as error:
+        raise unreadable(path, error) from error
+
+
+def _whole(path: Path, load: Callable[[Path], NDArray[Any]]) -> NDArray[Any]:
+    """Decode a file that has no cheap slices once for all its slices."""
+    return _load_once(path, path.stat().st_mtime_ns, load)
+
+
+@lru_cache(maxsize=2)
+def _load_once(path: Path, stamp: int, load: Callable[[Path], NDArray[Any]]) -> NDArray[Any]:
+    return load(path)
+
+
+def oriented_like(labels: Stored, image: Stored, name: str, other: str) -> Stored:
+    """Labels with their axes turned as the image's, where both say how they lie in space.
+
+    Args:
+        labels: to turn.
+        image: the model.
+        name: of the labels, for the error.
+        other: of the image.
+
+    Raises:
+        DataError: if the voxels do not coincide.
+    """
+    if labels.affine is None or image.affine is None or len(labels.shape) != 3:
+        return labels
+    mine, wanted = (nibabel.orientations.io_orientation(s.affine) for s in (labels, image))
+    turn = nibabel.orientations.ornt_transform(mine, wanted)
+    affine = labels.affine @ nibabel.orientations.inv_ornt_aff(turn, labels.shape)
+    order = np.argsort(turn[:, 0])
+    shape = tuple(labels.shape[int(i)] for i in order)
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], [1])).reshape(4, -1)
+    apart = np.abs((affine - image.affine) @ corners).max()
+    if shape == image.shape and apart > 0.1 * np.linalg.norm(image.affine[:3, :3], axis=0).min():
+        raise DataError(
+            f"{name}: its voxels lie up to {apart:.3g} mm from those of {other}; "
+            "expected labels on the grid of their image: resample them, or mend the affine"
+        )
+
+    def pixels(index: Index) -> NDArray[Any]:
+        whole = labels.pixels((slice(None),) * 3)
+        turned: NDArray[Any] = nibabel.orientations.apply_orientation(whole, turn)
+        return turned[index]
+
+    return replace(labels, shape=shape, affine=affine, pixels=pixels)

@@ -1,0 +1,274 @@
+"""Which files belong together, in each layout that the field uses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from overtile.pipelines.errors import DataError
+from overtile.pipelines.formats import TIFF, is_image
+from overtile.pipelines.reading import stem
+
+SPLITS = {
+    "train": ("train", "training", "stage1_train"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing", "stage1_test"),
+}
+IMAGES = ("images", "image", "imgs", "img", "imagesTr")
+LABELS = ("labels", "label", "masks", "mask", "annotations", "gt", "labelsTr")
+SUFFIXES = ("_masks", "_mask", "_labels", "_label", "_seg", "_gt", "_instances")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image file and its label file.
+
+    Attributes:
+        image: file, or folder that is one image.
+        label: likewise.
+        plane: of the image, where the label belongs to one plane alone.
+    """
+
+    image: Path
+    label: Path
+    plane: int | None = None
+
+
+def find_pairs(root: Path, layout: str = "auto") -> tuple[str, dict[str, list[Pair]]]:
+    """The layout of a folder, and its labelled images by split.
+
+    Args:
+        root: the folder; ``train/``, ``val/`` and ``test/`` in it are splits.
+        layout: one of `LAYOUTS`, or ``"auto"`` to look which.
+
+    Raises:
+        DataError: if nothing is found, or an image has no label or the reverse.
+    """
+    if layout not in ("auto", *LAYOUTS):
+        raise DataError(f"layout {layout!r}: expected auto, {', '.join(LAYOUTS)}")
+    folders = {
+        split: next((root / name for name in names if (root / name).is_dir()), None)
+        for split, names in SPLITS.items()
+    }
+    own = _recognise(root)
+    if folders["train"] is None or own in ("stack", "ctc"):
+        name = _wanted(root, layout, own)
+        return name, {"train": LAYOUTS[name](root)}
+    if own is not None:
+        raise DataError(
+            f"{root}: both {folders['train'].name}/ and images of its own (layout {own}); "
+            "expected one of them"
+        )
+    name = _wanted(folders["train"], layout, _recognise(folders["train"]))
+    found = {}
+    for split, folder in folders.items():
+        if folder is not None and not (split == "test" and _recognise(folder) is None):
+            found[split] = LAYOUTS[name](folder)
+    return name, found
+
+
+def _wanted(folder: Path, layout: str, own: str | None) -> str:
+    if layout != "auto":
+        return layout
+    if own is None:
+        raise DataError(
+            f"{folder}: no layout recognised; expected images/ and labels/, NAME.tif beside "
+            "NAME_masks.tif, train-volume.tif and train-labels.tif, 01/ and 01_GT/SEG/, or "
+            "ID/images/ and ID/masks/ (all but the third also under train/, val/, test/)"
+        )
+    return own
+
+
+def _recognise(folder: Path) -> str | None:
+    if not folder.is_dir():
+        return None
+    if any((folder / f"train-volume{suffix}").is_file() for suffix in TIFF):
+        return "stack"
+    if _sequences(folder):
+        return "ctc"
+    if _sub(folder, IMAGES) is not None and not _is_kaggle_case(folder):
+        return "pairs"
+    if any(_is_kaggle_case(f) and (f / "masks").is_dir() for f in _folders(folder)):
+        return "kaggle"
+    files = {stem(p) for p in folder.iterdir() if is_image(p)}
+    labelled = {_image_of(name) for name in files} - {None}
+    images = {re.sub("_(img|image)$", "", name) for name in files}
+    return "suffixes" if labelled & images else None
+
+
+def _pairs(folder: Path) -> list[Pair]:
+    images_in, labels_in = _sub(folder, IMAGES), _sub(folder, LABELS)
+    for found, names in ((images_in, IMAGES), (labels_in, LABELS)):
+        if found is None:
+            raise DataError(f"{folder}: no folder {names[0]}/; expected images/ and labels/")
+    assert images_in is not None
+    assert labels_in is not None
+    images, labels = images_by_stem(images_in), images_by_stem(labels_in)
+    if not images:
+        raise DataError(f"{images_in}: no images; expected TIFF, PNG, NIfTI, DICOM or OME-Zarr")
+    if not set(images) & set(labels):  # other tools' habits
+        images = _without_channel(images)
+        labels = {_image_of(name) or name: path for name, path in labels.items()}
+    _check_partners(images, labels, labels_in)
+    _check_partners(labels, images, images_in)
+    return [Pair(images[name], labels[name]) for name in images]
+
+
+def _without_channel(images: dict[str, Path]) -> dict[str, Path]:
+    """nnU-Net's ``case_0000`` by ``case``."""
+    found = [re.fullmatch(r"(.+)_(\d{4})", name) for name in images]
+    if not all(found):
+        return images
+    channels = {match[2] for match in found if match}
+    if len(channels) > 1:
+        raise DataError(
+            f"{next(iter(images.values())).parent}: channels {', '.join(sorted(channels))} in "
+            "files of their own; expected one channel: keep the files of one"
+        )
+    return {m[1]: path for m, path in zip(found, images.values(), strict=True) if m}
+
+
+def _check_partners(ones: dict[str, Path], others: dict[str, Path], folder: Path) -> None:
+    alone = [path for name, path in ones.items() if name not in others]
+    if alone:
+        more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
+        raise DataError(
+            f"{alone[0]}: nothing of that name in {folder}{more}; "
+            "expected one label for every image: add it, or remove the file"
+        )
+
+
+def _suffixes(folder: Path) -> list[Pair]:
+    files = images_by_stem(folder)
+    labels = {image: path for name, path in files.items() if (image := _image_of(name)) is not None}
+    images = {
+        re.sub("_(img|image)$", "", name): path
+        for name, path in files.items()
+        if _image_of(name) is None
+    }
+    if not labels or not images:
+        raise DataError(f"{folder}: no files NAME.tif with NAME_masks.tif; expected such pairs")
+    _check_partners(images, labels, folder)
+    _check_partners(labels, images, folder)
+    return [Pair(images[name], labels[name]) for name in images]
+
+
+def _image_of(name: str) -> str | None:
+    """``a`` for ``a_masks``; None for an image."""
+    for suffix in SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return None
+
+
+def _stack(folder: Path) -> list[Pair]:
+    found = []
+    for name in ("volume", "labels"):
+        files = [folder / f"train-{name}{suffix}" for suffix in TIFF]
+        found.append(next((f for f in files if f.is_file()), files[0]))
+        if not found[-1].is_file():
+            raise DataError(f"{found[-1]}: no such file; expected train-volume and train-labels")
+    volume, labels = found
+    return [Pair(volume, labels)]
+
+
+def _ctc(folder: Path) -> list[Pair]:
+    sequences = _sequences(folder)
+    if not sequences:
+        raise DataError(f"{folder}: no 01/ with 01_GT/SEG/; expected the Cell Tracking Challenge's")
+    pairs = []
+    for sequence in sequences:
+        labels = _annotated(sequence)
+        if not labels:
+            raise DataError(
+                f"{sequence}_GT/SEG: no man_seg*.tif, nor in {sequence.name}_ST/SEG; "
+                "expected at least one annotated frame"
+            )
+        frames = {}
+        for file in sequence.iterdir():
+            if is_image(file) and (match := re.search(r"(\d+)$", stem(file))):
+                frames[int(match[1])] = file
+        for label in labels:
+            numbers = [int(n) for n in re.findall(r"\d+", stem(label))]
+            if numbers[0] not in frames:
+                raise DataError(f"{label}: no frame t{numbers[0]:03d}.tif in {sequence}; add it")
+            pairs.append(Pair(frames[numbers[0]], label, numbers[1] if numbers[1:] else None))
+    return pairs
+
+
+def _sequences(folder: Path) -> list[Path]:
+    return [
+        f
+        for f in _folders(folder)
+        if re.fullmatch(r"\d{2,3}", f.name)
+        and any(f.with_name(f"{f.name}_{kind}").is_dir() for kind in ("GT", "ST"))
+    ]
+
+
+def _annotated(sequence: Path) -> list[Path]:
+    """Segmented frames: the gold truth, or the silver one where there is no gold."""
+    for kind in ("GT", "ST"):
+        folder = sequence.with_name(f"{sequence.name}_{kind}") / "SEG"
+        files = sorted(f for f in folder.glob("man_seg*") if is_image(f)) if folder.is_dir() else []
+        if files:
+            return files
+    return []
+
+
+def _kaggle(folder: Path) -> list[Pair]:
+    pairs = []
+    for case in _folders(folder):
+        if not _is_kaggle_case(case):
+            continue
+        images = [f for f in sorted((case / "images").iterdir()) if is_image(f)]
+        masks = case / "masks"
+        if len(images) != 1:
+            raise DataError(f"{case / 'images'}: {len(images)} images; expected one")
+        if not masks.is_dir() or not any(is_image(f) for f in masks.iterdir()):
+            raise DataError(f"{images[0]}: no masks in {masks}; expected one file a cell")
+        pairs.append(Pair(images[0], masks))
+    if not pairs:
+        raise DataError(f"{folder}: no ID/images/ with ID/masks/; expected Kaggle's folders")
+    return pairs
+
+
+def _is_kaggle_case(folder: Path) -> bool:
+    """Whether a folder holds one image, in ``images/``, that is named as the folder."""
+    if not (folder / "images").is_dir():
+        return False
+    images = [f for f in (folder / "images").iterdir() if is_image(f)]
+    return len(images) == 1 and stem(images[0]) == folder.name
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+
+
+def _sub(folder: Path, names: Iterable[str]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_dir()), None)
+
+
+def images_by_stem(folder: Path) -> dict[str, Path]:
+    """The images of a folder by their names without suffix.
+
+    Raises:
+        DataError: if two have the same.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if is_image(path):
+            other = found.setdefault(stem(path), path)
+            if other != path:
+                raise DataError(f"{path}: {other.name} has the same name; rename one of them")
+    return found
+
+
+LAYOUTS: dict[str, Callable[[Path], list[Pair]]] = {
+    "pairs": _pairs,
+    "suffixes": _suffixes,
+    "stack": _stack,
+    "ctc": _ctc,
+    "kaggle": _kaggle,
+}

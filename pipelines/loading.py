@@ -1,0 +1,80 @@
+"""Image files as MONAI reads them: a transform from names to tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from monai.utils import ensure_tuple_rep
+
+from overtile.pipelines.errors import DataError
+from overtile.pipelines.reading import (
+    Channel,
+    check_labels_kind,
+    check_pixels,
+    labels_beyond,
+    number_cells,
+    read_image,
+    read_label,
+)
+
+
+class ReadImaged(MapTransform):
+    """Read the files that the keys name into `MetaTensor` s ``[1, *S]``.
+
+    Args:
+        keys: of file names; an item that already holds an array is left alone.
+        dtype: one for all keys, or one a key: float32 for images, int32 for labels.
+        spatial_dims: 2 reads planes, 3 volumes.
+        channel: as of `read_image`; of images.
+        labels: what label files hold: ``"instances"``, one number a cell, or ``"mask"``, cells
+            are what is not 0, and connected components (without diagonals) are numbered.
+        image_key: of the image that the labels belong to.
+        allow_missing_keys: leave out keys that an item does not have.
+
+    Raises:
+        DataError: if a file cannot be read, an image holds NaN or infinite pixels, or a label
+            file anything but integers from 0 up, or a file holds several planes and none is named.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        dtype: str | tuple[str, ...] = "float32",
+        spatial_dims: int = 2,
+        channel: Channel = None,
+        labels: str = "instances",
+        image_key: str = "image",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.dtype = tuple(np.dtype(d) for d in ensure_tuple_rep(dtype, len(self.keys)))
+        self.spatial_dims, self.channel = spatial_dims, channel
+        self.labels, self.image_key = check_labels_kind(labels), image_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Read every key."""
+        result = dict(data)
+        for key, dtype in self.key_iterator(data, self.dtype):
+            if not isinstance(data[key], (str, Path)):
+                continue
+            if dtype.kind in "iu":
+                array, meta = read_label(data[key], self.spatial_dims, data.get(self.image_key))
+                if array.max(initial=0) > np.iinfo(dtype).max:
+                    raise labels_beyond(data[key], array, dtype)
+                array = number_cells(array) if self.labels == "mask" else array
+            else:
+                array, meta = read_image(data[key], self.spatial_dims, self.channel)
+                check_pixels(data[key], array)
+            if array.ndim != self.spatial_dims:
+                raise DataError(
+                    f"{data[key]}: {len(array)} planes; expected one: name it as {data[key]}:0, or "
+                    "take the whole with --spatial_dims 3"
+                )
+            result[key] = MetaTensor(np.ascontiguousarray(array, dtype=dtype)[None], meta=meta)
+        return result

@@ -1,0 +1,232 @@
+"""Say what a folder of images holds, before anything is trained on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from overtile.pipelines.data import Item, images_in, items_of, labels_are_classes
+from overtile.pipelines.errors import DataError
+from overtile.pipelines.facts import FactBook, ImageFacts, LabelFacts, default_cache
+from overtile.pipelines.figures import outlined
+from overtile.pipelines.layouts import find_pairs
+from overtile.pipelines.reading import Channel, number_cells, read_image, read_label, split_plane
+
+_SHEET = 12  # images on the contact sheet
+_SPECK = 5  # pixels; no cell is so small
+
+
+@dataclass
+class Look:
+    """What was found in a folder.
+
+    Attributes:
+        folder: that was looked at.
+        layout: ``""`` if there are images without labels alone.
+        images: number of images by split.
+        sizes: how many images have which size.
+        dtypes: how many image files have which type of pixels.
+        spacings: how many images state which pixel size.
+        instances: cells over all labels; in masks their connected components.
+        per_image: fewest, median and most cells of an image.
+        median_size: pixels of the median cell of the median image.
+        touching: pairs of cells that touch.
+        cell_fraction: share of the pixels that are cell, in [0, 1].
+        suspicious: files that deserve a look, with the reason.
+    """
+
+    folder: str
+    layout: str
+    images: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    dtypes: dict[str, int] = field(default_factory=dict)
+    spacings: dict[str, int] = field(default_factory=dict)
+    instances: int = 0
+    per_image: tuple[int, int, int] = (0, 0, 0)
+    median_size: int = 0
+    touching: int = 0
+    cell_fraction: float = 0.0
+    suspicious: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def look(
+    folder: str | Path,
+    layout: str = "auto",
+    labels: str = "instances",
+    spatial_dims: int = 2,
+    channel: Channel = None,
+    picture: str | Path | None = None,
+) -> Look:
+    """Look at every file of a folder.
+
+    Args:
+        folder: labelled images in any layout, or images alone.
+        layout: as of `overtile.pipelines.data.find_data`.
+        labels: ``"instances"`` or ``"mask"``.
+        spatial_dims: as of `find_data`.
+        channel: as of `find_data`.
+        picture: file for a contact sheet; None draws none.
+
+    Raises:
+        DataError: if there is nothing, or images and labels do not belong together.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; give one that holds images")
+    facts = FactBook(default_cache(), root, spatial_dims, channel)
+    found = Look(str(root), "")
+    try:
+        found.layout, pairs = find_pairs(root, layout)
+    except DataError:
+        if layout != "auto" or _holds_labels(root):
+            raise
+        items = {"unlabelled": images_in(root, spatial_dims)}
+    else:
+        items = {}
+        for split, members in pairs.items():
+            items[split] = []
+            for pair in tqdm(members, desc=split, delay=2, leave=False):
+                try:
+                    items[split] += items_of(pair, facts)
+                except DataError as error:
+                    found.suspicious.append(str(error))
+    seen: list[tuple[Item, ImageFacts, LabelFacts | None]] = []
+    for split, members_of_it in items.items():
+        found.images[split] = 0
+        for item in tqdm(members_of_it, desc=split, delay=2, leave=False):
+            try:
+                image = facts.image(item["image"])
+                label = facts.label(**item) if "label" in item else None
+            except DataError as error:
+                found.suspicious.append(str(error))
+                continue
+            found.images[split] += 1
+            seen.append((item, image, label))
+    _sum_up(found, seen, labels)
+    found.suspicious += _suspicions(seen, labels, facts)
+    facts.save()
+    if picture is not None and seen and len(seen[0][1].shape) == 2:
+        sheet = _contact_sheet([s[0] for s in seen], labels, channel)
+        sheet.savefig(picture, dpi=80, bbox_inches="tight")
+    return found
+
+
+def _holds_labels(root: Path) -> bool:
+    return any(root.glob("*/labels")) or any(root.glob("labels")) or any(root.glob("*_masks.*"))
+
+
+def _sum_up(
+    found: Look, seen: Sequence[tuple[Item, ImageFacts, LabelFacts | None]], labels: str
+) -> None:
+    images = [image for _, image, _ in seen]
+    found.sizes = dict(Counter("x".join(map(str, i.shape)) for i in images).most_common())
+    found.dtypes = dict(Counter(i.dtype for i in images).most_common())
+    found.spacings = dict(Counter(i.spacing for i in images if i.spacing).most_common())
+    known = [label for _, _, label in seen if label is not None]
+    if not known:
+        return
+    cells = [f.components if labels == "mask" else f.names for f in known]
+    found.instances = sum(cells)
+    found.per_image = (min(cells), int(np.median(cells)), max(cells))
+    found.median_size = int(np.median([f.median for f in known]))
+    found.touching = 0 if labels == "mask" else sum(f.touching for f in known)
+    pixels = sum(f.background + f.cells for f in known)
+    found.cell_fraction = sum(f.cells for f in known) / max(pixels, 1)
+
+
+def _suspicions(
+    seen: Sequence[tuple[Item, ImageFacts, LabelFacts | None]], labels: str, facts: FactBook
+) -> list[str]:
+    found = []
+    by_content: dict[str, str] = {}
+    for item, image, label in seen:
+        name = item["image"]
+        if image.low == image.high:
+            found.append(f"{name}: every pixel is {image.low:g}")
+        file, plane = split_plane(name)
+        if plane in (None, 0):
+            twin = by_content.setdefault(facts.sha256(file), str(file))
+            if twin != str(file):
+                found.append(f"{file}: the same bytes as {twin}")
+        if label is None:
+            continue
+        name = item["label"]
+        if not label.cells:
+            found.append(f"{name}: no cell")
+        if not label.background:
+            found.append(f"{name}: no background")
+        if labels == "instances" and label.split:
+            found.append(f"{name}: {label.split} of {label.names} numbers in several places")
+        if labels == "instances" and 0 < label.smallest < _SPECK:
+            found.append(f"{name}: a cell of {label.smallest} pixels")
+    known = {item["label"]: label for item, _, label in seen if label is not None}
+    if labels == "instances" and labels_are_classes(known):
+        found.insert(0, "all labels: one number for many cells; read them with --labels mask")
+    return found
+
+
+def _contact_sheet(items: Sequence[Item], labels: str, channel: Channel) -> Figure:
+    """Some images, evenly chosen, with the outlines of their cells."""
+    count = min(len(items), _SHEET)
+    chosen = [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
+    columns = min(4, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(3.2 * columns, 3.4 * rows), layout="constrained")
+    for place, item in enumerate(chosen, start=1):
+        image = read_image(item["image"], channel=channel)[0]
+        cells = _label_of(item, labels)
+        axes = figure.add_subplot(rows, columns, place)
+        axes.imshow(outlined(image, np.zeros(image.shape, int) if cells is None else cells))
+        title = Path(item["image"]).name
+        if cells is not None:
+            title += f"\n{len(np.unique(cells[cells > 0]))} cells"
+        axes.set_title(title, fontsize=9)
+        axes.set_axis_off()
+    return figure
+
+
+def _label_of(item: Item, labels: str) -> NDArray[Any] | None:
+    if "label" not in item:
+        return None
+    array = read_label(item["label"], 2, item["image"])[0]
+    return number_cells(array) if labels == "mask" else array
+
+
+def as_text(found: Look) -> str:
+    """What was found, for people."""
+
+    def counted(values: dict[str, int]) -> str:
+        shown = [f"{name} ({n})" for name, n in list(values.items())[:6]]
+        return ", ".join(shown) + (f" and {len(values) - 6} more" if len(values) > 6 else "")
+
+    rows = [("layout", found.layout or "images without labels")]
+    rows += [("images", ", ".join(f"{n} {split}" for split, n in found.images.items()))]
+    rows += [("sizes", counted(found.sizes)), ("pixels", counted(found.dtypes))]
+    if found.spacings:
+        rows += [("pixel size", counted(found.spacings))]
+    if found.layout:
+        few, middle, many = found.per_image
+        rows += [
+            ("cells", f"{found.instances}; {few} to {many} an image, median {middle}"),
+            ("cell size", f"{found.median_size} pixels, median"),
+            ("touching pairs", str(found.touching)),
+            ("cell pixels", f"{100 * found.cell_fraction:.1f} %"),
+        ]
+    rows += [("suspicious", f"{len(found.suspicious)} files" if found.suspicious else "nothing")]
+    lines = [f"  {name:<14}  {value}" for name, value in rows]
+    lines += [f"    {line}" for line in found.suspicious[:20]]
+    if len(found.suspicious) > 20:
+        lines.append(f"    and {len(found.suspicious) - 20} more (--json lists all)")
+    return "\n".join(lines)
