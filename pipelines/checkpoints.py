@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,14 +15,16 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from overtile.pipelines.errors import ConfigurationError
 
+_SETTINGS = "settings.json"
+
 
 class Checkpoints:
     """Save the last and the best state of a run, each in one atomic step.
 
     ``last.pt`` holds all that a run needs to go on (weights, optimiser, schedule, epoch, best
-    value so far, and ``extra``), ``model.pt`` the best network as ``{"model": state_dict,
-    "settings": dict}``. Both load with ``weights_only=True``. A crash at any moment leaves the
-    previous file whole.
+    value so far, and ``extra``), ``model.pt`` the bare ``state_dict`` of the best network, as
+    MONAI's tools expect it, and ``settings.json`` how its images were read. Both ``.pt`` load with
+    ``weights_only=True``. A crash at any moment leaves the previous file whole.
 
     Args:
         directory: where to write them.
@@ -98,8 +101,9 @@ class Checkpoints:
     def _save_best(self, engine: Engine, score: float) -> None:
         if self.best is None or score > self.best:
             self.best, self.best_epoch = score, engine.state.epoch
-            state = {"model": self.parts["model"].state_dict(), "settings": self.settings}
-            save_atomically(state, self.best_path)
+            save_atomically(self.parts["model"].state_dict(), self.best_path)
+            settings = self.directory / _SETTINGS
+            settings.write_text(json.dumps(self.settings, indent=2) + "\n")
 
     def _save_last(self, engine: Engine) -> None:
         state = {name: part.state_dict() for name, part in self.parts.items()}
@@ -156,12 +160,13 @@ def check_settings(settings: Mapping[str, Any], path: str | Path) -> None:
 
     Args:
         settings: of this run by name.
-        path: of the checkpoint, which may say how they were in training.
+        path: of the checkpoint; ``settings.json`` beside it says how they were in training.
 
     Raises:
         ConfigurationError: naming the first setting that differs.
     """
-    trained = read_checkpoint(path).get("settings", {})
+    file = Path(path).with_name(_SETTINGS)
+    trained = json.loads(file.read_text()) if file.is_file() else {}
     for name, value in settings.items():
         if name in trained and trained[name] != value:
             raise ConfigurationError(

@@ -141,12 +141,15 @@ def labelled_images(
     """Items ``{"image": path, "label": path}`` to score; arguments as of `find_data`.
 
     Args:
+        dataset_dir: None is no image, so that a configuration can be looked at.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"all"``; None is the test images where the
             folder has such, else all.
 
     Raises:
         DataError: as `find_data`, and for a split that is not there.
     """
+    if dataset_dir is None:
+        return []
     root, _, splits, _, _ = _labelled(
         dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir
     )
@@ -266,7 +269,7 @@ def images_in(
     Each plane of a stack is an item.
 
     Args:
-        source: image or folder.
+        source: image or folder; None is no image, so that a configuration can be looked at.
         spatial_dims: 2 takes volumes plane by plane, 3 whole.
         skip_unreadable: leave out broken files, and list them, instead of raising.
         image_memory_limit: bytes that segmenting one image may take; None is the memory of the
@@ -277,7 +280,7 @@ def images_in(
             read, or one is too large.
     """
     if source is None:
-        raise DataError("dataset_dir is not set; give --dataset_dir with an image or a folder")
+        return []
     path = Path(source)
     file, plane = split_plane(path)
     if not file.exists():

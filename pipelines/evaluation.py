@@ -12,9 +12,7 @@ from ignite.engine import Events
 from monai.engines import SupervisedEvaluator
 from monai.handlers import IgniteMetricHandler
 
-from overtile.pipelines.checkpoints import check_settings, load_weights
-from overtile.pipelines.config import check_inferer
-from overtile.pipelines.segmentation import show_images
+from overtile.pipelines.segmentation import make_ready
 from overtile.pipelines.summary import print_scores
 
 
@@ -40,11 +38,9 @@ def run_evaluation(
         What is in ``evaluation.json``.
 
     Raises:
-        ConfigurationError: if network, inferer, checkpoint and settings do not go together.
+        ConfigurationError: as `overtile.pipelines.segmentation.run_inference`.
     """
-    check_inferer(evaluator.inferer, evaluator.network)
-    load_weights(evaluator.network, checkpoint)
-    check_settings(settings or {}, checkpoint)
+    make_ready(evaluator, checkpoint, settings or {})
     rows: list[dict[str, Any]] = []
 
     def note(engine: Any) -> None:
@@ -52,7 +48,6 @@ def run_evaluation(
             rows.append({"image": image.meta["filename_or_obj"]})
 
     evaluator.add_event_handler(Events.ITERATION_STARTED, note)
-    show_images(evaluator)
     evaluator.run()
     for name, handler in metrics.items():
         for row, value in zip(rows, _per_image(handler.metric_fn), strict=True):

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from overtile import __version__
 from overtile.pipelines.formats import files_of
 from overtile.pipelines.reading import (
     Channel,
@@ -23,8 +24,6 @@ from overtile.pipelines.reading import (
     read_label,
     split_plane,
 )
-
-_VERSION = 1  # of what is remembered
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,11 @@ class LabelFacts:
 
 
 _F = TypeVar("_F", ImageFacts, LabelFacts)
+
+# of what is remembered: another version, or other facts, start anew
+_VERSION = " ".join(
+    [__version__, *(f.name for kind in (ImageFacts, LabelFacts) for f in dataclasses.fields(kind))]
+)
 
 
 class FactBook:

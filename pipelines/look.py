@@ -37,7 +37,7 @@ class Look:
         spacings: how many images state which pixel size.
         instances: cells over all labels; in masks their connected components.
         per_image: fewest, median and most cells of an image.
-        median_size: pixels of the median cell of the median image.
+        median_size: pixels of the median cell (in masks: the mean cell) of the median image.
         touching: pairs of cells that touch.
         cell_fraction: share of the pixels that are cell, in [0, 1].
         suspicious: files that deserve a look, with the reason.
@@ -140,7 +140,8 @@ def _sum_up(
     cells = [f.components if labels == "mask" else f.names for f in known]
     found.instances = sum(cells)
     found.per_image = (min(cells), int(np.median(cells)), max(cells))
-    found.median_size = int(np.median([f.median for f in known]))
+    sizes = [f.cells // max(f.components, 1) if labels == "mask" else f.median for f in known]
+    found.median_size = int(np.median(sizes))
     found.touching = 0 if labels == "mask" else sum(f.touching for f in known)
     pixels = sum(f.background + f.cells for f in known)
     found.cell_fraction = sum(f.cells for f in known) / max(pixels, 1)
@@ -220,11 +221,11 @@ def as_text(found: Look) -> str:
         few, middle, many = found.per_image
         rows += [
             ("cells", f"{found.instances}; {few} to {many} an image, median {middle}"),
-            ("cell size", f"{found.median_size} pixels, median"),
+            ("cell size", f"{found.median_size} pixels"),
             ("touching pairs", str(found.touching)),
             ("cell pixels", f"{100 * found.cell_fraction:.1f} %"),
         ]
-    rows += [("suspicious", f"{len(found.suspicious)} files" if found.suspicious else "nothing")]
+    rows += [("suspicious", f"{len(found.suspicious)} remarks" if found.suspicious else "nothing")]
     lines = [f"  {name:<14}  {value}" for name, value in rows]
     lines += [f"    {line}" for line in found.suspicious[:20]]
     if len(found.suspicious) > 20:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from overtile.pipelines.checkpoints import check_settings, load_weights
 from overtile.pipelines.config import check_inferer
+from overtile.pipelines.errors import ConfigurationError
 from overtile.pipelines.figures import outlined
 from overtile.pipelines.formats import Stored, open_image
 from overtile.pipelines.reading import split_plane, stem, view
@@ -39,16 +40,30 @@ def run_inference(
         settings: how images are read and normalised, to compare with how they were in training.
 
     Raises:
-        ConfigurationError: if network, inferer, checkpoint and settings do not go together.
+        ConfigurationError: if there is no image, or network, inferer, checkpoint and settings do
+            not go together.
     """
-    check_inferer(evaluator.inferer, evaluator.network)
-    load_weights(evaluator.network, checkpoint)
-    check_settings(settings or {}, checkpoint)
-    show_images(evaluator)
+    make_ready(evaluator, checkpoint, settings or {})
     evaluator.run()
 
 
-def show_images(evaluator: SupervisedEvaluator) -> None:
+def make_ready(
+    evaluator: SupervisedEvaluator, checkpoint: str | Path, settings: Mapping[str, Any]
+) -> None:
+    """Check an evaluator, give its network the weights, and show a bar over the images.
+
+    Raises:
+        ConfigurationError: as `run_inference`.
+    """
+    if not len(cast("DataLoader[Any]", evaluator.data_loader)):
+        raise ConfigurationError("dataset_dir is not set; give --dataset_dir with images")
+    check_inferer(evaluator.inferer, evaluator.network)
+    load_weights(evaluator.network, checkpoint)
+    check_settings(settings, checkpoint)
+    _show_images(evaluator)
+
+
+def _show_images(evaluator: SupervisedEvaluator) -> None:
     """A progress bar over the images, above the inferer's own over the tiles of one."""
     count = len(cast("DataLoader[Any]", evaluator.data_loader))
     if count < 2:

@@ -320,7 +320,7 @@ def test_inference_is_driven_from_python(name: str, trained: Trained, tmp_path: 
     assert workflow.finalize() == []
     assert tifffile.imread(tmp_path / "segmented" / "large_instances.tif").shape == (150, 170)
     used = workflow.network_def.state_dict()
-    for key, value in read_checkpoint(trained.checkpoint)["model"].items():
+    for key, value in read_checkpoint(trained.checkpoint).items():
         assert torch.equal(used[key], value), key
 
 
@@ -350,12 +350,11 @@ def test_weights_are_loaded_by_name(name: str, filled: Path) -> None:
     network = monai.bundle.load(
         name,
         bundle_dir=filled.parent,
-        key_in_ckpt="model",
         net_override={"features": TINY["network_def#features"]},
         device="cpu",
     )
     assert isinstance(network, ValidUNet)
-    for key, value in read_checkpoint(filled / "models" / "model.pt")["model"].items():
+    for key, value in read_checkpoint(filled / "models" / "model.pt").items():
         assert torch.equal(network.state_dict()[key], value), key
 
 
@@ -365,10 +364,10 @@ def test_weights_are_exported_to_torchscript(
     config = filled / "configs" / "inference.json"
     command(
         *("ckpt_export", "--bundle_root", filled, "--config_file", config),
-        *("--key_in_ckpt", "model", "--network_def#features", "[4,8]"),
+        *("--network_def#features", "[4,8]"),
     )
     network = network_of(filled, **TINY)
-    network.load_state_dict(read_checkpoint(filled / "models" / "model.pt")["model"])
+    network.load_state_dict(read_checkpoint(filled / "models" / "model.pt"))
     exported = torch.jit.load(filled / "models" / "model.ts")
     for size in (100, 44):
         assert torch.equal(logits(exported, size), logits(network, size))

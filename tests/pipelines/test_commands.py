@@ -125,7 +125,7 @@ def test_showing_what_is_no_run_costs_one_line(tmp_path: Path) -> None:
 def segment_at_once(cells: Path, checkpoint: Path) -> np.ndarray[Any, Any]:
     """The same without a bundle: one tile, no files."""
     network = ValidUNet(features=(4, 8)).eval()
-    network.load_state_dict(torch.load(checkpoint, weights_only=True)["model"])
+    network.load_state_dict(torch.load(checkpoint, weights_only=True))
     image = read_image(cells / "large" / "large.tif")[0].astype(np.float32)
     image = (image - image.mean()) / image.std()
     with torch.no_grad():

@@ -16,7 +16,7 @@ from overtile.networks import GeometryError, OverlapTileInferer, TileGeometry, V
 from overtile.pipelines.checkpoints import load_weights
 from overtile.pipelines.config import check_inferer, resolved_values
 from overtile.pipelines.errors import ConfigurationError, DataError, users_mistake
-from overtile.pipelines.segmentation import WriteInstancesd
+from overtile.pipelines.segmentation import WriteResultsd
 from overtile.pipelines.summary import read_summary
 
 
@@ -119,12 +119,13 @@ def test_no_checkpoint_and_no_summary_say_where_they_were_sought(tmp_path: Path)
 def test_instances_are_written_whole_however_many(tmp_path: Path, cells: int, dtype: Any) -> None:
     labels = np.zeros((300, 301), np.int32)
     labels.ravel()[:cells] = np.arange(1, cells + 1)
-    meta = {"filename_or_obj": "somewhere/stack.tif:7"}
+    tifffile.imwrite(tmp_path / "stack.tif", np.zeros((8, 2, 2), np.uint8))
+    meta = {"filename_or_obj": f"{tmp_path}/stack.tif:7"}
     item = {
         "instances": MetaTensor(torch.from_numpy(labels)[None], meta=meta),
         "image": MetaTensor(torch.rand(1, 300, 301), meta=meta),
     }
-    WriteInstancesd("instances", tmp_path / "out")(item)
+    WriteResultsd("instances", tmp_path / "out")(item)
     found = tifffile.imread(tmp_path / "out" / "stack_0007_instances.tif")
     assert found.dtype == dtype
     assert np.array_equal(found, labels)
