@@ -9,6 +9,7 @@ plane between dark membranes, with organelles that are as dark.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ import tifffile
 from filelock import FileLock
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from overtile.pipelines.writing import write_data
 
 Image = NDArray[np.uint16]
 Instances = NDArray[np.uint16]
@@ -52,7 +55,7 @@ def membranes(
     tissue = np.random.default_rng([seed, 0])  # draws the same for every section
     rng = np.random.default_rng([seed, 1, section])
     cells, inside = _grow_tissue(tissue, size, section)
-    thick = 1.45 + 0.625 * (1 + np.tanh(_smooth(tissue, size, 25, section)))  # half of a membrane
+    thick = 1.45 + 0.625 * (1 + np.tanh(_smooth(tissue, size, 25, section)))  # half a membrane
     oblique = np.maximum(_smooth(tissue, size, 20, section) - 1.6, 0)  # cut along, not across
     parts, count = ndimage.label(inside > thick + 9 * oblique)
     kept = np.bincount(parts.ravel(), minlength=count + 1) >= 12
@@ -100,22 +103,46 @@ def write_touching_cells(
     Returns:
         The folder.
     """
-    folder = Path(folder)
-    seeds = iter(np.random.SeedSequence(seed).generate_state(10_000))
-    for split, count in (counts or {"train": 24, "val": 4, "test": 16}).items():
-        for kind in ("images", "labels"):
-            (folder / split / kind).mkdir(parents=True, exist_ok=True)
-        for index in range(count):
-            image, labels = touching_cells(int(next(seeds)), size)
-            _write(folder / split / "images" / f"{index:03d}.tif", image)
-            _write(folder / split / "labels" / f"{index:03d}.tif", labels)
-    (folder / "large").mkdir(parents=True, exist_ok=True)
-    _write(folder / "large" / "large.tif", touching_cells(seed + 1, large)[0])
+    counts = counts or {"train": 24, "val": 4, "test": 16}
+    folder = write_data(folder, generate("cells", counts, size, seed))
+    (folder / "large").mkdir()
+    image = touching_cells(seed + 1, large)[0]
+    tifffile.imwrite(folder / "large" / "large.tif", image, compression="zlib")
     return folder
 
 
-def _write(path: Path, array: NDArray[np.uint16]) -> None:
-    tifffile.imwrite(path, array, compression="zlib")
+def generate(
+    kind: str,
+    counts: Mapping[str, int],
+    size: tuple[int, int] = (256, 256),
+    seed: int = 0,
+    consecutive: bool = False,
+) -> dict[str, Iterator[tuple[Image | NDArray[np.uint8], Instances]]]:
+    """The images and labels of every split, made when they are asked for.
+
+    Args:
+        kind: ``"cells"`` (`touching_cells`) or ``"membranes"``.
+        counts: images in each split.
+        size: height and width of each.
+        seed: of the whole set; every image has its own seed, derived from it.
+        consecutive: membranes as consecutive sections of one tissue, over all splits.
+    """
+    seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(sum(counts.values()))]
+
+    def make(numbers: range) -> Iterator[tuple[Image | NDArray[np.uint8], Instances]]:
+        for number in numbers:
+            if kind == "cells":
+                yield touching_cells(seeds[number], size)
+            elif consecutive:
+                yield membranes(seed, size, section=number)
+            else:
+                yield membranes(seeds[number], size)
+
+    ends = np.cumsum(list(counts.values())).tolist()
+    return {
+        split: make(range(end - count, end))
+        for (split, count), end in zip(counts.items(), ends, strict=True)
+    }
 
 
 def _place_cells(rng: np.random.Generator, size: tuple[int, int]) -> Instances:
@@ -208,7 +235,7 @@ def _smooth(
     It changes slowly from section to section.
     """
     one, other = rng.standard_normal((2, *(int(n / scale) + 5 for n in size)), np.float32)
-    grid = np.cos(section / 10) * one + np.sin(section / 10) * other
+    grid = np.cos(section / 8) * one + np.sin(section / 8) * other
     bases = []
     for length, nodes, shift in zip(size, grid.shape, rng.random(2), strict=True):
         place = np.arange(length) / scale + 1 + shift
@@ -251,7 +278,7 @@ def _grow_tissue(
     np.fill_diagonal(gaps, np.inf)
     for k in rng.permutation(count)[: count // 6]:
         names[k] = names[gaps[k].argmin()]
-    centres = circles[:, :2] + section * rng.normal(0, 0.8, (count, 2))
+    centres = circles[:, :2] + section * rng.normal(0, 1.5, (count, 2))
     turns = rng.uniform(0, np.pi) + rng.normal(0, 0.6, count)  # processes run in bundles
     aspects = np.exp(np.abs(rng.normal(0.25, 0.45, count)))
     swelling = rng.normal(0, 0.25, count) * np.sin(rng.uniform(0, 2 * np.pi, count) + section / 8)
@@ -264,8 +291,9 @@ def _grow_tissue(
     nearest = np.full(size, np.inf, np.float32)
     cells = np.zeros(size, np.int32)
     for k in range(count):
-        window = _window(size, *centres[k], int(1.4 * radii[k] * np.sqrt(aspects[k])) + 50)
-        dy, dx = y[window] - np.float32(centres[k, 0]), x[window] - np.float32(centres[k, 1])
+        cy, cx = centres[k]
+        window = _window(size, cy, cx, int(1.4 * radii[k] * np.sqrt(aspects[k])) + 50)
+        dy, dx = y[window] - np.float32(cy), x[window] - np.float32(cx)
         distance = _elliptic(dy, dx, turns[k], aspects[k]) - np.float32(radii[k])
         closer = distance < nearest[window]
         nearest[window][closer] = distance[closer]
@@ -301,13 +329,13 @@ def _stain(
     rng: np.random.Generator,
     cells: NDArray[np.int32],
     inside: Plane,
-    thick: Plane,
+    thick: NDArray[np.floating],
     oblique: Plane,
     section: int,
 ) -> Plane:
     """Cytoplasm, dark membranes of varying contrast, and what is stained beside them."""
     tone = rng.normal(0, 5, cells.max() + 1) - 30 * (rng.random(cells.max() + 1) < 0.06)
-    image = 150 + tone.astype(np.float32)[cells]
+    image: Plane = 150 + tone.astype(np.float32)[cells]
     contrast = 88 + 14 * _smooth(rng, cells.shape, 15, section)
     image -= contrast * np.exp(-((inside / (0.8 * thick + 1.1)) ** 2))
     image -= 60 * np.minimum(3 * oblique, 1) * np.exp(-np.maximum(inside - 1, 0) / 6)
