@@ -33,8 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         click.echo(error.format_message())
         return 0
     except click.UsageError as error:
-        place = f" (see: {error.ctx.command_path} --help)" if error.ctx else ""
-        exit_with(click.ClickException(error.format_message() + place))
+        exit_with(OvertileError(_mistake(error)))
     except (OvertileError, click.ClickException) as error:
         exit_with(error)
     except OSError as error:
@@ -43,6 +42,14 @@ def main(arguments: list[str] | None = None) -> int:
         print("overtile: interrupted", file=sys.stderr)
         return 130
     return code or 0
+
+
+def _mistake(error: click.UsageError) -> str:
+    """What was mistyped, the nearest thing that exists, and where to read on."""
+    text = error.format_message()
+    if isinstance(error, click.NoSuchOption | click.NoSuchCommand) and error.possibilities:
+        text = f"{error.message} Did you mean {error.possibilities[0]!r}?"
+    return f"{text} (see: {error.ctx.command_path} --help)" if error.ctx else text
 
 
 def _volume(context: click.Context, option: click.Parameter, given: bool) -> None:
