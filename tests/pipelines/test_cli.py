@@ -181,7 +181,8 @@ def test_synth_makes_the_images_of_its_seed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "format"), [(layout, f) for layout, fs in FORMATS.items() for f in sorted({fs[0], fs[-1]})]
+    ("layout", "format"),
+    [(layout, f) for layout, fs in FORMATS.items() for f in sorted({fs[0], fs[-1]})],
 )
 @pytest.mark.parametrize("kind", ["cells", "membranes"])
 def test_synth_writes_every_layout(tmp_path: Path, kind: str, layout: str, format: str) -> None:
