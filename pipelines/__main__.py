@@ -1,37 +1,265 @@
-"""Command line: what a bundle cannot do. Heavy imports happen inside the commands."""
+"""The command ``overtile``: what a bundle's own commands cannot do.
+
+Whatever takes long to import is imported where a command needs it, after its arguments were
+checked: help and mistakes answer at once.
+"""
 
 from __future__ import annotations
 
-import argparse
+import json
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from overtile import __version__
+from overtile.pipelines.errors import OvertileError, exit_with
+from overtile.pipelines.writing import FORMATS, check_format, check_target, write_data
+
+Item = TypeVar("Item")
+_SIDES = range(16, 16385)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point of ``overtile`` and ``python -m overtile.pipelines``; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="overtile",
-        description="What the bundles' own commands (python -m monai.bundle run ...) cannot do.",
+    """Entry point of ``overtile`` and ``python -m overtile.pipelines``; returns the exit code.
+
+    0 is success and 130 Ctrl-C. A user's mistake raises SystemExit(2) after one line on stderr.
+    """
+    try:
+        code: int | None = overtile.main(arguments, prog_name="overtile", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
+    except click.UsageError as error:
+        exit_with(OvertileError(_mistake(error)))
+    except (OvertileError, click.ClickException) as error:
+        exit_with(error)
+    except OSError as error:
+        exit_with(OvertileError(f"{error.filename or 'a file'}: {error.strerror or error}"))
+    except click.Abort:  # click's name for Ctrl-C
+        print("overtile: interrupted", file=sys.stderr)
+        return 130
+    return code or 0
+
+
+def _mistake(error: click.UsageError) -> str:
+    """What was mistyped, the nearest thing that exists, and where to read on."""
+    text = error.format_message()
+    if isinstance(error, click.NoSuchOption | click.NoSuchCommand) and error.possibilities:
+        text = f"{error.message} Did you mean {error.possibilities[0]!r}?"
+    return f"{text} (see: {error.ctx.command_path} --help)" if error.ctx else text
+
+
+def _volume(context: click.Context, option: click.Parameter, given: bool) -> None:
+    """Keep what ``--quiet`` or ``--verbose`` said, wherever in the line it stood."""
+    if given and context.meta.setdefault(__name__, option.name) != option.name:
+        raise click.UsageError("--quiet and --verbose exclude each other", context)
+
+
+def _loudness(command: Callable[..., None]) -> Callable[..., None]:
+    """The two options that every command has."""
+    given: dict[str, Any] = {"is_flag": True, "expose_value": False, "callback": _volume}
+    verbose = click.option("-v", "--verbose", help="Say on stderr what is done.", **given)
+    quiet = click.option("-q", "--quiet", help="Print only what was asked for.", **given)
+    return quiet(verbose(command))
+
+
+def _is(loudness: str) -> bool:
+    return bool(click.get_current_context().meta.get(__name__) == loudness)
+
+
+def _note(text: str) -> None:
+    if _is("verbose"):
+        click.echo(f"overtile: {text}", err=True)
+
+
+def _examples(*lines: str) -> str:
+    """What the help of a command ends with; the mark keeps click from filling the lines."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
+class _Size(click.ParamType[tuple[int, int]]):
+    """``256x320`` (height x width), or ``256`` for a square."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Height and width in pixels."""
+        sides = str(value).lower().split("x")
+        if len(sides) > 2 or not all(s.isdecimal() and int(s) in _SIDES for s in sides):
+            self.fail(
+                f"{value!r}; expected height x width, each {_SIDES[0]} to {_SIDES[-1]}, "
+                "e.g. 256x320",
+                param,
+                ctx,
+            )
+        return int(sides[0]), int(sides[-1])
+
+
+@click.group(
+    epilog=_examples("overtile data synth cells", "overtile show runs/touching_cells"),
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name="overtile", message="%(prog)s %(version)s")
+@_loudness
+def overtile() -> None:
+    """Beside the bundles: make data sets, look at runs.
+
+    Training and segmentation are the bundles' commands (python -m monai.bundle run ...).
+    """
+
+
+@overtile.command(
+    epilog=_examples(
+        "overtile show runs/touching_cells", "overtile show runs/touching_cells --json"
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    about = "print the results of a run and where to look, e.g. overtile show runs/touching_cells"
-    show = commands.add_parser("show", help=about, description=about)
-    show.add_argument("run", type=Path, help="folder of the run, e.g. runs/touching_cells")
-    options = parser.parse_args(arguments)
-    return _show(options.run)
-
-
-def _show(run: Path) -> int:
-    from overtile.pipelines.errors import OvertileError
+)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_loudness
+def show(run: Path, as_json: bool) -> None:
+    """Print the results of the finished run in folder RUN, and where to look."""
     from overtile.pipelines.summary import print_summary, read_summary
 
-    try:
-        summary = read_summary(run)
-    except OvertileError as error:
-        print(f"overtile: error: {error}", file=sys.stderr)
-        return 2
-    print_summary(summary, run)
-    return 0
+    summary = read_summary(run)
+    _note(f"read {run / 'summary.json'}")
+    if as_json:
+        click.echo(json.dumps({"run": str(run), **summary}, indent=2))
+    else:
+        print_summary(summary, run)
+
+
+@overtile.group(epilog=_examples("overtile data synth cells --train 8 --val 2 --test 2"))
+@_loudness
+def data() -> None:
+    """Make data sets of labelled images."""
+
+
+_COUNT = click.IntRange(0, 100_000)
+_FORMATS = list(dict.fromkeys(format for formats in FORMATS.values() for format in formats))
+
+
+@data.command(
+    epilog=_examples(
+        "overtile data synth cells",
+        "overtile data synth tissue --kind membranes --layout stack --size 512",
+        "overtile data synth nuclei --layout kaggle --train 8 --val 0 --test 2 --seed 7",
+        "overtile data synth series --format dicom --train 2 --val 1 --test 0 --json",
+    )
+)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--kind",
+    type=click.Choice(["cells", "membranes"]),
+    default="cells",
+    show_default=True,
+    help="Touching cells (fluorescence), or neural tissue (electron microscopy).",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(list(FORMATS)),
+    default="pairs",
+    show_default=True,
+    help="How the files lie. A stack of membranes is made of consecutive sections.",
+)
+@click.option(
+    "--format",
+    type=click.Choice(_FORMATS),
+    help="Of the images: tif (kaggle: png) by default; pairs has all, suffixes the first three.",
+)
+@click.option("--train", type=_COUNT, default=24, show_default=True, help="Training images.")
+@click.option("--val", type=_COUNT, default=4, show_default=True, help="Validation images.")
+@click.option("--test", type=_COUNT, default=16, show_default=True, help="Test images.")
+@click.option(
+    "--size",
+    metavar="HxW",
+    type=_Size(),
+    default="256x256",
+    show_default=True,
+    help="Height and width in pixels.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="The same seed gives the same pixels.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_loudness
+def synth(
+    folder: Path,
+    kind: str,
+    layout: str,
+    format: str | None,
+    train: int,
+    val: int,
+    test: int,
+    size: tuple[int, int],
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Make microscope-like images with labels in DIR, a new or empty folder.
+
+    A split of 0 images is left out. Stopped half-way, the command leaves nothing behind.
+    """
+    format = check_format(layout, format)
+    counts = {s: n for s, n in (("train", train), ("val", val), ("test", test)) if n}
+    if not counts:
+        raise click.UsageError("--train, --val and --test are all 0; expected at least one image")
+    check_target(folder)
+    _note(f"making {sum(counts.values())} images of {size[0]}x{size[1]} pixels from seed {seed}")
+
+    from tqdm import tqdm
+
+    from overtile.pipelines.synthesis import generate
+
+    splits = generate(kind, counts, size, seed, consecutive=layout == "stack")
+    off = True if _is("quiet") else None  # None: off where stderr is no terminal
+    with tqdm(total=sum(counts.values()), unit="image", delay=0.5, disable=off) as bar:
+
+        def counted(items: Iterable[Item]) -> Iterator[Item]:
+            for item in items:
+                yield item
+                bar.update()
+
+        write_data(folder, {s: counted(p) for s, p in splits.items()}, layout, format, kind)
+    made = {
+        "folder": str(folder),
+        "kind": kind,
+        "layout": layout,
+        "format": format,
+        "size": size,
+        "seed": seed,
+        "images": counts,
+    }
+    if as_json:
+        click.echo(json.dumps(made, indent=2))
+    elif not _is("quiet"):
+        parts = ", ".join(f"{split} {count}" for split, count in counts.items())
+        click.echo(f"{folder}: {parts} images of {kind}; layout {layout}, format {format}")
+
+
+@overtile.command(
+    epilog=_examples(
+        "overtile completion bash >> ~/.bashrc",
+        "overtile completion zsh >> ~/.zshrc",
+        "overtile completion fish > ~/.config/fish/completions/overtile.fish",
+    )
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@_loudness
+def completion(shell: str) -> None:
+    """Print the script by which SHELL completes the commands and options of overtile."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None  # click has the three
+    click.echo(kind(overtile, {}, "overtile", "_OVERTILE_COMPLETE").source())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ from typing import Any
 from overtile.pipelines.errors import ConfigurationError
 
 _FILE = "summary.json"
+_KEYS = frozenset(
+    "best_epoch figures images mlflow network resumed scores training_seconds unseen".split()
+)
 
 
 def write_summary(summary: dict[str, Any], folder: Path) -> None:
@@ -24,12 +27,19 @@ def read_summary(folder: str | Path) -> dict[str, Any]:
     """The summary of a run.
 
     Raises:
-        ConfigurationError: if the folder holds no finished run.
+        ConfigurationError: if the folder holds no finished run, or its summary is damaged.
     """
     path = Path(folder) / _FILE
     if not path.is_file():
         raise ConfigurationError(f"{path}: no such file; expected the folder of a finished run")
-    summary: dict[str, Any] = json.loads(path.read_text())
+    try:
+        summary = json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigurationError(f"{path}: no JSON ({error}); train again") from error
+    if not isinstance(summary, dict) or not summary.keys() >= _KEYS:
+        raise ConfigurationError(
+            f"{path}: no summary of a run; expected the entries {', '.join(sorted(_KEYS))}"
+        )
     return summary
 
 
