@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from overtile import __version__
-from overtile.pipelines.errors import OvertileError, exit_with
+from overtile.pipelines.errors import DataError, OvertileError, exit_with
 from overtile.pipelines.writing import FORMATS, check_format, check_target, write_data
 
 Item = TypeVar("Item")
@@ -101,13 +101,15 @@ class _Size(click.ParamType[tuple[int, int]]):
 
 
 @click.group(
-    epilog=_examples("overtile data synth cells", "overtile show runs/touching_cells"),
+    epilog=_examples(
+        "overtile data look DIR", "overtile data synth cells", "overtile show runs/touching_cells"
+    ),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="overtile", message="%(prog)s %(version)s")
 @_loudness
 def overtile() -> None:
-    """Beside the bundles: make data sets, look at runs.
+    """Beside the bundles: look at data sets, make them, look at runs.
 
     Training and segmentation are the bundles' commands (python -m monai.bundle run ...).
     """
@@ -133,10 +135,83 @@ def show(run: Path, as_json: bool) -> None:
         print_summary(summary, run)
 
 
-@overtile.group(epilog=_examples("overtile data synth cells --train 8 --val 2 --test 2"))
+@overtile.group(
+    epilog=_examples(
+        "overtile data look nuclei", "overtile data synth cells --train 8 --val 2 --test 2"
+    )
+)
 @_loudness
 def data() -> None:
-    """Make data sets of labelled images."""
+    """Look at data sets of labelled images, and make some."""
+
+
+@data.command(
+    epilog=_examples(
+        "overtile data look nuclei",
+        "overtile data look stack --labels mask --json",
+        "overtile data look colour --channel luminance --picture sheet.png",
+    )
+)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--layout",
+    type=click.Choice(["auto", *FORMATS]),
+    default="auto",
+    show_default=True,
+    help="How the files lie; auto looks.",
+)
+@click.option(
+    "--labels",
+    type=click.Choice(["instances", "mask"]),
+    default="instances",
+    show_default=True,
+    help="One number a cell, or cells are what is not 0.",
+)
+@click.option(
+    "--spatial-dims",
+    "--spatial_dims",
+    type=click.Choice(["2", "3"]),
+    default="2",
+    show_default=True,
+    help="Take volumes plane by plane, or whole.",
+)
+@click.option("--channel", metavar="N|luminance", help="Of several channels, the one to take.")
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path),
+    help="Where the contact sheet goes.  [default: NAME-look.png, here]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_loudness
+def look(
+    folder: Path,
+    layout: str,
+    labels: str,
+    spatial_dims: str,
+    channel: str | None,
+    picture: Path | None,
+    as_json: bool,
+) -> None:
+    """Say what the images and labels in DIR are, and which files deserve a look."""
+    if channel not in (None, "luminance") and not str(channel).isdecimal():
+        raise click.UsageError(f"--channel {channel}: expected a number from 0, or luminance")
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; give one that holds images")
+    picture = picture or Path(f"{folder.resolve().name}-look.png")
+    if not picture.parent.is_dir():
+        raise DataError(f"{picture}: no folder {picture.parent}; make it, or name another")
+
+    from overtile.pipelines.look import as_text
+    from overtile.pipelines.look import look as look_at
+
+    number = int(channel) if channel is not None and channel.isdecimal() else channel
+    found = look_at(folder, layout, labels, int(spatial_dims), number, picture)
+    if as_json:
+        click.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        click.echo(as_text(found))
+    if found.picture and not _is("quiet") and not as_json:
+        click.echo(f"\n  {'contact sheet':<14}  {found.picture}")
 
 
 _COUNT = click.IntRange(0, 100_000)

@@ -41,6 +41,7 @@ class Look:
         touching: pairs of cells that touch.
         cell_fraction: share of the pixels that are cell, in [0, 1].
         suspicious: files that deserve a look, with the reason.
+        picture: the contact sheet; None without one.
     """
 
     folder: str
@@ -55,6 +56,7 @@ class Look:
     touching: int = 0
     cell_fraction: float = 0.0
     suspicious: list[str] = field(default_factory=list)
+    picture: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -120,6 +122,7 @@ def look(
     if picture is not None and seen and len(seen[0][1].shape) == 2:
         sheet = _contact_sheet([s[0] for s in seen], labels, channel)
         sheet.savefig(picture, dpi=80, bbox_inches="tight")
+        found.picture = str(picture)
     return found
 
 
