@@ -21,6 +21,7 @@ from overtile.pipelines.layouts import find_pairs
 from overtile.pipelines.reading import Channel, number_cells, read_image, read_label, split_plane
 
 _SHEET = 12  # images on the contact sheet
+_TITLE = 26  # letters that fit above an image
 _SPECK = 5  # pixels; no cell is so small
 
 
@@ -193,7 +194,8 @@ def _contact_sheet(items: Sequence[Item], labels: str, channel: Channel) -> Figu
         cells = _label_of(item, labels)
         axes = figure.add_subplot(rows, columns, place)
         axes.imshow(outlined(image, np.zeros(image.shape, int) if cells is None else cells))
-        title = Path(item["image"]).name
+        name = Path(item["image"]).name
+        title = name if len(name) <= _TITLE else f"{name[: _TITLE - 9]}…{name[-8:]}"
         if cells is not None:
             title += f"\n{len(np.unique(cells[cells > 0]))} cells"
         axes.set_title(title, fontsize=9)

@@ -1,0 +1,366 @@
+"""Real images, re-arranged into every layout, come out as they went in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from overtile.pipelines.data import DataSet, find_data, images_in, labelled_images
+from overtile.pipelines.dataset import CachedDataset
+from overtile.pipelines.errors import DataError
+from overtile.pipelines.loading import ReadImaged
+from overtile.pipelines.look import look
+from overtile.pipelines.reading import read_image, read_label
+from overtile.pipelines.writing import FORMATS, write_data
+
+Pair = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
+
+
+@pytest.fixture(scope="module")
+def nuclei(real_data: Path) -> dict[str, list[Pair]]:
+    """Eight real images of one size, and their labels."""
+    found: list[Pair] = []
+    for path in sorted((real_data / "dsb2018" / "train" / "images").glob("*.png")):
+        image = np.asarray(Image.open(path))
+        label = np.asarray(Image.open(path.parents[1] / "labels" / path.name))
+        if image.shape == (256, 256):
+            found.append((image, label))
+    return {"train": found[:4], "val": found[4:6], "test": found[6:8]}
+
+
+def same(item: dict[str, str], pair: Pair, turned: bool, names: bool = True) -> None:
+    image, label = read_image(item["image"])[0], read_label(item["label"], 2, item["image"])[0]
+    image, label = (array.T if turned else array for array in (image, label))
+    assert np.array_equal(image, pair[0])
+    if names:
+        assert np.array_equal(label, pair[1])
+    else:  # numbered anew: the same cells
+        both = np.unique(np.stack([label, pair[1]]).reshape(2, -1), axis=1)
+        assert len(np.unique(both[0])) == len(np.unique(both[1])) == both.shape[1]
+
+
+CASES = [
+    *((layout, f) for layout, formats in FORMATS.items() for f in formats if layout != "stack"),
+    ("stack", "tif"),
+]
+
+
+@pytest.mark.parametrize(("layout", "format"), CASES)
+def test_a_layout_is_recognised_and_read(
+    nuclei: dict[str, list[Pair]], tmp_path: Path, layout: str, format: str
+) -> None:
+    folder = write_data(tmp_path / "data", nuclei, layout, format)
+    for how in ("auto", layout):
+        data = find_data(folder, how)
+        assert data.layout == layout
+    turned = format in ("nii.gz", "dicom")
+    if layout == "ctc":  # every third frame is annotated: 2 of 4, 1 of 2, 1 of 2
+        pairs = [nuclei["train"][0], nuclei["train"][3], nuclei["val"][0], nuclei["test"][0]]
+        assert len(data.items) == 4
+    elif layout == "stack":
+        pairs = [*nuclei["train"], *nuclei["val"]]
+    elif layout == "kaggle":  # no masks in the test split, and folders in order of their names
+        assert [len(s) for s in (data.train, data.val, data.test)] == [4, 2, 0]
+        by_sum = {int(image.sum()): (image, label) for s in nuclei.values() for image, label in s}
+        pairs = [by_sum[int(read_image(item["image"])[0].sum())] for item in data.items]
+    else:
+        assert [len(s) for s in (data.train, data.val, data.test)] == [4, 2, 2]
+        pairs = [*nuclei["train"], *nuclei["val"], *nuclei["test"]]
+    assert len(pairs) == len(data.items)
+    for item, pair in zip(data.items, pairs, strict=True):
+        same(item, pair, turned, names=layout != "kaggle")
+
+
+def test_the_real_folders_are_recognised(real_data: Path) -> None:
+    nuclei = find_data(real_data / "dsb2018")
+    assert [len(s) for s in (nuclei.train, nuclei.val, nuclei.test)] == [30, 10, 50]
+    isbi = find_data(real_data / "isbi2012", labels="mask")
+    assert (isbi.layout, len(isbi.train), len(isbi.val)) == ("stack", 24, 6)
+    assert 0.7 < sum(isbi.facts.label(**i).cells for i in isbi.items) / (30 * 512**2) < 0.85
+    volumes = find_data(real_data / "hippocampus", spatial_dims=3)
+    assert len(volumes.items) == 24
+    assert all(len(volumes.facts.image(i["image"]).shape) == 3 for i in volumes.items)
+
+
+def test_a_dicom_series_meets_its_nifti_label_in_space(real_data: Path, tmp_path: Path) -> None:
+    pairs = []
+    for path in sorted((real_data / "hippocampus" / "images").glob("*.nii.gz"))[:3]:
+        image, label = (
+            np.asarray(nibabel.load(path.parents[1] / kind / path.name).dataobj)
+            for kind in ("images", "labels")
+        )
+        pairs.append((np.clip(image, 0, 30000).astype(np.int16).T, label.astype(np.uint8).T))
+    folder = write_data(tmp_path / "mri", {"train": pairs}, "pairs", "dicom", spacing=(2, 1, 0.5))
+    data = find_data(folder, spatial_dims=3)
+    read = ReadImaged(["image", "label"], ["float32", "int32"], spatial_dims=3)
+    for item, (image, label) in zip(data.items, pairs, strict=True):
+        got = read(item)
+        assert np.array_equal(got["image"][0].numpy(), image.T)
+        assert np.array_equal(got["label"][0].numpy(), label.T)
+        assert np.allclose(np.linalg.norm(got["image"].affine[:3, :3], axis=0), (0.5, 1, 2))
+    planes = find_data(folder)
+    assert len(planes.items) == sum(image.shape[0] for image, _ in pairs)
+    assert np.array_equal(read_image(planes.items[3]["image"])[0], pairs[0][0][3].T)
+
+
+def turned(label: np.ndarray[Any, Any], affine: np.ndarray[Any, Any]) -> nibabel.Nifti1Image:
+    """The same label, stored with its first axis reversed and the last two exchanged."""
+    size = label.shape[0]
+    flip = np.array([[-1, 0, 0, size - 1], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]])
+    return nibabel.Nifti1Image(label[::-1].transpose(0, 2, 1), affine @ flip)
+
+
+def test_a_label_stored_with_other_axes_is_turned(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    affine = np.array([[-2, 0, 0, 5], [0, 3, 0, 6], [0, 0, 4, 7], [0, 0, 0, 1.0]])
+    for name in "ab":
+        label = rng.integers(0, 5, (4, 5, 6), np.uint8)
+        image = label.astype(np.int16) * 10
+        nibabel.Nifti1Image(image, affine).to_filename(tmp_path / "images" / f"{name}.nii.gz")
+        turned(label, affine).to_filename(tmp_path / "labels" / f"{name}.nii.gz")
+    for dims in (2, 3):
+        for item in find_data(tmp_path, spatial_dims=dims).items:
+            got = read_label(item["label"], dims, item["image"])[0]
+            assert np.array_equal(got * 10, read_image(item["image"], dims)[0])
+    moved = affine + np.array([[0, 0, 0, 1.5], *np.zeros((3, 4))])
+    turned(label, moved).to_filename(tmp_path / "labels" / "b.nii.gz")
+    with pytest.raises(DataError, match=r"b\.nii\.gz: its voxels lie up to 1\.5 mm from"):
+        find_data(tmp_path, spatial_dims=3)
+
+
+def test_a_section_of_a_volume_may_be_annotated_alone(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "01_GT" / "SEG").mkdir(parents=True)
+    (tmp_path / "01").mkdir()
+    for t in range(2):
+        volume = rng.integers(0, 255, (5, 8, 9), np.uint8)
+        tifffile.imwrite(tmp_path / "01" / f"t{t:03d}.tif", volume, photometric="minisblack")
+        label = np.zeros((8, 9), np.uint16)
+        label[2:4, 2:4], label[5:7, 5:7] = 1, 2
+        tifffile.imwrite(tmp_path / "01_GT" / "SEG" / f"man_seg_{t:03d}_003.tif", label)
+    data = find_data(tmp_path)
+    assert [Path(i["image"]).name for i in data.items] == ["t000.tif:3", "t001.tif:3"]
+    assert np.array_equal(read_image(data.items[1]["image"])[0], volume[3])
+
+
+def test_silver_truth_serves_where_there_is_no_gold(
+    nuclei: dict[str, list[Pair]], tmp_path: Path
+) -> None:
+    folder = write_data(tmp_path / "c", {"train": nuclei["train"]}, "ctc")
+    assert len(find_data(folder).items) == 2
+    shutil.rmtree(folder / "01_GT")
+    assert len(find_data(folder).items) == 4
+    shutil.rmtree(folder / "01_ST" / "SEG")
+    with pytest.raises(DataError, match=r"01_GT/SEG: no man_seg.*01_ST"):
+        find_data(folder)
+
+
+def test_nnu_nets_and_other_tools_names_are_paired(
+    nuclei: dict[str, list[Pair]], tmp_path: Path
+) -> None:
+    for ours, theirs, end in (("images", "imagesTr", "_0000"), ("labels", "labelsTr", "")):
+        (tmp_path / "n" / theirs).mkdir(parents=True)
+        for n, pair in enumerate(nuclei["train"]):
+            array = pair[ours == "labels"]
+            tifffile.imwrite(tmp_path / "n" / theirs / f"case{n}{end}.tif", array)
+    assert len(find_data(tmp_path / "n").items) == 4
+    shutil.copy(tmp_path / "n/imagesTr/case0_0000.tif", tmp_path / "n/imagesTr/case0_0001.tif")
+    with pytest.raises(DataError, match="channels 0000, 0001 in files of their own"):
+        find_data(tmp_path / "n")
+    for kind, end in (("images", ""), ("masks", "_mask")):
+        (tmp_path / "m" / kind).mkdir(parents=True)
+        for n, pair in enumerate(nuclei["train"]):
+            tifffile.imwrite(tmp_path / "m" / kind / f"{n}{end}.tif", pair[kind == "masks"])
+    assert len(find_data(tmp_path / "m").items) == 4
+
+
+# --- bad input --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(nuclei: dict[str, list[Pair]], tmp_path: Path) -> Path:
+    return write_data(tmp_path / "data", {"train": nuclei["train"]})
+
+
+def test_missing_and_empty_folders(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="dataset_dir is not set; give --dataset_dir"):
+        find_data(None)
+    with pytest.raises(DataError, match="nothing: no such folder"):
+        find_data(tmp_path / "nothing")
+    with pytest.raises(DataError, match=r"no layout recognised; expected images/ and labels/"):
+        find_data(tmp_path)
+    (tmp_path / "images").mkdir()
+    with pytest.raises(DataError, match="no folder labels/"):
+        find_data(tmp_path)
+    (tmp_path / "labels").mkdir()
+    with pytest.raises(DataError, match="images: no images"):
+        find_data(tmp_path)
+
+
+def test_images_and_labels_without_partner(folder: Path) -> None:
+    (folder / "train" / "labels" / "001.tif").unlink()
+    with pytest.raises(DataError, match=r"images/001\.tif: nothing of that name in .*labels"):
+        find_data(folder)
+    (folder / "train" / "images" / "001.tif").unlink()
+    (folder / "train" / "images" / "002.tif").unlink()
+    with pytest.raises(DataError, match=r"labels/002\.tif: nothing of that name in .*images"):
+        find_data(folder)
+
+
+def test_sizes_that_differ_are_named(folder: Path) -> None:
+    tifffile.imwrite(folder / "train" / "labels" / "002.tif", np.zeros((256, 250), np.uint16))
+    with pytest.raises(DataError, match=r"002\.tif: size 256x250, but its image .* is 256x256"):
+        find_data(folder)
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        (np.full((256, 256), 0.5, np.float32), "labels of float32; expected integers"),
+        (np.full((256, 256), -1, np.int16), "labels from -1 to -1; expected 0"),
+    ],
+)
+def test_labels_that_are_none(folder: Path, label: np.ndarray[Any, Any], said: str) -> None:
+    tifffile.imwrite(folder / "train" / "labels" / "003.tif", label)
+    with pytest.raises(DataError, match=rf"003\.tif: {said}"):
+        find_data(folder)
+
+
+def test_masks_say_which_option_reads_them(folder: Path) -> None:
+    for path in (folder / "train" / "labels").iterdir():
+        mask = (tifffile.imread(path) > 0).astype(np.uint8) * 255
+        path.unlink()
+        tifffile.imwrite(path, mask)
+    with pytest.raises(DataError, match=r"000\.tif: 1 value.*--labels mask"):
+        find_data(folder)
+    data = find_data(folder, labels="mask")
+    read = ReadImaged("label", "int32", labels="mask")
+    found = read({"label": data.train[0]["label"]})["label"]
+    assert found.max() == data.facts.label(**data.train[0]).components > 1
+
+
+def test_a_truncated_file_is_named_or_left_out(folder: Path) -> None:
+    path = folder / "train" / "images" / "001.tif"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(DataError, match=r"001\.tif: cannot be read.*--skip_unreadable True"):
+        find_data(folder)
+    data = find_data(folder, skip_unreadable=True)
+    assert len(data.items) == 3
+    assert len(data.skipped) == 1
+    assert "001.tif" in data.skipped[0]
+    images = folder / "train" / "images"
+    assert [Path(i["image"]).stem for i in images_in(images, skip_unreadable=True)] == [
+        *("000", "002", "003")
+    ]
+    seen = look(folder)
+    assert any("001.tif" in line for line in seen.suspicious)
+    assert seen.images == {"train": 3}
+
+
+def test_pixels_that_are_no_numbers_and_colour_are_named(folder: Path) -> None:
+    path = folder / "train" / "images" / "000.tif"
+    image = tifffile.imread(path).astype(np.float32)
+    image[5, 5] = np.inf
+    tifffile.imwrite(path, image)
+    with pytest.raises(DataError, match=r"000\.tif: 1 pixels are NaN or infinite"):
+        find_data(folder)
+    rng = np.random.default_rng(0)
+    tifffile.imwrite(path, rng.integers(0, 9, (256, 256, 3), np.uint8), photometric="rgb")
+    with pytest.raises(DataError, match=r"000\.tif: 3 channels .*--channel luminance"):
+        find_data(folder)
+    with pytest.raises(DataError, match="000"):
+        find_data(folder, channel=3)
+    assert len(find_data(folder, channel="luminance").items) == 4
+
+
+def test_an_image_too_large_says_which_option_allows_it(folder: Path) -> None:
+    images = folder / "train" / "images"
+    with pytest.raises(DataError, match=r"000\.tif: 256x256 pixels .*--image_memory_limit BYTES"):
+        images_in(images, image_memory_limit=10**6)
+    assert len(images_in(images, image_memory_limit=10**8)) == 4
+
+
+def test_a_split_that_is_not_there(folder: Path) -> None:
+    with pytest.raises(DataError, match="no split 'test'; expected all, train"):
+        labelled_images(folder, split="test")
+    assert len(labelled_images(folder)) == 4
+
+
+# --- the cache --------------------------------------------------------------------------------
+
+
+def decoded(monkeypatch: pytest.MonkeyPatch, data: DataSet, cache: Path, **options: Any) -> Any:
+    """The data set in a cache, and how many files were decoded for it."""
+    from monai.transforms import Compose
+
+    from overtile.pipelines import loading
+    from overtile.transforms import NormalizeImaged
+
+    count = 0
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        return read_image(*args, **kwargs)
+
+    monkeypatch.setattr(loading, "read_image", counting)
+    steps = [ReadImaged(["image", "label"], ("float32", "int32")), NormalizeImaged("image")]
+    return CachedDataset(data.items, Compose(steps), cache_dir=cache, **options), count
+
+
+@pytest.fixture
+def data(folder: Path, tmp_path: Path) -> DataSet:
+    return find_data(folder, cache_dir=tmp_path / "cache")
+
+
+def test_images_are_decoded_once_until_they_change(
+    data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    first, count = decoded(monkeypatch, data, cache)
+    assert count == 4
+    again, count = decoded(monkeypatch, data, cache)
+    assert count == 0
+    mapped, count = decoded(monkeypatch, data, cache, memory_limit=0)
+    assert count == 0
+    for index in range(4):
+        for key in ("image", "label"):
+            assert np.array_equal(first[index][key], again[index][key])
+            assert np.array_equal(first[index][key], mapped[index][key])
+            assert first[index][key].meta["filename_or_obj"] == data.items[index][key]
+    path = Path(data.items[2]["image"])
+    tifffile.imwrite(path, 255 - tifffile.imread(path))
+    os.utime(path, (time.time() + 5, time.time() + 5))
+    changed, count = decoded(monkeypatch, data, cache)
+    assert count == 1
+    assert not np.array_equal(changed[2]["image"], first[2]["image"])
+
+
+def test_a_broken_cache_costs_nothing_but_time(
+    data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    cache = tmp_path / "cache"
+    first, _ = decoded(monkeypatch, data, cache)
+    for file in cache.rglob("*.*"):
+        if file.is_file():
+            file.write_bytes(b"garbage")
+    assert len(find_data(folder, cache_dir=cache).items) == 4
+    again, count = decoded(monkeypatch, data, cache)
+    assert count == 4
+    assert np.array_equal(first[0]["image"], again[0]["image"])
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    anyway, _ = decoded(monkeypatch, data, blocked)
+    assert np.array_equal(first[0]["image"], anyway[0]["image"])
+    assert len(find_data(folder, cache_dir=blocked).items) == 4
