@@ -45,7 +45,7 @@ format: setup ## format the code
 	$(BIN)/ruff format .
 
 docs: $(DOCS_STAMP) ## build the documentation as a site into build/docs
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	$(BIN)/python -m sphinx -W --keep-going -E -a -q docs build/docs
 	@echo "open build/docs/index.html"
 
 $(DOCS_STAMP): $(STAMP)

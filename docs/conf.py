@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sphinx.util import inspect
+
 from overtile import __version__, pipelines
 
 project = "Overtile"
@@ -23,12 +25,6 @@ autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_inherit_docstrings = False  # MONAI's and PyTorch's are theirs
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
-autodoc_type_aliases = {
-    "KeysCollection": "KeysCollection",
-    "Labels": "Labels",
-    "Array": "Array",
-    "NDArray": "NDArray",
-}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
@@ -45,11 +41,10 @@ def contents(caption: str, *pages: str) -> str:
     return "\n".join(lines)
 
 
-def api(*modules: str, imported: bool = False) -> str:
-    """What the docstrings of these modules say."""
+def api(module: str, imported: bool = False) -> str:
+    """What the docstrings of a module say."""
     option = "\n   :imported-members:" if imported else ""
-    parts = [f".. automodule:: {module}{option}\n" for module in modules]
-    return "\n".join(["```{eval-rst}", *parts, "```"])
+    return f"## {module}\n\n```{{eval-rst}}\n.. automodule:: {module}{option}\n```"
 
 
 PIPELINES = sorted(
@@ -79,7 +74,7 @@ APPENDED = {
     ),
     "reference/networks": api("overtile.networks", imported=True),
     "reference/transforms": api("overtile.transforms", imported=True),
-    "reference/pipelines": api(*PIPELINES),
+    "reference/pipelines": "\n\n".join(api(module) for module in PIPELINES),
 }
 
 
@@ -88,6 +83,17 @@ def append_generated(app: Any, page: str, source: list[str]) -> None:
     source[0] += "\n\n" + APPENDED.get(page, "")
 
 
+def arguments_of_init(
+    app: Any, what: str, name: str, item: Any, options: Any, signature: str | None, returns: str
+) -> tuple[str, str] | None:
+    """MONAI's transforms have a ``__new__`` that tells nothing: show ``__init__`` instead."""
+    if what != "class" or signature != "(*args, **kwargs)":
+        return None
+    found = inspect.signature(item.__init__, bound_method=True)
+    return inspect.stringify_signature(found, unqualified_typehints=True), returns
+
+
 def setup(app: Any) -> None:
     """Sphinx starts."""
     app.connect("source-read", append_generated)
+    app.connect("autodoc-process-signature", arguments_of_init)

@@ -399,7 +399,7 @@ def deformation() -> Figure:
         axes[0, 1].plot(xs[index], ys[index], color=ORANGE, linewidth=1.1)
         axes[0, 1].plot(xs[:, index], ys[:, index], color=ORANGE, linewidth=1.1)
     axes[0, 1].set_title("2. a spline gives every pixel its source", fontsize=11)
-    axes[1, 0].imshow(moved[0], cmap="gray", vmin=0, vmax=1)
+    axes[1, 0].imshow(moved[0].numpy(), cmap="gray", vmin=0, vmax=1)
     axes[1, 0].set_title("3. image, interpolated once", fontsize=11)
     axes[1, 1].imshow(_tinted(moved_labels[0].numpy()), interpolation="nearest")
     axes[1, 1].set_title("4. label, the same field, no new values", fontsize=11)
@@ -446,12 +446,12 @@ def _velocity(gradient: float, steps: int, limit: float | None) -> list[float]:
     optimizer = torch.optim.SGD([weight], lr=1.0, momentum=0.99)
     moved = []
     for step in range(steps):
-        before = float(weight)
+        before = float(weight.detach())
         weight.grad = torch.tensor([gradient if step == 0 else 0.0])
         if limit is not None:
             nn.utils.clip_grad_norm_([weight], limit)
         optimizer.step()
-        moved.append(abs(float(weight) - before))
+        moved.append(abs(float(weight.detach()) - before))
     return moved
 
 
