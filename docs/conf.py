@@ -21,7 +21,11 @@ suppress_warnings = ["myst.xref_missing"]
 default_role = "py:obj"
 nitpicky = False
 
-autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_default_options = {
+    "members": True,
+    "member-order": "bysource",
+    "special-members": "__call__",
+}
 autodoc_inherit_docstrings = False  # MONAI's and PyTorch's are theirs
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
@@ -90,7 +94,10 @@ def arguments_of_init(
     if what != "class" or signature != "(*args, **kwargs)":
         return None
     found = inspect.signature(item.__init__, bound_method=True)
-    return inspect.stringify_signature(found, unqualified_typehints=True), returns
+    text = inspect.stringify_signature(
+        found, show_return_annotation=False, unqualified_typehints=True
+    )
+    return text, returns
 
 
 def setup(app: Any) -> None:
