@@ -147,7 +147,7 @@ def unet_sizes() -> Figure:
 
 def overlapping_tiles() -> Figure:
     """Input tiles overlap, output tiles meet: two neighbours on a mirrored image."""
-    image = _visible(touching_cells(2, (176, 264))[0])
+    image = _visible(touching_cells(50, (176, 264))[0])
     geometry = TileGeometry.unet(depth=2)
     tiling = plan_tiles(image.shape, geometry, (128, 128))
     margin = tiling.margin[0]
@@ -291,8 +291,8 @@ def alignment() -> Figure:
 def mirrored_context() -> Figure:
     """An image with its mirrored context, and a tiny one whose mirror repeats."""
     geometry = TileGeometry.unet(depth=2)
-    image = _visible(touching_cells(31, (104, 120))[0])
-    tiny = image[30:46, 40:58]
+    image = _visible(touching_cells(59, (104, 120))[0])
+    tiny = image[16:32, 48:66]
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axes = figure.subplots(1, 2)
     titles = ("image with mirrored context", "tiny image: the mirror repeats")
@@ -316,6 +316,7 @@ def mirrored_context() -> Figure:
         ax.set_xlabel("x in pixels of the image")
     axes[0].set_ylabel("y in pixels of the image")
     margin = geometry.axis(0)[0]
+    dark = {"facecolor": "black", "edgecolor": "none", "pad": 1.5}
     edge = image.shape[1] - 0.5
     axes[0].annotate(
         "",
@@ -329,8 +330,8 @@ def mirrored_context() -> Figure:
         va="center",
         color=SKY,
         fontsize=10,
+        bbox=dark,
     )
-    dark = {"facecolor": "black", "edgecolor": "none", "pad": 1.5}
     axes[0].text(3, 10, "image", color=ORANGE, fontsize=11, bbox=dark)
     axes[1].text(0.7, 2.7, "image", color=ORANGE, fontsize=11, bbox=dark)
     return figure
