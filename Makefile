@@ -3,11 +3,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+DOCS_STAMP := $(VENV)/installed-docs
 RUN := runs/touching_cells
 BUNDLE := bundles/touching_cells
 MONAI := $(BIN)/python -W ignore -m monai.bundle run
 
-.PHONY: help setup train test test-all lint format clean
+.PHONY: help setup train test test-all lint format docs pictures clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -42,6 +43,17 @@ lint: setup ## ruff, format check, strict types
 format: setup ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(DOCS_STAMP) ## build the documentation as a site into build/docs
+	$(BIN)/python -m sphinx -W --keep-going -E -a -q docs build/docs
+	@echo "open build/docs/index.html"
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $(DOCS_STAMP)
+
+pictures: setup ## draw the pictures of the concept pages again
+	$(BIN)/python -W ignore docs/draw.py docs/pictures
 
 clean: ## remove what the commands made
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,9 +11,9 @@ _NONE = -(2**31)  # PyTorch would skip pixels labelled -100 without a word
 class PixelWeightedCrossEntropyLoss(nn.Module):
     """Softmax cross-entropy of every pixel, weighted by w(x), averaged over the pixels.
 
-    E = -1/|X| * sum over pixels x of w(x) * log p_l(x)(x), with X all pixels of the batch.
+    E = -1/N * sum over pixels x of w(x) * log p_l(x)(x), with N the pixels of the batch.
     Equation 1 of the paper is the same sum without the minus sign (a misprint: an energy
-    to be minimised needs it) and without 1/|X|. Dividing by the *number of pixels*, not by
+    to be minimised needs it) and without 1/N. Dividing by the *number of pixels*, not by
     the sum of the weights, keeps the gradient of a pixel independent of the weights of the
     other pixels, so a tile full of narrow gaps counts for more than an empty one, and the
     learning rate does not depend on the tile size.

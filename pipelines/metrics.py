@@ -39,7 +39,7 @@ def seg_measure(
     """SEG of the Cell Tracking Challenge, the "average IOU" of the U-Net paper's table 2.
 
     Of every reference object R the Jaccard index with the predicted object S that covers more
-    than half of it, |R n S| > |R| / 2, else 0; averaged over the objects of *all* images.
+    than half of it, ``|R n S| > |R| / 2``, else 0; averaged over the objects of *all* images.
     Predictions without a reference cost nothing.
 
     Args:

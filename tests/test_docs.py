@@ -1,51 +1,240 @@
-"""Every Python block of README and docs runs, and every file that they link exists."""
+"""Every block of README and docs runs, every link leads somewhere, every setting is described."""
 
 from __future__ import annotations
 
+import ast
+import json
+import os
 import re
+import runpy
 import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from overtile.pipelines.synthesis import write_touching_cells
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 PAGES += sorted(ROOT.glob("bundles/*/docs/README.md"))
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+CONFIGURATION = DOCS / "reference" / "configuration.md"
+# MONAI's own keys: modules for expressions, what runs first, further handlers, the default run
+PLUMBING = {"imports", "initialize", "handlers", "run"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+def blocks_of(name: str, language: str) -> list[str]:
+    text = (ROOT / name).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def files_of(name: str) -> dict[str, str]:
+    """Files that the page tells its reader to save: blocks behind a paragraph ending "`x.py`:"."""
+    pattern = r"`([\w./]+\.(?:py|json))`[^`]*?:\n\n```(?:python|json)\n(.*?)^```"
+    found = re.findall(pattern, (ROOT / name).read_text(), flags=re.DOTALL | re.MULTILINE)
+    return dict(found)
+
+
+def commands_of(block: str) -> list[str]:
+    lines = re.sub(r"\\\n\s*", " ", block).splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+WITH_COMMANDS = [name for name in NAMES if blocks_of(name, "sh")]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if blocks_of(name, "python")])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_python_blocks_run(name: str) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), flags=re.DOTALL)
-    namespace: dict[str, object] = {}
-    for block in blocks:  # one after the other, as a reader would
+    namespace: dict[str, object] = {"__name__": "page"}
+    for block in blocks_of(name, "python"):  # one after the other, as a reader would
         exec(compile(block, name, "exec"), namespace)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    counts = {"train": 3, "val": 1, "test": 1}
+    folder = tmp_path_factory.mktemp("images")
+    return write_touching_cells(folder, counts, size=(96, 112), large=(150, 230))
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, images: Path) -> Iterator[Path]:
+    """A repository whose environment is the one that runs the tests, with a reader's data."""
+    folder = tmp_path / "overtile"
+    folder.mkdir()
+    for entry in ROOT.iterdir():
+        if not entry.name.startswith(".") and entry.name not in ("runs", "build"):
+            (folder / entry.name).symlink_to(entry)
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    for command, arguments in (("python", ""), ("overtile", "-m overtile.pipelines")):
+        file = folder / ".venv" / "bin" / command
+        file.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
+        file.chmod(0o755)
+    shutil.copytree(images / "train", folder / "DIR")
+    shutil.copytree(images / "large", folder / "IMAGES")
+    if (ROOT.parent / "shared").is_dir():
+        (tmp_path / "shared").symlink_to(ROOT.parent / "shared")
+    yield folder
+    shutil.rmtree(folder)  # networks and MLflow's store are large
+
+
+def in_short(command: str) -> str:
+    """The command as printed, with what makes it small appended; later values win."""
+    if command.startswith("make "):
+        return "make -n " + command.removeprefix("make ")
+    if re.search(r"-m mlflow (ui|server)", command):
+        return command + " --help"  # else it would serve for ever
+    if "-m monai.bundle run training" in command:
+        command += " --max_epochs 1 --samples_per_epoch 2 --warmup_steps 1"
+        if "network" not in command:
+            command += " --tile 60"
+    if "-m monai.bundle run" in command and "network" not in command:
+        command += ' --network_def#features "[4,8]"'
+    return command
+
+
+@pytest.mark.parametrize("name", WITH_COMMANDS)
+def test_commands_run(name: str, checkout: Path) -> None:
+    """Blocks of a page one after the other, each in a shell of its own."""
+    for file, content in files_of(name).items():
+        (checkout / file).write_text(content)
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    left_out = []
+    for block in blocks_of(name, "sh"):
+        if "../shared/data" in block and not (ROOT.parent / "shared" / "data").is_dir():
+            left_out.append(block)
+            continue
+        script = "\n".join(in_short(command) for command in commands_of(block))
+        done = subprocess.run(
+            ["sh", "-eu", "-c", script],
+            cwd=checkout,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=500,
+        )
+        assert done.returncode == 0, f"{name}:\n{script}\n{done.stdout}\n{done.stderr}"
+    if left_out:
+        pytest.skip(f"no ../shared/data: {len(left_out)} blocks of {name} are left out")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_links_lead_somewhere(name: str) -> None:
     page = ROOT / name
-    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
-        if not target.startswith("http"):
-            assert (page.parent / target).exists(), f"{name} links {target}"
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(#[^)]*)?\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        found = page.parent / target if target else page
+        assert found.exists(), f"{name} links {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", found.read_text(), flags=re.MULTILINE)
+            anchors = ["#" + re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings]
+            assert anchor in anchors, f"{name} links {target}{anchor}"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WITH_COMMANDS)
 def test_commands_name_files_and_configuration_keys_that_exist(name: str) -> None:
-    text = re.sub(r"\\\n\s*", " ", (ROOT / name).read_text())
-    for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL):
+    """MONAI takes a misspelt key for a new one, without a word."""
+    files = files_of(name)
+    for block in blocks_of(name, "sh"):
         variables = dict(re.findall(r"^(\w+)=(\S+)$", block, flags=re.MULTILINE))
-        for line in block.splitlines():
+        for line in commands_of(block):
             for key, value in variables.items():
                 line = line.replace(f"${key}", value)
             words = shlex.split(line, comments=True)
             if words[:1] == ["make"]:
                 assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
             if "--config_file" in words:
-                config = ROOT / words[words.index("--config_file") + 1]
-                keys = config.read_text()
+                given = words[words.index("--config_file") + 1]
+                configs = re.findall(r"[\w./]+\.json", given)  # one, or a list of them
+                keys = [files[c] if c in files else (ROOT / c).read_text() for c in configs]
                 for word in words:
                     option = word.removeprefix("--").split("#")[0]
                     if word.startswith("--") and option != "config_file":
-                        assert f'"{option}":' in keys, f"{name}: {word} is no key of {config.name}"
+                        known = any(f'"{option}":' in text for text in keys)
+                        assert known, f"{name}: {word} is no key of {', '.join(configs)}"
+
+
+def rows_of(config: str) -> dict[str, list[str]]:
+    """The cells of each row of the tables under ``## {config}: ...``, by its key."""
+    pattern = rf"^## {re.escape(config)}: .*?(?=^## |\Z)"
+    parts = re.findall(pattern, CONFIGURATION.read_text(), flags=re.DOTALL | re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", "\n".join(parts), flags=re.MULTILINE)
+    return {key: [cell.strip() for cell in cells.split(" | ")] for key, cells in rows}
+
+
+BUNDLES = ("touching_cells", "em_membranes")  # in the order of the page's defaults
+
+
+@pytest.mark.parametrize("config", ["train.json", "inference.json"])
+def test_every_key_of_the_bundles_is_described_with_its_default(config: str) -> None:
+    assert sorted(BUNDLES) == sorted(p.parent.name for p in ROOT.glob("bundles/*/configs"))
+    contents = {
+        b: json.loads((ROOT / "bundles" / b / "configs" / config).read_text()) for b in BUNDLES
+    }
+    rows = rows_of(config)
+    used = {key for content in contents.values() for key in content} - PLUMBING
+    page = CONFIGURATION.relative_to(ROOT)
+    assert not used - rows.keys(), (
+        f"{page} lacks rows under {config} for {sorted(used - rows.keys())}"
+    )
+    assert not rows.keys() - used, f"{page} describes {sorted(rows.keys() - used)}, not in {config}"
+    wrong = []
+    for place, (bundle, content) in enumerate(contents.items()):
+        for key, cells in rows.items():
+            if len(cells) < 3 or isinstance(content.get(key), (dict, list)):
+                continue  # a part, not a setting
+            printed = cells[1].split(" / ")
+            default = printed[min(place, len(printed) - 1)]
+            found = as_printed(content[key], bundle) if key in content else "-"
+            if found != default and "$" not in found:
+                wrong.append(f"{key} of {bundle}: {default}, is {found}")
+    assert not wrong, f"{page}, {config}: {'; '.join(wrong)}"
+
+
+def as_printed(value: object, bundle: str) -> str:
+    return "none" if value is None else f"`{json.dumps(value).replace(bundle, 'NAME')}`"
+
+
+@pytest.mark.parametrize("package", ["networks", "transforms"])
+def test_reference_lists_every_public_name(package: str) -> None:
+    tree = ast.parse((ROOT / package / "__init__.py").read_text())
+    names = {
+        a.asname for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for a in node.names
+    }
+    page = (DOCS / "reference" / f"{package}.md").read_text()
+    listed = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (.*?) \|", page, re.MULTILINE))))
+    assert listed == names
+
+
+def test_reference_lists_every_module_of_the_pipelines() -> None:
+    page = (DOCS / "reference" / "pipelines.md").read_text()
+    listed = set(re.findall(r"^\| `overtile\.pipelines\.(\w+)` \|", page, re.MULTILINE))
+    modules = {f.stem for f in (ROOT / "pipelines").glob("*.py") if not f.stem.startswith("_")}
+    assert listed == modules
+
+
+def test_pictures_of_the_concepts_are_those_that_the_code_draws(tmp_path: Path) -> None:
+    drawn = runpy.run_path(str(DOCS / "draw.py"))
+    drawn["draw"](tmp_path)
+    linked = {
+        target
+        for page in (DOCS / "concepts").glob("*.md")
+        for target in re.findall(r"\]\(\.\./pictures/([^)]+)\)", page.read_text())
+    }
+    assert linked == {file.name for file in tmp_path.iterdir()}
+    for file in tmp_path.iterdir():
+        kept = DOCS / "pictures" / file.name
+        assert kept.stat().st_size < 200_000
+        new, old = (np.asarray(Image.open(f).convert("L"), dtype=float) for f in (file, kept))
+        assert new.shape == old.shape, f"{file.name}: run make pictures"
+        assert np.abs(new - old).mean() < 1, f"{file.name}: run make pictures"
