@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
+from torch.nn import Module
 
 from overtile.networks import TileGeometry
 
@@ -18,7 +19,7 @@ TRAINED = (
 
 
 def write_bundle(
-    parser: ConfigParser, bundle_root: str | Path, folder: Path, geometry: TileGeometry
+    parser: ConfigParser, bundle_root: str | Path, folder: Path, network: Module
 ) -> None:
     """Copy a bundle into the folder of a run, set as the run was.
 
@@ -29,7 +30,7 @@ def write_bundle(
         parser: the run's configuration, with all overrides.
         bundle_root: the bundle that trains.
         folder: of the run.
-        geometry: of the network, for the sizes in ``metadata.json``.
+        network: whose geometry, if it has one, gives the sizes in ``metadata.json``.
     """
     source = Path(bundle_root)
     (folder / "configs").mkdir(parents=True, exist_ok=True)
@@ -41,8 +42,10 @@ def write_bundle(
             _write(folder / "configs" / path.name, config)
         elif path.name == "metadata.json":
             metadata = json.loads(path.read_text())
-            dims = int(parser.get("spatial_dims", 2))
-            _write(folder / "configs" / path.name, _with_sizes(metadata, geometry, dims))
+            geometry = getattr(network, "geometry", None)
+            if isinstance(geometry, TileGeometry):
+                _put_sizes(metadata, geometry, int(parser.get("spatial_dims", 2)))
+            _write(folder / "configs" / path.name, metadata)
         elif path.name == "logging.conf":
             shutil.copyfile(path, folder / "configs" / path.name)
     if (source / "LICENSE").is_file():
@@ -51,10 +54,8 @@ def write_bundle(
         shutil.copytree(source / "docs", folder / "docs", dirs_exist_ok=True)
 
 
-def _with_sizes(
-    metadata: dict[str, Any], geometry: TileGeometry, spatial_dims: int
-) -> dict[str, Any]:
-    """With the sizes that the network takes; ``n`` counts from 1, as MONAI evaluates it."""
+def _put_sizes(metadata: dict[str, Any], geometry: TileGeometry, spatial_dims: int) -> None:
+    """Say which sizes the network takes; ``n`` counts from 1, as MONAI evaluates it."""
     inputs, outputs = [], []
     for axis in range(spatial_dims):
         margin, multiple, minimum = geometry.axis(axis)
@@ -63,7 +64,6 @@ def _with_sizes(
     tensors = metadata["network_data_format"]
     tensors["inputs"]["image"]["spatial_shape"] = inputs
     tensors["outputs"]["pred"]["spatial_shape"] = outputs
-    return metadata
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

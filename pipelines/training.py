@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from overtile.networks import geometry_of
 from overtile.pipelines import figures
 from overtile.pipelines.bundle import write_bundle
 from overtile.pipelines.checkpoints import Checkpoints, read_checkpoint
@@ -112,8 +111,7 @@ def run_training(
             _move_aside(tracker.output_dir)
         parser = current_parser()
         if parser is not None and bundle_root is not None:
-            geometry = geometry_of(trainer.network)
-            write_bundle(parser, bundle_root, tracker.output_dir, geometry)
+            write_bundle(parser, bundle_root, tracker.output_dir, trainer.network)
         start = time.perf_counter()
         with tracker.recording(checkpoints.extra.get("mlflow_run")) as run:
             checkpoints.extra["mlflow_run"] = run
