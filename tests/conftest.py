@@ -74,6 +74,11 @@ class Bundle:
         return {**own, **(extra or {})}
 
 
+@pytest.fixture(scope="session")
+def bundle_in() -> type[Bundle]:
+    return Bundle
+
+
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
     return Bundle(tmp_path)

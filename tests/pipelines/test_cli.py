@@ -319,5 +319,5 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 def test_the_page_on_the_command_line_describes_every_option(root: Path) -> None:
     page = (root / "docs" / "reference" / "command-line.md").read_text()
     for words in COMMANDS:
-        for option in re.findall(r"  (--[a-z]+)", overtile(*words, "--help").stdout):
+        for option in re.findall(r"  (--[a-z-]+)", overtile(*words, "--help").stdout):
             assert f"`{option}`" in page or f" {option}`" in page, f"{option} is not described"

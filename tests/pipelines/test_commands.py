@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 import socket
@@ -13,15 +14,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
 import torch
 from mlflow import MlflowClient
+from PIL import Image
 
 from overtile.networks import OverlapTileInferer, ValidUNet
 from overtile.pipelines.reading import read_image
 from overtile.pipelines.synthesis import write_touching_cells
+from overtile.pipelines.writing import write_data
 from overtile.transforms import InstancesFromProbabilities
 
 SMALL = ("--network_def#features", "[4,8]", "--tile", "60", "--warmup_steps", "2")
@@ -98,9 +102,9 @@ def test_training_is_tracked_and_its_network_segments_a_large_image(
     assert str(folder / "models" / "model.pt") in shown.stdout
 
     done = bundle.run(
-        *("touching_cells", "inference", "--dataset_dir", cells / "large"),
-        *("--checkpoint", folder / "models" / "model.pt", "--output_dir", "out"),
-        *("--roi_size", 100, "--network_def#features", "[4,8]"),
+        *("touching_cells", "inference", "--dataset_dir", cells / "large", "--roi_size", 100),
+        *("--bundle_root", folder, "--config_file", folder / "configs" / "inference.json"),
+        *("--output_dir", "out"),
     )
     assert done.returncode == 0, done.stderr
     assert "tile" in done.stderr, "a bar over tiles"
@@ -124,14 +128,20 @@ def test_showing_what_is_no_run_costs_one_line(tmp_path: Path) -> None:
 
 def segment_at_once(cells: Path, checkpoint: Path) -> np.ndarray[Any, Any]:
     """The same without a bundle: one tile, no files."""
+    image = read_image(cells / "large" / "large.tif")[0].astype(np.float32)
+    return segmented((image - image.mean()) / image.std(), checkpoint)
+
+
+def segmented(
+    image: np.ndarray[Any, Any], checkpoint: Path, min_size: int = 10, max_hole: int = 0
+) -> np.ndarray[Any, Any]:
     network = ValidUNet(features=(4, 8)).eval()
     network.load_state_dict(torch.load(checkpoint, weights_only=True))
-    image = read_image(cells / "large" / "large.tif")[0].astype(np.float32)
-    image = (image - image.mean()) / image.std()
     with torch.no_grad():
         logits = OverlapTileInferer()(torch.from_numpy(image)[None, None], network)
     p = logits.softmax(1)[0].numpy()
-    return InstancesFromProbabilities(0.6, min_size=10, grow=5, extent=0.1)(p)[0]
+    find = InstancesFromProbabilities(0.6, min_size, grow=5, extent=0.1, max_hole=max_hole)
+    return find(p)[0]
 
 
 def state_of(folder: Path) -> dict[str, Any]:
@@ -284,6 +294,27 @@ def broken(cells: Path, folder: Path, how: str) -> tuple[list[object], list[str]
     if how == "sizes differ":
         tifffile.imwrite(copy / "labels" / "002.tif", np.zeros((50, 60), np.uint16))
         return ["--dataset_dir", copy], ["labels/002.tif", "50x60", "96x112"]
+    image, label = copy / "images" / "002.tif", copy / "labels" / "002.tif"
+    if how == "truncated":
+        image.write_bytes(image.read_bytes()[:3000])
+        return ["--dataset_dir", copy], ["images/002.tif: cannot be read", "--skip_unreadable"]
+    if how == "infinite":
+        tifffile.imwrite(image, np.full((96, 112), np.inf, np.float32))
+        return ["--dataset_dir", copy], ["images/002.tif: 10752 pixels are NaN or infinite"]
+    if how == "colour":
+        colours = np.random.default_rng(0).integers(0, 255, (96, 112, 3), np.uint8)
+        tifffile.imwrite(image, colours, photometric="rgb")
+        return ["--dataset_dir", copy], ["images/002.tif: 3 channels", "--channel luminance"]
+    if how == "float labels":
+        tifffile.imwrite(label, np.ones((96, 112), np.float32))
+        return ["--dataset_dir", copy], ["labels/002.tif: labels of float32", "integers"]
+    if how == "negative labels":
+        tifffile.imwrite(label, np.full((96, 112), -7, np.int16))
+        return ["--dataset_dir", copy], ["labels/002.tif: labels from -7 to -7", "expected 0"]
+    if how == "masks":
+        for file in (copy / "labels").iterdir():
+            tifffile.imwrite(file, (tifffile.imread(file) > 0).astype(np.uint8) * 255)
+        return ["--dataset_dir", copy], ["labels/000.tif: 1 value(s)", "--labels mask"]
     if how == "tile":
         return ["--dataset_dir", copy, "--tile", 61], ["61x61", "60x60 or 62x62"]
     if how == "sliding window":
@@ -298,6 +329,7 @@ def broken(cells: Path, folder: Path, how: str) -> tuple[list[object], list[str]
     "how",
     [
         *("missing folder", "empty folder", "no label", "no image", "sizes differ"),
+        *("truncated", "infinite", "colour", "float labels", "negative labels", "masks"),
         *("tile", "sliding window", "diverges"),
     ],
 )
@@ -323,6 +355,7 @@ def test_a_mistake_costs_one_line_and_exit_code_2(bundle: Any, cells: Path, how:
         (("--checkpoint", "nothing.pt"), "nothing.pt: no such file; train first"),
         (("--roi_size", 61), "roi_size 61x61 does not fit the network: expected at least 44"),
         (("--network_def#features", "[4,8]"), "contract.0.0.weight is (16, 1, 3, 3)"),
+        (("--image_memory_limit", 10**6), "large.tif: 150x230 pixels need about"),
     ],
 )
 def test_a_mistake_in_inference_costs_one_line(
@@ -336,6 +369,132 @@ def test_a_mistake_in_inference_costs_one_line(
     assert "Traceback" not in done.stderr
     assert named in done.stderr
     assert not (bundle.folder / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def trained(cells: Path, bundle_in: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that normalised in another way than the bundle does."""
+    bundle = bundle_in(tmp_path_factory.mktemp("trained"))
+    options = ("--normalize", "percentile", "--min_size", 20)
+    done = bundle.run("touching_cells", "training", *small(cells, 1), *options)
+    assert done.returncode == 0, done.stderr
+    return bundle.folder / "runs" / "small"
+
+
+def of_run(folder: Path, name: str) -> tuple[object, ...]:
+    return ("--bundle_root", folder, "--config_file", folder / "configs" / f"{name}.json")
+
+
+def test_every_format_comes_back_in_its_own_geometry(
+    bundle: Any, trained: Path, tmp_path: Path
+) -> None:
+    images, rng = tmp_path / "images", np.random.default_rng(0)
+    images.mkdir()
+    volume = rng.integers(0, 200, (3, 60, 70), np.uint16)
+    for format in ("nii.gz", "dicom", "ome.zarr"):
+        pair = (volume, np.zeros(volume.shape, np.uint8))
+        folder = write_data(tmp_path / format, {"train": [pair]}, "pairs", format)
+        (file,) = (folder / "train" / "images").iterdir()
+        file.rename(images / file.name.replace("000", format.split(".")[-1]))
+    tifffile.imwrite(
+        *(images / "stack.tif", volume),
+        **{"photometric": "minisblack", "resolution": (5000, 4000), "resolutionunit": 3},
+    )
+    Image.fromarray(volume[0].astype(np.uint8)).save(images / "flat.png")
+    done = bundle.run(
+        *("touching_cells", "inference", *of_run(trained, "inference"), "--dataset_dir", images),
+        *("--output_dir", "out", "--save_probabilities", True, "--max_hole", 9),
+    )
+    assert done.returncode == 0, done.stderr
+    out = bundle.folder / "out"
+    names = {f"{n}_{k}" for n in ("flat", "gz", "dicom", "zarr", "stack") for k in KINDS}
+    assert {file.name.split(".")[0] for file in out.iterdir()} == names
+
+    found = tifffile.imread(out / "stack_instances.tif")
+    assert (found.shape, found.dtype) == (volume.shape, np.uint16)
+    for page, cells in zip(volume, found, strict=True):
+        low, high = np.percentile(page, (1, 99.8))
+        alone = segmented(
+            *(((page - low) / (high - low)).astype(np.float32), trained / "models" / "model.pt"),
+            **{"min_size": 20, "max_hole": 9},
+        )
+        assert np.array_equal(cells, alone)
+    with tifffile.TiffFile(out / "stack_instances.tif") as tif:
+        tags = tif.pages[0].tags
+        assert tags["XResolution"].value == (5000, 1)
+        assert tags["YResolution"].value == (4000, 1)
+    for name in ("gz", "dicom"):
+        source = nibabel.load(images / "gz.nii.gz") if name == "gz" else None
+        written = nibabel.load(out / f"{name}_instances.nii.gz")
+        assert np.array_equal(np.asarray(written.dataobj), found.T)
+        spacing = np.linalg.norm(written.affine[:3, :3], axis=0)
+        assert np.allclose(spacing, (0.5, 0.5, 2.0))
+        assert source is None or np.allclose(written.affine, source.affine)
+    with tifffile.TiffFile(out / "zarr_instances.ome.tif") as tif:
+        assert tif.series[0].axes == "ZYX"
+        assert np.array_equal(tif.asarray(), found)
+        assert 'PhysicalSizeZ="2.0"' in str(tif.ome_metadata)
+    likely = tifffile.imread(out / "stack_probabilities.tif")
+    assert (likely.shape, likely.dtype) == (volume.shape, np.float32)
+    assert 0 <= likely.min() <= likely.max() <= 1
+    assert tifffile.imread(out / "flat_instances.tif").shape == (60, 70)
+
+
+KINDS = ("instances", "probabilities", "outlines")
+
+
+def test_images_are_not_normalised_otherwise_than_in_training(
+    bundle: Any, trained: Path, cells: Path
+) -> None:
+    done = bundle.run(
+        *("touching_cells", "inference", "--dataset_dir", cells / "large"),
+        *("--network_def#features", "[4,8]", "--checkpoint", trained / "models" / "model.pt"),
+    )
+    assert done.returncode == 2
+    assert "trained with normalize=percentile, but normalize is zscore" in done.stderr
+    assert "give --normalize percentile" in done.stderr
+
+
+def test_evaluation_repeats_the_scores_of_training(bundle: Any, trained: Path, cells: Path) -> None:
+    done = bundle.run(
+        *("touching_cells", "evaluation", *of_run(trained, "evaluation")),
+        *("--dataset_dir", cells, "--output_dir", "out"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 images" in done.stdout
+    assert "mean IoU" in done.stdout
+    scores = json.loads((bundle.folder / "out" / "evaluation.json").read_text())["scores"]
+    assert scores == json.loads((trained / "summary.json").read_text())["scores"]
+    with (bundle.folder / "out" / "evaluation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["image"]).name for row in rows] == ["000.tif", "001.tif"]
+    assert scores["mean_iou"] == pytest.approx(np.mean([float(r["mean_iou"]) for r in rows]))
+
+
+def test_a_broken_image_among_others_costs_only_itself(
+    bundle: Any, trained: Path, cells: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    content = (cells / "large" / "large.tif").read_bytes()
+    for name in "abc":
+        (images / f"{name}.tif").write_bytes(content[:5000] if name == "b" else content)
+    command = ("touching_cells", "inference", *of_run(trained, "inference"))
+    done = bundle.run(*command, "--dataset_dir", images, "--output_dir", "out")
+    assert done.returncode == 2
+    assert "b.tif: cannot be read" in done.stderr
+    assert "--skip_unreadable True" in done.stderr
+    assert "Traceback" not in done.stderr
+    out = bundle.folder / "out"
+    assert {file.name for file in out.iterdir()} == {"a_instances.tif", "a_outlines.png"}
+    done = bundle.run(
+        *(*command, "--dataset_dir", images, "--output_dir", "out", "--skip_unreadable", True)
+    )
+    assert done.returncode == 0, done.stderr
+    assert "left out: " in done.stdout + done.stderr
+    assert {f.name for f in out.glob("*_instances.tif")} == {
+        *("a_instances.tif", "c_instances.tif")
+    }
 
 
 def test_the_same_bundle_trains_on_real_nuclei(bundle: Any, real_data: Path) -> None:
@@ -353,8 +512,8 @@ def test_the_membrane_bundle_trains_on_the_real_stack(bundle: Any, real_data: Pa
     assert 0 < summary["scores"]["pixel_error"] < 1
     done = bundle.run(
         *("em_membranes", "inference", "--dataset_dir", f"{data / 'test-volume.tif'}:2"),
-        *("--checkpoint", "runs/small/models/model.pt", "--output_dir", "out"),
-        *("--network_def#features", "[4,8]"),
+        *("--bundle_root", "runs/small", "--config_file", "runs/small/configs/inference.json"),
+        *("--output_dir", "out"),
     )
     assert done.returncode == 0, done.stderr
     assert tifffile.imread(bundle.folder / "out/test-volume_0002_instances.tif").shape == (512, 512)
