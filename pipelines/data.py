@@ -23,6 +23,7 @@ from overtile.pipelines.reading import (
     plane_names,
     read_image,
     split_plane,
+    stem,
 )
 
 log = logging.getLogger(__name__)
@@ -291,9 +292,11 @@ def images_in(
         files = [file]
     else:
         files = list(images_by_stem(path).values())
-        files += [f for f in sorted(path.glob("*/images/*")) if is_image(f)]  # Kaggle's
+        cases = [f for f in sorted(path.glob("*/images/*")) if is_image(f)]
+        files += [f for f in cases if f.parents[1].name == stem(f)]  # Kaggle's
     if not files:
-        hint = " (it has images/: give that)" if (path / "images").is_dir() else ""
+        below = next((p for p in ("images", "test", "train") if (path / p).is_dir()), None)
+        hint = f" (it has {below}/: give a folder in it)" if below else ""
         raise DataError(
             f"{path}: no images{hint}; expected TIFF, PNG, JPEG, NIfTI, DICOM or OME-Zarr"
         )

@@ -64,7 +64,7 @@ def find_pairs(root: Path, layout: str = "auto") -> tuple[str, dict[str, list[Pa
     name = _wanted(folders["train"], layout, _recognise(folders["train"]))
     found = {}
     for split, folder in folders.items():
-        if folder is not None and not (split == "test" and _recognise(folder) is None):
+        if folder is not None and not (split == "test" and not _holds_labels(folder)):
             found[split] = LAYOUTS[name](folder)
     return name, found
 
@@ -96,6 +96,12 @@ def _recognise(folder: Path) -> str | None:
     labelled = {_image_of(name) for name in files} - {None}
     images = {re.sub("_(img|image)$", "", name) for name in files}
     return "suffixes" if labelled & images else None
+
+
+def _holds_labels(folder: Path) -> bool:
+    """Whether a folder is more than images to try a network on."""
+    own = _recognise(folder)
+    return own is not None and (own != "pairs" or _sub(folder, LABELS) is not None)
 
 
 def _pairs(folder: Path) -> list[Pair]:

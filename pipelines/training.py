@@ -254,20 +254,23 @@ def _draw_predictions(
         label = _array(batch["label"][0])
         done = postprocessing({"pred": logits[0], "label": batch["label"][0]})
         instances = _array(done["instances"])
-        if label.ndim != 2:
-            return
         rows.append(
             figures.Prediction(
                 name=Path(batch["image"].meta["filename_or_obj"][0]).name,
-                image=_array(image[0]),
-                label=label,
-                probability=_array(done["pred"], channel=-1),
-                instances=instances,
+                image=_section(_array(image[0])),
+                label=_section(label),
+                probability=_section(_array(done["pred"], channel=-1)),
+                instances=_section(instances),
                 score=seg_measure(label, instances).value,
             )
         )
     if rows:
         tracker.log_figure(figures.predictions(rows), "predictions.png")
+
+
+def _section(array: NDArray[Any]) -> NDArray[Any]:
+    """The image, or the middle section of a volume along its last axis."""
+    return array if array.ndim == 2 else array[..., array.shape[-1] // 2]
 
 
 def _array(image: Any, channel: int = 0) -> NDArray[Any]:

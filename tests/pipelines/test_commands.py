@@ -503,6 +503,25 @@ def test_the_same_bundle_trains_on_real_nuclei(bundle: Any, real_data: Path) -> 
     assert "50 unseen images" in done.stdout
 
 
+def test_volumes_are_trained_on_and_segmented_whole(bundle: Any, real_data: Path) -> None:
+    data = real_data / "hippocampus"
+    overrides = (*small(data, 1, 2), "--spatial_dims", 3, "--tile", 44)
+    done = bundle.run("touching_cells", "training", *overrides)
+    assert done.returncode == 0, done.stderr
+    assert "5 validation images" in done.stdout
+    run = bundle.folder / "runs" / "small"
+    assert (run / "figures" / "predictions.png").is_file()
+    source = sorted((data / "images").glob("*.nii.gz"))[0]  # smaller than its mirrored context
+    done = bundle.run(
+        *("touching_cells", "inference", *of_run(run, "inference")),
+        *("--dataset_dir", source, "--output_dir", "out"),
+    )
+    assert done.returncode == 0, done.stderr
+    (found,) = (nibabel.load(file) for file in (bundle.folder / "out").iterdir())
+    assert found.shape == nibabel.load(source).shape
+    assert np.allclose(found.affine, nibabel.load(source).affine)
+
+
 def test_the_membrane_bundle_trains_on_the_real_stack(bundle: Any, real_data: Path) -> None:
     data = real_data / "isbi2012"
     done = bundle.run("em_membranes", "training", *small(data, 1, 2))
