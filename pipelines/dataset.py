@@ -149,6 +149,9 @@ class TileDataset(CachedDataset):
         seed: of the draws.
         memory_limit: as of `CachedDataset`.
         cache_dir: as of `CachedDataset`.
+
+    Raises:
+        ValueError: for ``samples`` below 1.
     """
 
     def __init__(
@@ -160,6 +163,8 @@ class TileDataset(CachedDataset):
         memory_limit: int = 4 * 2**30,
         cache_dir: str | Path | None = None,
     ) -> None:
+        if samples is not None and samples < 1:
+            raise ValueError(f"samples={samples}: expected at least 1 tile an epoch")
         super().__init__(data, transform, memory_limit, cache_dir)
         self.samples, self.seed = samples, seed
 

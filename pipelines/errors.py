@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from types import TracebackType
 from typing import NoReturn
@@ -38,6 +40,36 @@ def users_mistake(error: BaseException | None) -> BaseException | None:
     return None
 
 
+def wrong_value(error: BaseException | None) -> ConfigurationError | None:
+    """A value in the configuration that a class refuses, or that an expression cannot use.
+
+    MONAI wraps what a constructor or an expression raises into a RuntimeError; what goes wrong
+    later, inside a run, is wrapped the same way, but names a function and not a class.
+    """
+    while error is not None:
+        cause, said = error.__cause__, str(error)
+        if isinstance(error, RuntimeError) and isinstance(cause, (TypeError, ValueError)):
+            name = re.match(r"Failed to instantiate component '(.+)' with", said)
+            if name and name[1].rpartition(".")[2][:1].isupper():
+                return _refused(name[1], cause)
+            if said.startswith("Failed to evaluate"):
+                said = re.sub(r"""["']\s*\n\s*["']""", "", said)  # MONAI breaks the line
+                found = re.search(r"""["'](\$.+)["']""", said)
+                place = re.sub(r"__local_refs\['([^']+)'\]", r"@\1", found[1] if found else said)
+                return _refused(place, cause)
+        if isinstance(error, ModuleNotFoundError) and "Cannot locate" in said:
+            return ConfigurationError(f"{said}; expected the Python path of a class or function")
+        error = cause or error.__context__
+    return None
+
+
+def _refused(place: str, cause: BaseException) -> ConfigurationError:
+    return ConfigurationError(
+        f"configuration: {place}: {cause}; mend the value on the command line or in the file "
+        "(OVERTILE_TRACEBACK=1 shows where it came from)"
+    )
+
+
 def one_line_errors() -> None:
     """From now on a user's mistake ends the program with one line on stderr and exit code 2.
 
@@ -58,7 +90,7 @@ def _report(
 ) -> None:
     if kind is KeyboardInterrupt:
         raise SystemExit(130)
-    mistake = users_mistake(error)
-    if mistake is not None:
+    mistake = users_mistake(error) or wrong_value(error)
+    if mistake is not None and not os.environ.get("OVERTILE_TRACEBACK"):
         exit_with(mistake)
     sys.__excepthook__(kind, error, traceback)

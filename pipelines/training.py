@@ -98,9 +98,11 @@ def run_training(
         The summary that is printed and written to ``summary.json``.
 
     Raises:
-        ConfigurationError: if network and inferer do not go together, nothing can be resumed,
-            or another run uses the output folder.
+        ConfigurationError: if there is no epoch to train, network and inferer do not go together,
+            nothing can be resumed, or another run uses the output folder.
     """
+    if trainer.state.max_epochs < 1:
+        raise ConfigurationError(f"max_epochs {trainer.state.max_epochs}: expected at least 1")
     check_inferer(trainer.inferer, trainer.network)
     check_inferer(evaluator.inferer, evaluator.network)
     with _alone_in(tracker.output_dir), _stoppable(trainer, evaluator, checkpoints):

@@ -317,6 +317,10 @@ def broken(cells: Path, folder: Path, how: str) -> tuple[list[object], list[str]
         return ["--dataset_dir", copy], ["labels/000.tif: 1 value(s)", "--labels mask"]
     if how == "tile":
         return ["--dataset_dir", copy, "--tile", 61], ["61x61", "60x60 or 62x62"]
+    if how == "misspelt key":
+        return ["--dataset_dir", copy, "--learning_rat", 1], ["did you mean --learning_rate?"]
+    if how == "wrong value":
+        return ["--dataset_dir", copy, "--normalize", "zcore"], ["normalize='zcore'", "zscore"]
     if how == "sliding window":
         stock = ["--inferer", '{"_target_": "SlidingWindowInferer", "roi_size": 60}']
         return ["--dataset_dir", copy, *stock], ["SlidingWindowInferer", "OverlapTileInferer"]
@@ -330,7 +334,7 @@ def broken(cells: Path, folder: Path, how: str) -> tuple[list[object], list[str]
     [
         *("missing folder", "empty folder", "no label", "no image", "sizes differ"),
         *("truncated", "infinite", "colour", "float labels", "negative labels", "masks"),
-        *("tile", "sliding window", "diverges"),
+        *("tile", "misspelt key", "wrong value", "sliding window", "diverges"),
     ],
 )
 def test_a_mistake_costs_one_line_and_exit_code_2(bundle: Any, cells: Path, how: str) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,8 @@ from monai.networks.nets import BasicUNet
 
 from overtile.networks import GeometryError, OverlapTileInferer, TileGeometry, ValidUNet
 from overtile.pipelines.checkpoints import load_weights
-from overtile.pipelines.config import check_inferer, resolved_values
-from overtile.pipelines.errors import ConfigurationError, DataError, users_mistake
+from overtile.pipelines.config import check_inferer, check_keys, resolved_values
+from overtile.pipelines.errors import ConfigurationError, DataError, users_mistake, wrong_value
 from overtile.pipelines.segmentation import WriteResultsd
 from overtile.pipelines.summary import read_summary
 
@@ -85,6 +88,61 @@ def test_a_mistake_is_found_under_what_other_packages_wrap_around_it() -> None:
     wrapped.__cause__ = mistake
     assert users_mistake(wrapped) is mistake
     assert users_mistake(KeyError("ours")) is None
+
+
+CONFIGS = ("train", "evaluation", "inference")
+
+
+@pytest.mark.parametrize("name", ["touching_cells", "em_membranes"])
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.filterwarnings("ignore:parsing config_file")
+def test_a_misspelt_key_is_refused_and_no_other(root: Path, name: str, config: str) -> None:
+    parser = ConfigParser()
+    parser.read_config(str(root / "bundles" / name / "configs" / f"{config}.json"))
+    check_keys(parser)
+    parser["threshhold"] = 0.4
+    with pytest.raises(ConfigurationError, match=r"--threshhold 0.4: .*did you mean --threshold"):
+        check_keys(parser)
+    del parser.config["threshhold"]
+    parser["colour_of_the_cat"] = "black"
+    with pytest.raises(ConfigurationError, match="nothing uses a key of this name; leave it out"):
+        check_keys(parser)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        (
+            {"_target_": "overtile.transforms.NormalizeImage", "method": "zcore"},
+            "NormalizeImage: normalize='zcore': expected zscore, percentile, none",
+        ),
+        (
+            {"_target_": "overtile.networks.ValidUNet", "featurs": [4, 8]},
+            "ValidUNet: .*unexpected keyword argument 'featurs'",
+        ),
+        ("$int(@tile)", r"\$int\(@tile\): invalid literal"),
+        ({"_target_": "overtile.networks.UNet3"}, r"Cannot locate .*'overtile.networks.UNet3'"),
+    ],
+)
+def test_a_value_that_a_class_refuses_is_the_users_mistake(entry: Any, said: str) -> None:
+    parser = ConfigParser({"tile": "big", "part": entry})
+    with pytest.raises((RuntimeError, ModuleNotFoundError)) as caught:
+        parser.get_parsed_content("part")
+    assert re.search(said, str(wrong_value(caught.value)))
+
+
+def test_what_goes_wrong_inside_a_run_keeps_its_traceback() -> None:
+    parser = ConfigParser({"part": {"_target_": "tests_of_config.fail"}})
+    module = types.ModuleType("tests_of_config")
+
+    def fail() -> None:
+        raise ValueError("a bug")
+
+    module.fail = fail  # type: ignore[attr-defined]
+    sys.modules["tests_of_config"] = module
+    with pytest.raises(RuntimeError) as caught:
+        parser.get_parsed_content("part")
+    assert wrong_value(caught.value) is None
 
 
 @pytest.mark.parametrize("bare", [True, False])
