@@ -198,6 +198,8 @@ def look(
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give one that holds images")
     picture = picture or Path(f"{folder.resolve().name}-look.png")
+    if picture.suffix.lower() not in _PICTURES:
+        raise DataError(f"{picture}: expected a file ending in {', '.join(_PICTURES)}")
     if not picture.parent.is_dir():
         raise DataError(f"{picture}: no folder {picture.parent}; make it, or name another")
 
@@ -214,6 +216,7 @@ def look(
         click.echo(f"\n  {'contact sheet':<14}  {found.picture}")
 
 
+_PICTURES = (".png", ".jpg", ".pdf", ".svg")
 _COUNT = click.IntRange(0, 100_000)
 _FORMATS = list(dict.fromkeys(format for formats in FORMATS.values() for format in formats))
 

@@ -13,7 +13,7 @@ from torch.nn import Module
 from overtile.networks import TileGeometry
 
 TRAINED = (
-    *("spatial_dims", "channel", "normalize", "network_def"),
+    *("spatial_dims", "channel", "labels", "normalize", "network_def"),
     *("threshold", "extent", "grow", "min_size", "max_hole"),
 )
 

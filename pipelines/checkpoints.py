@@ -69,12 +69,14 @@ class Checkpoints:
         """Put every part, and ``engine``, back to the end of the last completed epoch.
 
         Raises:
-            ConfigurationError: if there is nothing to resume, or it is of another network.
+            ConfigurationError: if there is nothing to resume, it is of another network, or read its
+                images otherwise.
         """
         if not self.last_path.is_file():
             raise ConfigurationError(f"resume: {self.last_path} does not exist; start without it")
         state = read_checkpoint(self.last_path)
         check_weights(state["model"], self.parts["model"], self.last_path)
+        check_settings(self.settings, self.best_path)
         for name, part in self.parts.items():
             if isinstance(part, LRScheduler):
                 _move_schedule(part, state[name])
@@ -139,7 +141,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
-        raise ConfigurationError(f"{path}: no checkpoint of tensors ({error})") from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigurationError(
+            f"{path}: no checkpoint of tensors ({reason}); expected one that a training wrote"
+        ) from error
     return state
 
 

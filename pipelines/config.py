@@ -35,16 +35,20 @@ def current_parser() -> ConfigParser | None:
 _UNUSED = {"bundle_root", "displayable_configs", "device"}  # MONAI and its servers ask for these
 
 
+_WORDS = {"true": "True", "false": "False", "null": "None"}
+
+
 def check_keys(parser: ConfigParser | None = None) -> None:
     """Refuse a setting that nothing in the configuration uses, which is probably misspelt.
 
-    MONAI takes any ``--key value`` for a new entry of the configuration, without a word.
+    MONAI takes any ``--key value`` for a new entry of the configuration, without a word, and
+    ``false`` for a text, which counts as true.
 
     Args:
         parser: of the configuration; default: the one that evaluates this call.
 
     Raises:
-        ConfigurationError: naming the key, and the one that was probably meant.
+        ConfigurationError: naming the key, and the one, or the value, that was probably meant.
     """
     parser = current_parser() if parser is None else parser
     if parser is None:
@@ -52,6 +56,8 @@ def check_keys(parser: ConfigParser | None = None) -> None:
     config = {k: v for k, v in parser.get().items() if k != parser.meta_key}
     used = set(re.findall(r"[@%](\w+)", json.dumps(config, default=str)))
     for key, value in config.items():
+        if str(value).lower() in _WORDS and isinstance(value, str):
+            raise ConfigurationError(f"--{key} {value}: a text; expected {_WORDS[value.lower()]}")
         plain = value is None or isinstance(value, (bool, int, float, str))
         if not plain or str(value).startswith(("%", "$")) or key in used | _UNUSED:
             continue

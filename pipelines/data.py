@@ -9,13 +9,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from overtile.pipelines.errors import DataError, UnreadableError
 from overtile.pipelines.facts import FactBook, LabelFacts, default_cache
 from overtile.pipelines.formats import is_image
-from overtile.pipelines.layouts import Pair, find_pairs, images_by_stem
+from overtile.pipelines.layouts import Pair, find_pairs, image_of, images_by_stem
 from overtile.pipelines.reading import (
     Channel,
     check_labels_kind,
@@ -115,8 +116,7 @@ def find_data(
         dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir
     )
     train, val = splits["train"], splits.get("val", [])
-    if labels == "instances":
-        _check_instances(train, facts)
+    _check_labels(splits, labels, facts)
     if not any(facts.label(**item).cells for item in train):
         raise DataError(f"{train[0]['label']}: no cell in it, nor in any other training label")
     if not val:
@@ -134,6 +134,7 @@ def labelled_images(
     dataset_dir: str | Path | None,
     layout: str = "auto",
     split: str | None = None,
+    labels: str = "instances",
     spatial_dims: int = 2,
     channel: Channel = None,
     skip_unreadable: bool = False,
@@ -151,9 +152,10 @@ def labelled_images(
     """
     if dataset_dir is None:
         return []
-    root, _, splits, _, _ = _labelled(
+    root, _, splits, _, facts = _labelled(
         dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir
     )
+    _check_labels(splits, check_labels_kind(labels), facts)
     if split is None:
         split = "test" if splits.get("test") else "all"
     if split == "all":
@@ -173,7 +175,7 @@ def _labelled(
 ) -> tuple[Path, str, dict[str, list[Item]], list[str], FactBook]:
     if dataset_dir is None:
         raise DataError("dataset_dir is not set; give --dataset_dir DIR")
-    root = Path(dataset_dir)
+    root = as_path(dataset_dir)
     if not root.is_dir():
         raise DataError(
             f"dataset_dir {root}: no such folder; give one that holds images and labels"
@@ -238,25 +240,38 @@ def items_of(pair: Pair, facts: FactBook) -> list[Item]:
 def labels_are_classes(found: Mapping[str, LabelFacts]) -> str | None:
     """The first label that numbers classes instead of cells, if all of them seem to.
 
-    So it seems where few numbers stand for at least twice as many separate regions.
+    So it seems where numbers stand for twice as many separate regions. Cells that touch make
+    fewer regions than there are numbers, and cells in pieces are rare.
     """
-    with_cells = [f for f in found.values() if f.names]
-    pieces, names = sum(f.components for f in with_cells), sum(f.names for f in with_cells)
-    if pieces < 2 * names or any(f.names > 3 for f in with_cells):
+    pieces, names = (sum(getattr(f, k) for f in found.values()) for k in ("components", "names"))
+    if pieces < 2 * names:
         return None
     return next((name for name, f in found.items() if f.components > f.names), None)
 
 
-def _check_instances(items: Sequence[Item], facts: FactBook) -> None:
+def _check_labels(splits: Mapping[str, Sequence[Item]], labels: str, facts: FactBook) -> None:
     """Refuse labels that number classes, where every cell should have a number of its own."""
-    found = {item["label"]: facts.label(**item) for item in items}
-    first = labels_are_classes(found)
-    if first is not None:
+    for items in splits.values() if labels == "instances" else ():
+        found = {item["label"]: facts.label(**item) for item in items}
+        first = labels_are_classes(found)
+        if first is None:
+            continue
         raise DataError(
             f"{first}: {found[first].names} value(s) for {found[first].components} separate "
-            "cells, and the other training labels likewise; expected instances, one number a "
+            "cells, and the labels beside it likewise; expected instances, one number a "
             "cell: give --labels mask to take what is not 0 as cell, or number the cells"
         )
+
+
+_OTHERS = {
+    *(".czi", ".nd2", ".lif", ".lsm", ".oib", ".oif", ".ims", ".svs", ".ndpi", ".mrxs", ".vsi"),
+    *(".jp2", ".npy", ".npz", ".gif", ".webp", ".mrc", ".h5", ".hdf5", ".mha", ".mhd", ".nrrd"),
+}
+
+
+def as_path(given: Any) -> Path:
+    """A path that the command line may have taken for a number (``2024``) or a list (``a,b``)."""
+    return Path(",".join(map(str, given)) if isinstance(given, (tuple, list)) else str(given))
 
 
 def images_in(
@@ -282,7 +297,7 @@ def images_in(
     """
     if source is None:
         return []
-    path = Path(source)
+    path = as_path(source)
     file, plane = split_plane(path)
     if not file.exists():
         raise DataError(f"{path}: no such file or folder")
@@ -291,7 +306,17 @@ def images_in(
     if file.is_file() or is_image(file):
         files = [file]
     else:
-        files = list(images_by_stem(path).values())
+        named = images_by_stem(path)
+        # beside the images of a data set may lie their labels
+        labels = {n for n in named if {image_of(n), f"{image_of(n)}_img"} & named.keys()}
+        files = [file for name, file in named.items() if name not in labels]
+        if labels:
+            log.warning("left out: %d labels of images beside them", len(labels))
+        others = [f for f in sorted(path.iterdir()) if f.suffix.lower() in _OTHERS]
+        if others:
+            log.warning(
+                "left out: %d files in formats that are not read, as %s", len(others), others[0]
+            )
         cases = [f for f in sorted(path.glob("*/images/*")) if is_image(f)]
         files += [f for f in cases if f.parents[1].name == stem(f)]  # Kaggle's
     if not files:

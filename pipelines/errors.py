@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
@@ -15,6 +16,10 @@ class OvertileError(Exception):
 
 class DataError(OvertileError):
     """Images or labels that cannot be used as they are."""
+
+
+class UnknownLayoutError(DataError):
+    """A folder in which no image has a label."""
 
 
 class UnreadableError(DataError):
@@ -40,15 +45,25 @@ def users_mistake(error: BaseException | None) -> BaseException | None:
     return None
 
 
+_REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, KeyError)
+
+
 def wrong_value(error: BaseException | None) -> ConfigurationError | None:
     """A value in the configuration that a class refuses, or that an expression cannot use.
+
+    Also a file or folder that the system refuses to open, make or write.
 
     MONAI wraps what a constructor or an expression raises into a RuntimeError; what goes wrong
     later, inside a run, is wrapped the same way, but names a function and not a class.
     """
     while error is not None:
         cause, said = error.__cause__, str(error)
-        if isinstance(error, RuntimeError) and isinstance(cause, (TypeError, ValueError)):
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            return ConfigurationError(
+                f"{error.filename}: {error.strerror}; expected a file or folder that can be used"
+            )
+        own = cause is not None and str(cause).startswith("Failed to")  # MONAI's next wrapper
+        if isinstance(error, RuntimeError) and isinstance(cause, _REFUSALS) and not own:
             name = re.match(r"Failed to instantiate component '(.+)' with", said)
             if name and name[1].rpartition(".")[2][:1].isupper():
                 return _refused(name[1], cause)
@@ -74,13 +89,21 @@ def one_line_errors() -> None:
     """From now on a user's mistake ends the program with one line on stderr and exit code 2.
 
     A bundle's configuration calls this in ``initialize``, because ``monai.bundle run`` lets
-    every exception through. Errors that are not the user's keep their traceback.
+    every exception through. In any other program it does nothing. Errors that are not the
+    user's keep their traceback.
     """
-    sys.excepthook = _report
+    if Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py"):  # no program of others
+        sys.excepthook = _report
 
 
 def exit_with(error: BaseException) -> NoReturn:
     """Print the mistake as one line and leave with exit code 2."""
+    if "tqdm" in sys.modules:  # an open bar has no line of its own
+        from tqdm import tqdm
+
+        for bar in list(getattr(tqdm, "_instances", ())):
+            bar.leave = False
+            bar.close()
     print(f"overtile: error: {' '.join(str(error).split())}", file=sys.stderr)
     raise SystemExit(2)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ def run_evaluation(
 ) -> dict[str, Any]:
     """Segment every labelled image, print the scores, and write them.
 
-    ``evaluation.csv`` has a row an image, ``evaluation.json`` the scores of the whole set.
+    ``evaluation.csv`` has a row an image, with nothing where a score is not defined (SEG without
+    reference objects); ``evaluation.json`` has the scores of the whole set.
 
     Args:
         evaluator: with network, inferer, loader, postprocessing and ``metrics``.
@@ -41,6 +43,8 @@ def run_evaluation(
         ConfigurationError: as `overtile.pipelines.segmentation.run_inference`.
     """
     make_ready(evaluator, checkpoint, settings or {})
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)  # before hours of work, not after
     rows: list[dict[str, Any]] = []
 
     def note(engine: Any) -> None:
@@ -51,11 +55,9 @@ def run_evaluation(
     evaluator.run()
     for name, handler in metrics.items():
         for row, value in zip(rows, _per_image(handler.metric_fn), strict=True):
-            row[name] = value
+            row[name] = "" if math.isnan(value) else value
     scores = {name: float(evaluator.state.metrics[name]) for name in metrics}
     result = {"images": len(rows), "network": str(checkpoint), "scores": scores}
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     with (folder / "evaluation.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

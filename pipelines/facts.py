@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from overtile import __version__
-from overtile.pipelines.formats import files_of
+from overtile.pipelines.formats import files_of, unreadable
 from overtile.pipelines.reading import (
     Channel,
+    check_channel,
     check_pixels,
     open_view,
     read_image,
@@ -88,7 +89,7 @@ class FactBook:
     def __init__(
         self, folder: Path | None, root: Path, spatial_dims: int = 2, channel: Channel = None
     ) -> None:
-        self.spatial_dims, self.channel = spatial_dims, channel
+        self.spatial_dims, self.channel = spatial_dims, check_channel(channel)
         name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
         self._file = None if folder is None else folder / f"facts-{name}.json"
         self._known: dict[str, Any] = {}
@@ -99,7 +100,8 @@ class FactBook:
                 book = json.loads(self._file.read_text())
             except ValueError:  # a broken cache is an empty one
                 book = {}
-            self._known = book["facts"] if book.get("version") == _VERSION else {}
+            if isinstance(book, dict) and book.get("version") == _VERSION:
+                self._known = book["facts"]
 
     def planes(self, path: Path, like: Path | None = None) -> tuple[int, tuple[int, ...]]:
         """How many planes a file has, and their size; arguments as of `open_view`.
@@ -195,13 +197,18 @@ class FactBook:
 
 
 def stamp(path: Path) -> str:
-    """Changes when the files of an image are written again: names, sizes and times of change."""
-    if path.is_dir():
+    """Changes when the files of an image are written again: names, sizes and times of change.
+
+    Raises:
+        UnreadableError: for a link that leads nowhere.
+    """
+    try:
         stats = [(str(f.relative_to(path)), f.stat()) for f in files_of(path)]
-        text = repr([(name, s.st_size, s.st_mtime_ns) for name, s in stats])
-        return hashlib.sha256(text.encode()).hexdigest()
-    found = path.stat()
-    return f"{found.st_size} {found.st_mtime_ns}"
+    except OSError as error:
+        raise unreadable(path, error) from error
+    # the time of the last change of a file cannot be set back, that of its content can
+    text = repr([(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def default_cache() -> Path:

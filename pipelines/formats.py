@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ FLAT = (".png", ".jpg", ".jpeg", ".bmp")
 DICOM = (".dcm",)
 ZARR = (".zarr",)
 SUFFIXES = (".ome.tif", ".ome.tiff", ".ome.zarr", *TIFF, *NIFTI, *FLAT, *DICOM, *ZARR)
+_WHITE_IS_ZERO, _PALETTE = 0, 3  # of TIFF's photometric interpretations
 _GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L")  # of Pillow's modes
 
 Index = tuple[Any, ...]
@@ -64,7 +66,7 @@ def open_image(path: Path, labels: bool = False) -> Stored:
         DataError: if it is missing or cannot be read.
     """
     if not path.exists():
-        raise DataError(f"{path}: no such file")
+        raise UnreadableError(f"{path}: no such file")
     name = path.name.lower()
     try:
         if name.endswith(ZARR):
@@ -72,7 +74,7 @@ def open_image(path: Path, labels: bool = False) -> Stored:
         if path.is_dir():
             return _masks(path) if labels and not is_dicom_series(path) else _dicom(path)
         if name.endswith(TIFF):
-            return _tiff(path)
+            return _tiff(path, labels)
         if name.endswith(NIFTI):
             return _nifti(path)
         if name.endswith(DICOM):
@@ -118,22 +120,34 @@ def files_of(path: Path) -> list[Path]:
     return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
 
 
-def _tiff(path: Path) -> Stored:
+def _tiff(path: Path, labels: bool) -> Stored:
     with tifffile.TiffFile(path) as tif:
         if not tif.series or not np.prod(tif.series[0].shape):  # of some broken files
             raise ValueError("it holds no pixels")
         series, page = tif.series[0], tif.series[0].keyframe
+        count = len(tif.series)
+        if any((s.shape, s.dtype) != (series.shape, series.dtype) for s in tif.series):
+            sizes = " and ".join("x".join(map(str, s.shape)) for s in tif.series[:3])
+            raise DataError(
+                f"{path}: {count} images of different sizes ({sizes}); expected one, or pages of "
+                "one size: split the file"
+            )
         axes, shape, dtype = series.axes, tuple(series.shape), np.dtype(series.dtype)
+        colours = page.colormap if page.photometric == _PALETTE and not labels else None
+        inverted = page.photometric == _WHITE_IS_ZERO
         tags = {
             name: page.tags[name].value
             for name in ("XResolution", "YResolution", "ResolutionUnit")
             if name in page.tags
         }
-        spacing = _ome_spacing(tif.ome_metadata)
+        spacing = _ome_spacing(tif.ome_metadata) or _imagej_spacing(tif, tags)
 
-    def pixels(index: Index) -> NDArray[Any]:
+    def stored(index: Index) -> NDArray[Any]:
+        number, index = (index[0], index[1:]) if count > 1 else (0, index)
         with tifffile.TiffFile(path) as tif:
-            series = tif.series[0]
+            if isinstance(number, slice):
+                return np.stack([s.asarray() for s in tif.series[number]])[:, *index]
+            series = tif.series[number]
             lead = series.shape[: len(shape) - series.keyframe.ndim]
             place, rest = index[: len(lead)], index[len(lead) :]
             if len(series.pages) == np.prod(lead) and not any(isinstance(i, slice) for i in place):
@@ -145,7 +159,29 @@ def _tiff(path: Path) -> Stored:
             whole: NDArray[Any] = series.asarray()
             return whole[index]
 
+    def pixels(index: Index) -> NDArray[Any]:
+        array = stored(index if colours is None else index[:-1])
+        if inverted:
+            array = ~array if array.dtype == bool else np.iinfo(array.dtype).max - array
+        return array if colours is None else colours.T[array][..., index[-1]]
+
+    if count > 1:
+        axes, shape = f"Q{axes}", (count, *shape)
+    if colours is not None:
+        axes, shape, dtype = f"{axes}S", (*shape, 3), colours.dtype
     return Stored(axes, shape, dtype, pixels, spacing=spacing, tags=tags)
+
+
+def _imagej_spacing(tif: tifffile.TiffFile, tags: dict[str, Any]) -> dict[str, float]:
+    told = tif.imagej_metadata or {}
+    if str(told.get("unit", "")).lower() not in ("micron", "um", "µm", "\\u00b5m"):
+        return {}
+    sizes = {"Z": float(told["spacing"])} if "spacing" in told else {}
+    for axis in "XY":
+        if f"{axis}Resolution" in tags:
+            many, per = tags[f"{axis}Resolution"]
+            sizes[axis] = per / many
+    return sizes
 
 
 def _ome_spacing(xml: str | None) -> dict[str, float]:
@@ -165,12 +201,20 @@ def _ome_spacing(xml: str | None) -> dict[str, float]:
 def _nifti(path: Path) -> Stored:
     volume = nibabel.load(path)
     shape = tuple(int(n) for n in volume.shape)
+    rest = len(shape) - len(np.trim_zeros(np.array(shape[3:]) - 1, "b")) - 3 if shape[3:] else 0
+    shape = shape[: len(shape) - rest]  # without axes of one at the end
     scaled = (volume.dataobj.slope, volume.dataobj.inter) != (1.0, 0.0)
     dtype = np.dtype(np.float64) if scaled else volume.get_data_dtype()
     if not np.prod(shape):
         raise ValueError("it holds no pixels")
+    last = (0,) * rest
     return Stored(
-        "XYZTUVW"[: len(shape)], shape, dtype, lambda i: _whole(path, _load_nifti)[i], volume.affine
+        "XYZTUVW"[: len(shape)],
+        shape,
+        dtype,
+        lambda index: _whole(path, _load_nifti)[index + last],
+        volume.affine,
+        tags={"units": volume.header.get_xyzt_units(), "zooms": volume.header.get_zooms()},
     )
 
 
@@ -182,6 +226,13 @@ def _dicom(path: Path) -> Stored:
     import itk
 
     reader = _dicom_reader(path)
+    header = itk.GDCMImageIO.New()
+    header.SetFileName(reader.GetFileNames()[0])
+    header.ReadImageInformation()
+    if header.GetNumberOfComponents() > 1:
+        raise DataError(
+            f"{path}: a DICOM series in colour; expected one grey channel: convert it to TIFF"
+        )
     reader.UpdateOutputInformation()
     image = reader.GetOutput()
     shape = tuple(int(n) for n in itk.size(image))
@@ -238,7 +289,13 @@ def _zarr(path: Path) -> Stored:
     names = [axis["name"] if isinstance(axis, dict) else axis for axis in described[0]["axes"]]
     changes = level.get("coordinateTransformations", ())
     steps: list[float] = next((t["scale"] for t in changes if t["type"] == "scale"), [])
-    spacing = {n.upper(): float(s) for n, s in zip(names, steps, strict=False) if n in "xyz"}
+    units = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3}
+    told = [axis.get("unit") if isinstance(axis, dict) else None for axis in described[0]["axes"]]
+    spacing = {
+        name.upper(): float(step) * units[unit]
+        for name, step, unit in zip(names, steps, told, strict=False)
+        if name in "xyz" and unit in units
+    }
     return Stored(
         "".join(n[0].upper() for n in names),
         tuple(array.shape),
@@ -249,13 +306,19 @@ def _zarr(path: Path) -> Stored:
 
 
 def _flat(path: Path, labels: bool) -> Stored:
-    with Image.open(path) as picture:
+    if labels and path.name.lower().endswith((".jpg", ".jpeg")):
+        raise DataError(
+            f"{path}: a label in JPEG, which changes numbers; expected PNG or TIFF: save it anew"
+        )
+    with _picture(path) as picture:
         mode, (width, height) = picture.mode, picture.size
+    if mode in ("RGB", "RGBA") and _bits_of_png(path) == 16:  # Pillow would drop eight of them
+        return _deep_png(path, (height, width))
     indexed = mode == "P" and labels
     target = None if mode in _GREY or indexed else "L" if mode == "LA" else "RGB"
 
     def pixels(index: Index) -> NDArray[Any]:
-        with Image.open(path) as picture:
+        with _picture(path) as picture:
             return np.asarray(picture if target is None else picture.convert(target))[index]
 
     colour = target == "RGB"
@@ -268,11 +331,38 @@ def _flat(path: Path, labels: bool) -> Stored:
     )
 
 
+@contextmanager
+def _picture(path: Path) -> Iterator[Image.Image]:
+    """Open with Pillow, whatever the size: what fits into memory is ours to decide."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with Image.open(path) as picture:
+            yield picture
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _bits_of_png(path: Path) -> int:
+    with path.open("rb") as file:
+        start = file.read(25)
+    return start[24] if start.startswith(b"\x89PNG") else 0
+
+
+def _deep_png(path: Path, size: tuple[int, int]) -> Stored:
+    import imagecodecs
+
+    def pixels(index: Index) -> NDArray[Any]:
+        colours: NDArray[Any] = imagecodecs.png_decode(path.read_bytes())[..., :3]
+        return colours[index]
+
+    return Stored("YXS", (*size, 3), np.dtype(np.uint16), pixels)
+
+
 def _masks(folder: Path) -> Stored:
     files = [p for p in sorted(folder.iterdir()) if is_image(p)]
     if not files:
         raise DataError(f"{folder}: no mask in it; expected one image a cell")
-    first = open_image(files[0])
+    first = open_image(files[0], labels=True)
     shape = tuple(n for n, a in zip(first.shape, first.axes, strict=True) if a != "S")
 
     def pixels(index: Index) -> NDArray[Any]:
@@ -285,14 +375,20 @@ def _masks(folder: Path) -> Stored:
                     f"{file}: size {mask.shape}, but {files[0].name} is {shape}; "
                     "expected masks of one size"
                 )
-            labels[(mask > 0) & (labels == 0)] = number
+            own = (mask > 0) & (labels == 0)
+            if mask.any() and not own.any():
+                raise DataError(
+                    f"{file}: a mask that lies wholly under others; expected cells side by side: "
+                    "remove it"
+                )
+            labels[own] = number
         return labels[index]
 
     return Stored("YX", shape, np.dtype(np.int32), pixels)
 
 
 def _decode(path: Path) -> NDArray[Any]:
-    stored = open_image(path)
+    stored = open_image(path, labels=True)
     try:
         return stored.pixels((slice(None),) * len(stored.axes))
     except Exception as error:
@@ -309,8 +405,20 @@ def _load_once(path: Path, stamp: int, load: Callable[[Path], NDArray[Any]]) -> 
     return load(path)
 
 
+def _reversed(stored: Stored) -> Stored:
+    """The same image with its axes the other way round."""
+
+    def pixels(index: Index) -> NDArray[Any]:
+        return stored.pixels(index[::-1]).transpose()
+
+    return replace(stored, axes=stored.axes[::-1], shape=stored.shape[::-1], pixels=pixels)
+
+
 def oriented_like(labels: Stored, image: Stored, name: str, other: str) -> Stored:
-    """Labels with their axes turned as the image's, where both say how they lie in space.
+    """Labels with their axes in the order of the image's.
+
+    Where both say how they lie in space, they are turned so that they coincide there. Otherwise
+    X, Y and Z are put into the same order.
 
     Args:
         labels: to turn.
@@ -321,7 +429,12 @@ def oriented_like(labels: Stored, image: Stored, name: str, other: str) -> Store
     Raises:
         DataError: if the voxels do not coincide.
     """
-    if labels.affine is None or image.affine is None or len(labels.shape) != 3:
+    if labels.affine is None or image.affine is None:
+        same = (labels.axes.find("X") < labels.axes.find("Y")) == (
+            image.axes.find("X") < image.axes.find("Y")
+        )
+        return labels if same else _reversed(labels)
+    if len(labels.shape) != 3:
         return labels
     mine, wanted = (nibabel.orientations.io_orientation(s.affine) for s in (labels, image))
     turn = nibabel.orientations.ornt_transform(mine, wanted)
@@ -330,7 +443,10 @@ def oriented_like(labels: Stored, image: Stored, name: str, other: str) -> Store
     shape = tuple(labels.shape[int(i)] for i in order)
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], [1])).reshape(4, -1)
     apart = np.abs((affine - image.affine) @ corners).max()
-    if shape == image.shape and apart > 0.1 * np.linalg.norm(image.affine[:3, :3], axis=0).min():
+    if (
+        shape == image.shape[:3]
+        and apart > 0.1 * np.linalg.norm(image.affine[:3, :3], axis=0).min()
+    ):
         raise DataError(
             f"{name}: its voxels lie up to {apart:.3g} mm from those of {other}; "
             "expected labels on the grid of their image: resample them, or mend the affine"

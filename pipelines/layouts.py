@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from overtile.pipelines.errors import DataError
+from overtile.pipelines.errors import DataError, UnknownLayoutError
 from overtile.pipelines.formats import TIFF, is_image
 from overtile.pipelines.reading import stem
 
@@ -18,7 +18,7 @@ SPLITS = {
 }
 IMAGES = ("images", "image", "imgs", "img", "imagesTr")
 LABELS = ("labels", "label", "masks", "mask", "annotations", "gt", "labelsTr")
-SUFFIXES = ("_masks", "_mask", "_labels", "_label", "_seg", "_gt", "_instances")
+SUFFIXES = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg", "_gt", "_instances")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _wanted(folder: Path, layout: str, own: str | None) -> str:
     if layout != "auto":
         return layout
     if own is None:
-        raise DataError(
+        raise UnknownLayoutError(
             f"{folder}: no layout recognised; expected images/ and labels/, NAME.tif beside "
             "NAME_masks.tif, train-volume.tif and train-labels.tif, 01/ and 01_GT/SEG/, or "
             "ID/images/ and ID/masks/ (all but the third also under train/, val/, test/)"
@@ -88,12 +88,12 @@ def _recognise(folder: Path) -> str | None:
         return "stack"
     if _sequences(folder):
         return "ctc"
-    if _sub(folder, IMAGES) is not None and not _is_kaggle_case(folder):
+    if _sub(folder, IMAGES) is not None:
         return "pairs"
-    if any(_is_kaggle_case(f) and (f / "masks").is_dir() for f in _folders(folder)):
+    if any((f / "masks").is_dir() for f in _cases(folder)):
         return "kaggle"
     files = {stem(p) for p in folder.iterdir() if is_image(p)}
-    labelled = {_image_of(name) for name in files} - {None}
+    labelled = {image_of(name) for name in files} - {None}
     images = {re.sub("_(img|image)$", "", name) for name in files}
     return "suffixes" if labelled & images else None
 
@@ -106,6 +106,12 @@ def _holds_labels(folder: Path) -> bool:
 
 def _pairs(folder: Path) -> list[Pair]:
     images_in, labels_in = _sub(folder, IMAGES), _sub(folder, LABELS)
+    others = [n for n in LABELS if (folder / n).is_dir() and folder / n != labels_in]
+    if labels_in is not None and others:
+        raise DataError(
+            f"{folder}: both {labels_in.name}/ and {others[0]}/; expected one folder of labels: "
+            "move the other away"
+        )
     for found, names in ((images_in, IMAGES), (labels_in, LABELS)):
         if found is None:
             raise DataError(f"{folder}: no folder {names[0]}/; expected images/ and labels/")
@@ -116,7 +122,7 @@ def _pairs(folder: Path) -> list[Pair]:
         raise DataError(f"{images_in}: no images; expected TIFF, PNG, NIfTI, DICOM or OME-Zarr")
     if not set(images) & set(labels):  # other tools' habits
         images = _without_channel(images)
-        labels = {_image_of(name) or name: path for name, path in labels.items()}
+        labels = _unlike((image_of(name) or name, path) for name, path in labels.items())
     _check_partners(images, labels, labels_in)
     _check_partners(labels, images, images_in)
     return [Pair(images[name], labels[name]) for name in images]
@@ -148,12 +154,11 @@ def _check_partners(ones: dict[str, Path], others: dict[str, Path], folder: Path
 
 def _suffixes(folder: Path) -> list[Pair]:
     files = images_by_stem(folder)
-    labels = {image: path for name, path in files.items() if (image := _image_of(name)) is not None}
-    images = {
-        re.sub("_(img|image)$", "", name): path
-        for name, path in files.items()
-        if _image_of(name) is None
-    }
+    named = [(image_of(name), name, path) for name, path in files.items()]
+    labels = _unlike((image, path) for image, _, path in named if image is not None)
+    images = _unlike(
+        (re.sub("_(img|image)$", "", name), path) for image, name, path in named if image is None
+    )
     if not labels or not images:
         raise DataError(f"{folder}: no files NAME.tif with NAME_masks.tif; expected such pairs")
     _check_partners(images, labels, folder)
@@ -161,7 +166,20 @@ def _suffixes(folder: Path) -> list[Pair]:
     return [Pair(images[name], labels[name]) for name in images]
 
 
-def _image_of(name: str) -> str | None:
+def _unlike(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Files by name, each name once."""
+    found: dict[str, Path] = {}
+    for name, path in files:
+        if name in found:
+            raise DataError(
+                f"{path}: belongs to {name!r} as {found[name].name} does; expected one file: "
+                "remove one of them"
+            )
+        found[name] = path
+    return found
+
+
+def image_of(name: str) -> str | None:
     """``a`` for ``a_masks``; None for an image."""
     for suffix in SUFFIXES:
         if name.lower().endswith(suffix):
@@ -192,15 +210,16 @@ def _ctc(folder: Path) -> list[Pair]:
                 f"{sequence}_GT/SEG: no man_seg*.tif, nor in {sequence.name}_ST/SEG; "
                 "expected at least one annotated frame"
             )
-        frames = {}
-        for file in sequence.iterdir():
-            if is_image(file) and (match := re.search(r"(\d+)$", stem(file))):
-                frames[int(match[1])] = file
+        numbered = [(re.search(r"(\d+)$", stem(f)), f) for f in sorted(sequence.iterdir())]
+        frames = _unlike((str(int(m[1])), f) for m, f in numbered if m and is_image(f))
         for label in labels:
-            numbers = [int(n) for n in re.findall(r"\d+", stem(label))]
-            if numbers[0] not in frames:
-                raise DataError(f"{label}: no frame t{numbers[0]:03d}.tif in {sequence}; add it")
-            pairs.append(Pair(frames[numbers[0]], label, numbers[1] if numbers[1:] else None))
+            match = re.fullmatch(r"man_seg_?(\d+)(?:_(\d+))?", stem(label))
+            if match is None:
+                raise DataError(f"{label}: expected man_segT.tif or man_seg_T_Z.tif; rename it")
+            frame = str(int(match[1]))
+            if frame not in frames:
+                raise DataError(f"{label}: no frame t{match[1]}.tif in {sequence}; add it")
+            pairs.append(Pair(frames[frame], label, int(match[2]) if match[2] else None))
     return pairs
 
 
@@ -217,7 +236,7 @@ def _annotated(sequence: Path) -> list[Path]:
     """Segmented frames: the gold truth, or the silver one where there is no gold."""
     for kind in ("GT", "ST"):
         folder = sequence.with_name(f"{sequence.name}_{kind}") / "SEG"
-        files = sorted(f for f in folder.glob("man_seg*") if is_image(f)) if folder.is_dir() else []
+        files = sorted(f for f in folder.iterdir() if is_image(f)) if folder.is_dir() else []
         if files:
             return files
     return []
@@ -225,9 +244,7 @@ def _annotated(sequence: Path) -> list[Path]:
 
 def _kaggle(folder: Path) -> list[Pair]:
     pairs = []
-    for case in _folders(folder):
-        if not _is_kaggle_case(case):
-            continue
+    for case in _cases(folder):
         images = [f for f in sorted((case / "images").iterdir()) if is_image(f)]
         masks = case / "masks"
         if len(images) != 1:
@@ -240,12 +257,10 @@ def _kaggle(folder: Path) -> list[Pair]:
     return pairs
 
 
-def _is_kaggle_case(folder: Path) -> bool:
-    """Whether a folder holds one image, in ``images/``, that is named as the folder."""
-    if not (folder / "images").is_dir():
-        return False
-    images = [f for f in (folder / "images").iterdir() if is_image(f)]
-    return len(images) == 1 and stem(images[0]) == folder.name
+def _cases(folder: Path) -> list[Path]:
+    """Kaggle's folders of one image each, which are no splits."""
+    splits = {name for names in SPLITS.values() for name in names}
+    return [f for f in _folders(folder) if (f / "images").is_dir() and f.name not in splits]
 
 
 def _folders(folder: Path) -> list[Path]:

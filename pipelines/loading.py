@@ -15,6 +15,7 @@ from monai.utils import ensure_tuple_rep
 from overtile.pipelines.errors import DataError
 from overtile.pipelines.reading import (
     Channel,
+    check_channel,
     check_labels_kind,
     check_pixels,
     labels_beyond,
@@ -54,7 +55,7 @@ class ReadImaged(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.dtype = tuple(np.dtype(d) for d in ensure_tuple_rep(dtype, len(self.keys)))
-        self.spatial_dims, self.channel = spatial_dims, channel
+        self.spatial_dims, self.channel = spatial_dims, check_channel(channel)
         self.labels, self.image_key = check_labels_kind(labels), image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from overtile.pipelines.data import Item, images_in, items_of, labels_are_classes
-from overtile.pipelines.errors import DataError
+from overtile.pipelines.errors import DataError, UnknownLayoutError
 from overtile.pipelines.facts import FactBook, ImageFacts, LabelFacts, default_cache
 from overtile.pipelines.figures import outlined
 from overtile.pipelines.layouts import find_pairs
@@ -92,8 +92,8 @@ def look(
     found = Look(str(root), "")
     try:
         found.layout, pairs = find_pairs(root, layout)
-    except DataError:
-        if layout != "auto" or _holds_labels(root):
+    except UnknownLayoutError:
+        if layout != "auto":
             raise
         items = {"unlabelled": images_in(root, spatial_dims)}
     else:
@@ -117,6 +117,8 @@ def look(
                 continue
             found.images[split] += 1
             seen.append((item, image, label))
+    if not seen:
+        raise DataError(f"{found.suspicious[0]} (and nothing else in {root} can be read)")
     _sum_up(found, seen, labels)
     found.suspicious += _suspicions(seen, labels, facts)
     facts.save()
@@ -125,10 +127,6 @@ def look(
         sheet.savefig(picture, dpi=80, bbox_inches="tight")
         found.picture = str(picture)
     return found
-
-
-def _holds_labels(root: Path) -> bool:
-    return any(root.glob("*/labels")) or any(root.glob("labels")) or any(root.glob("*_masks.*"))
 
 
 def _sum_up(

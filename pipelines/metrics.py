@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -136,8 +137,8 @@ class SegMetric(CumulativeIterationMetric):
         return torch.tensor(rows, dtype=torch.float64)
 
     def per_image(self) -> list[float]:
-        """SEG of each image so far; 1 for one without reference objects."""
-        return [float(total / count) if count else 1.0 for total, count in _buffer(self)]
+        """SEG of each image so far; NaN, which is no score, for one without reference objects."""
+        return [float(total / count) if count else math.nan for total, count in _buffer(self)]
 
     def aggregate(self) -> Tensor:
         """SEG of all images so far."""

@@ -80,7 +80,10 @@ def view(stored: Stored, path: str | Path, spatial_dims: int = 2) -> View:
     if len(channels) > 1:
         raise DataError(f"{path}: channels along two axes ({stored.axes}); expected one")
     rest = set(range(len(axes))) - {*spatial, *channels}
-    stacked = tuple(i for i in sorted(rest) if stored.shape[i] > 1)
+    # time before depth, in whatever order the file has them: so image and label agree
+    stacked = tuple(
+        sorted((i for i in rest if stored.shape[i] > 1), key=lambda i: ("TZ".find(axes[i]), i))
+    )
     return View(
         spatial,
         channels[0] if channels else None,
@@ -182,7 +185,7 @@ def _spacing(stored: Stored, seen: View) -> str:
 def _open(path: str | Path, like: str | Path | None) -> Stored:
     file, _ = split_plane(path)
     stored = open_image(file, labels=like is not None)
-    if like is not None and stored.affine is not None:
+    if like is not None and like != path:
         model = split_plane(like)[0]
         stored = oriented_like(stored, open_image(model), str(file), str(model))
     return stored
@@ -204,6 +207,14 @@ def _one_channel(
         return grey
     choice = f"--channel 0 to {count - 1}" + (" or --channel luminance" if count < 5 else "")
     raise DataError(f"{path}: {count} channels (colours); expected one grey channel: give {choice}")
+
+
+def check_channel(channel: Channel) -> Channel:
+    """``channel``, if it names one."""
+    number = isinstance(channel, int) and not isinstance(channel, bool) and channel >= 0
+    if channel is None or channel == "luminance" or number:
+        return channel
+    raise DataError(f"channel {channel!r}: expected a number from 0, or luminance")
 
 
 def check_labels_kind(labels: str) -> str:

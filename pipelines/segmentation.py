@@ -97,6 +97,9 @@ class WriteResultsd(MapTransform):
             without them each plane is written alone.
         probabilities: key of probabilities ``[K, *S]`` to write too, the last channel of them.
         image_key: of the grey values under the outlines.
+
+    Raises:
+        ConfigurationError: if the images lie in ``output_dir``: results would mix with them.
     """
 
     def __init__(
@@ -111,6 +114,13 @@ class WriteResultsd(MapTransform):
         self.output_dir = Path(output_dir)
         self.probabilities, self.image_key = probabilities, image_key
         self._planes = Counter(split_plane(item[image_key])[0] for item in items)
+        for file in self._planes:
+            if file.parent.resolve() == self.output_dir.resolve():
+                raise ConfigurationError(
+                    f"output_dir {self.output_dir}: the images lie there, and perhaps their "
+                    "labels; give another --output_dir"
+                )
+        self._found: Counter[Path] = Counter()
         self._waiting: dict[tuple[Path, str], list[NDArray[Any]]] = {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -119,6 +129,7 @@ class WriteResultsd(MapTransform):
         for key in self.key_iterator(dict(data)):
             source = data[key].meta["filename_or_obj"]
             instances = data[key].as_tensor()[0].cpu().numpy()
+            self._found[split_plane(source)[0]] += len(np.unique(instances[instances > 0]))
             self._draw(source, data, instances)
             if self.probabilities is not None:
                 cell = data[self.probabilities].as_tensor()[-1].float().cpu().numpy()
@@ -134,6 +145,8 @@ class WriteResultsd(MapTransform):
         if plane is not None and count > 1 and plane != count // 2:
             return
         grey = data[self.image_key].as_tensor()[0].cpu().numpy()
+        if open_image(file).axes.startswith("X"):  # rows are the second axis there
+            grey, instances = grey.T, instances.T
         picture = Image.fromarray(outlined(grey, instances))
         name = stem(file if count > 1 else source)
         _whole(self.output_dir / f"{name}_outlines.png", picture.save)
@@ -144,20 +157,20 @@ class WriteResultsd(MapTransform):
         stored = open_image(file)
         if plane is None or count < 2:
             part = stored if plane is None else None
-            self._write(self.output_dir / f"{stem(source)}_{kind}", array, part)
+            self._write(self.output_dir / f"{stem(source)}_{kind}", array, part, file)
             return
         planes = self._waiting.setdefault((file, kind), [])
         planes.append(array)
         if len(planes) == count:
             del self._waiting[file, kind]
             whole = _in_stored_order(np.stack(planes), stored, array.ndim)
-            self._write(self.output_dir / f"{stem(file)}_{kind}", whole, stored)
+            self._write(self.output_dir / f"{stem(file)}_{kind}", whole, stored, file)
 
-    def _write(self, base: Path, array: NDArray[Any], stored: Stored | None) -> None:
+    def _write(self, base: Path, array: NDArray[Any], stored: Stored | None, file: Path) -> None:
         found = ""
         if array.dtype.kind in "iu":
             array = array.astype(np.uint16 if array.max(initial=0) < 2**16 else np.uint32)
-            found = f": {len(np.unique(array)) - (0 in array)} cells"
+            found = f": {self._found.pop(file)} cells"
         path = _write_like(base, array, stored)
         tqdm.write(f"{path}{found}")
 
@@ -174,6 +187,9 @@ def _write_like(base: Path, array: NDArray[Any], stored: Stored | None) -> Path:
     """Write ``array`` as the file it came from lies in space."""
     if stored is not None and stored.affine is not None:
         volume = nibabel.Nifti1Image(array.reshape(stored.shape), stored.affine)
+        volume.header.set_xyzt_units(*stored.tags.get("units", ("mm", "unknown")))
+        if "zooms" in stored.tags:
+            volume.header.set_zooms(stored.tags["zooms"][: len(stored.shape)])
         return _whole(base.with_name(base.name + ".nii.gz"), volume.to_filename)
     options: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib"}
     suffix, axes = ".tif", ""

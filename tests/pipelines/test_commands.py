@@ -360,6 +360,8 @@ def test_a_mistake_costs_one_line_and_exit_code_2(bundle: Any, cells: Path, how:
         (("--roi_size", 61), "roi_size 61x61 does not fit the network: expected at least 44"),
         (("--network_def#features", "[4,8]"), "contract.0.0.weight is (16, 1, 3, 3)"),
         (("--image_memory_limit", 10**6), "large.tif: 150x230 pixels need about"),
+        (("--save_probabilities", "false"), "--save_probabilities false: a text; expected False"),
+        (("--device", "gpu"), "configuration: $@network_def.to(@device)"),
     ],
 )
 def test_a_mistake_in_inference_costs_one_line(
@@ -499,6 +501,24 @@ def test_a_broken_image_among_others_costs_only_itself(
     assert {f.name for f in out.glob("*_instances.tif")} == {
         *("a_instances.tif", "c_instances.tif")
     }
+
+
+def test_results_are_not_mixed_with_the_images(bundle: Any, trained: Path, cells: Path) -> None:
+    images = bundle.folder / "images"
+    images.mkdir()
+    (images / "a.tif").write_bytes((cells / "large" / "large.tif").read_bytes())
+    (images / "a_instances.tif").write_bytes(b"the label of a.tif")
+    command = ("touching_cells", "inference", *of_run(trained, "inference"))
+    given = (*command, "--dataset_dir", images / "a.tif")
+    done = bundle.run(*given, "--output_dir", images)
+    assert done.returncode == 2
+    assert "output_dir" in done.stderr
+    assert "the images lie there" in done.stderr
+    assert (images / "a_instances.tif").read_bytes() == b"the label of a.tif"
+    done = bundle.run(*given, "--output_dir", images / "a.tif" / "out")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "Not a directory" in done.stderr
 
 
 def test_the_same_bundle_trains_on_real_nuclei(bundle: Any, real_data: Path) -> None:

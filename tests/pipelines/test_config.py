@@ -104,6 +104,10 @@ def test_a_misspelt_key_is_refused_and_no_other(root: Path, name: str, config: s
     with pytest.raises(ConfigurationError, match=r"--threshhold 0.4: .*did you mean --threshold"):
         check_keys(parser)
     del parser.config["threshhold"]
+    parser["device"] = "false"
+    with pytest.raises(ConfigurationError, match="--device false: a text; expected False"):
+        check_keys(parser)
+    parser["device"] = "cpu"
     parser["colour_of_the_cat"] = "black"
     with pytest.raises(ConfigurationError, match="nothing uses a key of this name; leave it out"):
         check_keys(parser)

@@ -131,6 +131,19 @@ def test_a_longer_schedule_is_kept_on_resuming(tmp_path: Path) -> None:
     assert rates(longer, engine, 6) == pytest.approx(whole[2:])
 
 
+def test_a_run_is_not_resumed_on_images_normalised_otherwise(tmp_path: Path) -> None:
+    def of(normalize: str) -> Checkpoints:
+        parts = {"model": torch.nn.Linear(1, 1)}
+        return Checkpoints(tmp_path, parts, settings={"normalize": normalize})
+
+    engine = Engine(lambda *_: None)
+    of("zscore").attach(engine)
+    engine.run([0], max_epochs=1)
+    with pytest.raises(ConfigurationError, match="trained with normalize=zscore, but normalize is"):
+        of("percentile").resume(Engine(lambda *_: None))
+    of("zscore").resume(Engine(lambda *_: None))
+
+
 def test_a_checkpoint_of_another_network_is_named(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, {"model": torch.nn.Linear(1, 1)})
     with pytest.raises(ConfigurationError, match="does not exist"):

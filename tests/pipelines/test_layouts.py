@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import nibabel
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from PIL import Image
 
 from overtile.pipelines.data import DataSet, find_data, images_in, labelled_images
@@ -185,7 +187,197 @@ def test_nnu_nets_and_other_tools_names_are_paired(
     assert len(find_data(tmp_path / "m").items) == 4
 
 
+# --- what other programs write ----------------------------------------------------------------
+
+
+def test_pages_written_one_by_one_are_all_seen(tmp_path: Path) -> None:
+    pages = np.arange(4 * 8 * 9, dtype=np.uint16).reshape(4, 8, 9)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for page in pages:
+            file.write(page)
+    assert len(images_in(tmp_path)) == 4
+    assert np.array_equal(read_image(tmp_path / "a.tif")[0], pages)
+    assert np.array_equal(read_image(f"{tmp_path}/a.tif:2")[0], pages[2])
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 5), np.uint16), append=True)
+    with pytest.raises(DataError, match=r"a\.tif: 5 images of different sizes"):
+        images_in(tmp_path)
+
+
+def test_planes_of_image_and_label_agree_whatever_their_order(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    for name in "ab":
+        label = rng.integers(0, 6, (2, 3, 8, 9), np.uint8)  # time, depth
+        for kind, array, axes in (
+            ("labels", label, "TZYX"),
+            ("images", label.swapaxes(0, 1) * 10, "ZTYX"),
+        ):
+            path = tmp_path / kind / f"{name}.ome.tif"
+            tifffile.imwrite(path, array, ome=True, metadata={"axes": axes})
+    items = find_data(tmp_path).items
+    assert len(items) == 12
+    for item in items:
+        image, label = read_image(item["image"])[0], read_label(item["label"], 2, item["image"])[0]
+        assert np.array_equal(image, label * 10)
+
+
+def test_one_channel_of_several_is_taken(tmp_path: Path) -> None:
+    array = np.arange(2 * 3 * 8 * 9, dtype=np.uint16).reshape(2, 3, 8, 9)
+    tifffile.imwrite(tmp_path / "a.ome.tif", array, ome=True, metadata={"axes": "ZCYX"})
+    with pytest.raises(DataError, match=r"3 channels .*--channel 0 to 2"):
+        read_image(f"{tmp_path}/a.ome.tif:1")
+    assert np.array_equal(read_image(f"{tmp_path}/a.ome.tif:1", channel=2)[0], array[1, 2])
+    assert np.array_equal(read_image(tmp_path / "a.ome.tif", 3, channel=1)[0], array[:, 1])
+    for wrong in ("luminence", -1, 0.5, True):
+        with pytest.raises(DataError, match="expected a number from 0, or luminance"):
+            ReadImaged("image", channel=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_tiff_label_of_a_nifti_image_is_not_transposed(tmp_path: Path, dims: int) -> None:
+    rng = np.random.default_rng(0)
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    for name in "ab":
+        label = rng.integers(0, 6, (4, 8, 8), np.uint8)  # z, y, x; square sections
+        volume = nibabel.Nifti1Image(label.T.astype(np.int16) * 10, np.eye(4))
+        volume.to_filename(tmp_path / "images" / f"{name}.nii.gz")
+        tifffile.imwrite(tmp_path / "labels" / f"{name}.tif", label, photometric="minisblack")
+    for item in find_data(tmp_path, spatial_dims=dims).items:
+        got = read_label(item["label"], dims, item["image"])[0]
+        assert np.array_equal(got * 10, read_image(item["image"], dims)[0])
+
+
+def test_an_axis_of_one_at_the_end_of_a_nifti_is_none(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 5, (4, 5, 6), np.uint8)
+    affine = np.diag([1.0, 2.0, 3.0, 1.0])
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    for name in "ab":
+        image = nibabel.Nifti1Image(label[..., None].astype(np.int16) * 10, affine)
+        image.to_filename(tmp_path / "images" / f"{name}.nii.gz")
+        turned(label, affine).to_filename(tmp_path / "labels" / f"{name}.nii.gz")
+    for item in find_data(tmp_path, spatial_dims=3).items:
+        got = read_label(item["label"], 3, item["image"])[0]
+        assert np.array_equal(got * 10, read_image(item["image"], 3)[0])
+
+
+def test_inverted_deep_and_indexed_pictures(tmp_path: Path) -> None:
+    grey = np.arange(20, dtype=np.uint8).reshape(4, 5)
+    tifffile.imwrite(tmp_path / "w.tif", 255 - grey, photometric="miniswhite")
+    assert np.array_equal(read_image(tmp_path / "w.tif")[0], grey)
+    deep = np.random.default_rng(0).integers(0, 65535, (4, 5, 3), np.uint16)
+    (tmp_path / "deep.png").write_bytes(imagecodecs.png_encode(deep))
+    assert np.array_equal(read_image(tmp_path / "deep.png", channel=1)[0], deep[..., 1])
+    colours = np.zeros((3, 256), np.uint16)
+    colours[:, :20] = np.random.default_rng(1).integers(0, 65535, (3, 20))
+    tifffile.imwrite(tmp_path / "p.tif", grey, photometric="palette", colormap=colours)
+    assert np.array_equal(read_image(tmp_path / "p.tif", channel=2)[0], colours[2][grey])
+    label = read_label(tmp_path / "p.tif")[0]
+    assert np.array_equal(label, grey), "an indexed label is its indices"
+
+
+def test_pixel_sizes_are_read_with_their_units(tmp_path: Path) -> None:
+    volume = np.zeros((3, 8, 9), np.uint8)
+    tifffile.imwrite(
+        *(tmp_path / "i.tif", volume),
+        **{"imagej": True, "resolution": (4, 4)},
+        metadata={"axes": "ZYX", "unit": "um", "spacing": 1.5},
+    )
+    assert read_image(tmp_path / "i.tif", 3)[1]["spacing"] == "1.5 x 0.25 x 0.25 µm"
+    group = zarr.open_group(tmp_path / "z.zarr", mode="w")
+    group["0"] = np.zeros((8, 9), np.uint8)
+    axes = [{"name": n, "type": "space", "unit": "nanometer"} for n in "yx"]
+    scale = {"type": "scale", "scale": [500.0, 250.0]}
+    level = {"path": "0", "coordinateTransformations": [scale]}
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [level]}]
+    assert read_image(tmp_path / "z.zarr")[1]["spacing"] == "0.5 x 0.25 µm"
+
+
 # --- bad input --------------------------------------------------------------------------------
+
+
+def test_files_that_contend_for_one_image_are_named(folder: Path, tmp_path: Path) -> None:
+    labels = folder / "train" / "labels"
+    shutil.copytree(labels, folder / "train" / "masks")
+    with pytest.raises(DataError, match="both labels/ and masks/"):
+        find_data(folder)
+    shutil.rmtree(folder / "train" / "masks")
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for name, source in (("a", "images"), ("a_mask", "labels"), ("a_label", "labels")):
+        shutil.copy(folder / "train" / source / "000.tif", flat / f"{name}.tif")
+    with pytest.raises(DataError, match=r"a_mask\.tif: belongs to 'a' as a_label\.tif does"):
+        find_data(flat)
+    (flat / "a_label.tif").unlink()
+    assert [Path(i["image"]).name for i in images_in(flat)] == ["a.tif"], "labels are no images"
+
+
+def test_a_frame_twice_and_labels_of_no_frame(
+    nuclei: dict[str, list[Pair]], tmp_path: Path
+) -> None:
+    folder = write_data(tmp_path / "c", {"train": nuclei["train"]}, "ctc")
+    shutil.copy(folder / "01" / "t001.tif", folder / "01" / "t0001.tif")
+    with pytest.raises(DataError, match="expected one file"):
+        find_data(folder)
+    (folder / "01" / "t0001.tif").unlink()
+    (folder / "01_GT" / "SEG" / "man_seg000.tif").rename(folder / "01_GT/SEG/exp2_seg000.tif")
+    with pytest.raises(DataError, match=r"exp2_seg000\.tif: expected man_segT\.tif"):
+        find_data(folder)
+
+
+def test_kaggle_cases_are_complete(nuclei: dict[str, list[Pair]], tmp_path: Path) -> None:
+    folder = write_data(tmp_path / "k", {"train": nuclei["train"]}, "kaggle") / "train"
+    case, other, *_ = sorted(folder.iterdir())
+    (image,) = (case / "images").iterdir()
+    image.rename(case / "images" / "named_otherwise.png")
+    assert len(find_data(folder).items) == 4, "the file's name does not matter"
+    shutil.copy(case / "images" / "named_otherwise.png", case / "images" / "b.png")
+    with pytest.raises(DataError, match="2 images; expected one"):
+        find_data(folder)
+    (case / "images" / "b.png").unlink()
+    whole = np.full((256, 256), 255, np.uint8)
+    Image.fromarray(whole).save(other / "masks" / "000.png")
+    with pytest.raises(DataError, match="a mask that lies wholly under others"):
+        find_data(folder)
+    (other / "masks" / "000.png").unlink()
+    for mask in (other / "masks").iterdir():
+        mask.unlink()
+    for call in (find_data, look):
+        with pytest.raises(DataError, match=r"no masks in .*expected one file a cell"):
+            call(folder)
+
+
+def test_every_split_and_evaluation_check_the_kind_of_labels(
+    nuclei: dict[str, list[Pair]], tmp_path: Path
+) -> None:
+    splits = {**nuclei, "val": [(i, (n > 0).astype(np.uint8) * 255) for i, n in nuclei["val"]]}
+    folder = write_data(tmp_path / "v", splits)
+    for call in (find_data, labelled_images):
+        with pytest.raises(DataError, match="--labels mask"):
+            call(folder)
+    classes = {"train": [(i, (n % 5 + 1) * (n > 0)) for i, n in nuclei["train"]]}
+    with pytest.raises(DataError, match=r"5 value.s. for \d+ separate cells"):
+        find_data(write_data(tmp_path / "c", classes))
+
+
+def test_labels_in_jpeg_are_refused(folder: Path) -> None:
+    label = folder / "train" / "labels" / "000.tif"
+    Image.fromarray(tifffile.imread(label).astype(np.uint8)).save(label.with_suffix(".jpg"))
+    label.unlink()
+    with pytest.raises(DataError, match=r"000\.jpg: a label in JPEG.*expected PNG or TIFF"):
+        find_data(folder)
+
+
+def test_links_that_lead_nowhere_can_be_left_out(folder: Path) -> None:
+    image = folder / "train" / "images" / "000.tif"
+    image.unlink()
+    image.symlink_to(folder / "gone.tif")
+    with pytest.raises(DataError, match=r"000\.tif"):
+        find_data(folder)
+    assert len(find_data(folder, skip_unreadable=True).items) == 3
 
 
 @pytest.fixture
@@ -354,7 +546,7 @@ def test_a_broken_cache_costs_nothing_but_time(
     first, _ = decoded(monkeypatch, data, cache)
     for file in cache.rglob("*.*"):
         if file.is_file():
-            file.write_bytes(b"garbage")
+            file.write_bytes(b"[]" if file.suffix == ".json" else b"garbage")
     assert len(find_data(folder, cache_dir=cache).items) == 4
     again, count = decoded(monkeypatch, data, cache)
     assert count == 4
