@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,10 +31,13 @@ def real_data() -> Path:
 
 
 class Bundle:
-    """Runs ``python -m monai.bundle run`` in a folder of its own, as a user types it."""
+    """Runs ``python -m monai.bundle run`` in a folder of its own, as a user types it.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    `run` forks a process that has imported it already (`tests/warm.py`); `start` starts anew.
+    """
+
+    def __init__(self, folder: Path, warm: subprocess.Popen[str]) -> None:
+        self.folder, self.warm = folder, warm
 
     def command(self, name: str, run: str, *overrides: object) -> list[str]:
         bundle = ROOT / "bundles" / name
@@ -47,15 +52,20 @@ class Bundle:
     def run(
         self, name: str, run: str, *overrides: object, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(name, run, *overrides),
-            cwd=self.folder,
-            env=self.environment(env),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=500,
-        )
+        command = self.command(name, run, *overrides)
+        with tempfile.TemporaryDirectory() as folder:
+            outputs = {n: str(Path(folder) / n) for n in ("stdout", "stderr")}
+            job = {
+                "arguments": command[command.index("monai.bundle") + 1 :],
+                "cwd": str(self.folder),
+                "env": self.environment(env),
+                **outputs,
+            }
+            print(json.dumps(job), file=self.warm.stdin, flush=True)
+            assert self.warm.stdout is not None
+            code = int(self.warm.stdout.readline())
+            texts = [Path(path).read_text(errors="replace") for path in outputs.values()]
+        return subprocess.CompletedProcess(command, code, *texts)
 
     def start(self, name: str, run: str, *overrides: object) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -75,10 +85,16 @@ class Bundle:
 
 
 @pytest.fixture(scope="session")
-def bundle_in() -> type[Bundle]:
-    return Bundle
+def bundle_in() -> Iterator[Callable[[Path], Bundle]]:
+    command = [sys.executable, "-W", "ignore", str(ROOT / "tests" / "warm.py")]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as warm:
+        yield lambda folder: Bundle(folder, warm)
+        assert warm.stdin is not None
+        warm.stdin.close()
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
-    return Bundle(tmp_path)
+def bundle(tmp_path: Path, bundle_in: Callable[[Path], Bundle]) -> Bundle:
+    return bundle_in(tmp_path)
