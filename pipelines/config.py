@@ -54,12 +54,14 @@ def check_keys(parser: ConfigParser | None = None) -> None:
     if parser is None:
         return
     config = {k: v for k, v in parser.get().items() if k != parser.meta_key}
+    names = list(config)
+    added = names[names.index("run") + 1 :] if "run" in config else names  # a bundle ends with run
     used = set(re.findall(r"[@%](\w+)", json.dumps(config, default=str)))
     for key, value in config.items():
         if str(value).lower() in _WORDS and isinstance(value, str):
             raise ConfigurationError(f"--{key} {value}: a text; expected {_WORDS[value.lower()]}")
         plain = value is None or isinstance(value, (bool, int, float, str))
-        if not plain or str(value).startswith(("%", "$")) or key in used | _UNUSED:
+        if not plain or key in used | _UNUSED or key not in added:
             continue
         near = difflib.get_close_matches(key, config.keys() - {key}, n=1)
         meant = f"did you mean --{near[0]}?" if near else "leave it out"
