@@ -226,7 +226,7 @@ def as_text(found: Look) -> str:
             ("cells", f"{found.instances}; {few} to {many} an image, median {middle}"),
             ("cell size", f"{found.median_size} pixels"),
             ("touching pairs", str(found.touching)),
-            ("cell pixels", f"{100 * found.cell_fraction:.1f} %"),
+            ("class balance", f"{found.cell_fraction:.1%} cell, {1 - found.cell_fraction:.1%} not"),
         ]
     rows += [("suspicious", f"{len(found.suspicious)} remarks" if found.suspicious else "nothing")]
     lines = [f"  {name:<14}  {value}" for name, value in rows]
