@@ -23,13 +23,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
 	@touch $(STAMP)
 
-train: setup ## train on generated cells, track the run, segment a large image (5 minutes)
+train: setup ## train on generated cells, track the run, segment a large image (five minutes)
 	$(MONAI) training --bundle_root $(BUNDLE) --config_file $(BUNDLE)/configs/train.json --output_dir $(RUN)
 	$(MONAI) inference --bundle_root $(RUN) --config_file $(RUN)/configs/inference.json \
 		--dataset_dir $(RUN)-data-0/large --output_dir $(RUN)/segmented
 	$(BIN)/overtile show $(RUN)
 
-test: setup ## run the tests (a few minutes)
+test: setup ## run the tests (ten minutes)
 	$(BIN)/python -m pytest -m 'not slow'
 
 test-all: setup ## run the slow tests too

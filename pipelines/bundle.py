@@ -11,9 +11,10 @@ from monai.bundle import ConfigParser
 from torch.nn import Module
 
 from overtile.networks import TileGeometry
+from overtile.pipelines.errors import ConfigurationError
 
 TRAINED = (
-    *("spatial_dims", "channel", "labels", "normalize", "network_def"),
+    *("spatial_dims", "channel", "labels", "val_fraction", "normalize", "network_def"),
     *("threshold", "extent", "grow", "min_size", "max_hole"),
 )
 
@@ -23,8 +24,9 @@ def write_bundle(
 ) -> None:
     """Copy a bundle into the folder of a run, set as the run was.
 
-    Its ``inference.json`` and ``evaluation.json`` take from the run's configuration what the
-    network has to be used with (`TRAINED`), so ``models/model.pt`` needs no option at all.
+    Its ``train.json`` is the run's configuration with all overrides. Its ``inference.json`` and
+    ``evaluation.json`` take from it what the network has to be used with (`TRAINED`), so
+    ``models/model.pt`` needs no option at all.
 
     Args:
         parser: the run's configuration, with all overrides.
@@ -32,7 +34,7 @@ def write_bundle(
         folder: of the run.
         network: whose geometry, if it has one, gives the sizes in ``metadata.json``.
     """
-    source = Path(bundle_root)
+    source = check_bundle(bundle_root)
     (folder / "configs").mkdir(parents=True, exist_ok=True)
     for path in sorted((source / "configs").iterdir()):
         if path.name in ("inference.json", "evaluation.json"):
@@ -40,6 +42,9 @@ def write_bundle(
             own = {key: parser.get(key) for key in TRAINED if key in config and key in parser}
             config.update(own, dataset_dir=None)
             _write(folder / "configs" / path.name, config)
+        elif path.name == "train.json":
+            merged = {k: v for k, v in parser.get().items() if k != parser.meta_key}
+            _write(folder / "configs" / path.name, merged)
         elif path.name == "metadata.json":
             metadata = json.loads(path.read_text())
             geometry = getattr(network, "geometry", None)
@@ -52,6 +57,21 @@ def write_bundle(
         shutil.copyfile(source / "LICENSE", folder / "LICENSE")
     if (source / "docs").is_dir():
         shutil.copytree(source / "docs", folder / "docs", dirs_exist_ok=True)
+
+
+def check_bundle(bundle_root: str | Path) -> Path:
+    """The folder of a bundle.
+
+    Raises:
+        ConfigurationError: if it is none.
+    """
+    source = Path(bundle_root)
+    if not (source / "configs" / "train.json").is_file():
+        raise ConfigurationError(
+            f"bundle_root {source}: no configs/train.json in it; give --bundle_root with the "
+            "bundle's folder"
+        )
+    return source
 
 
 def _put_sizes(metadata: dict[str, Any], geometry: TileGeometry, spatial_dims: int) -> None:
@@ -67,4 +87,4 @@ def _put_sizes(metadata: dict[str, Any], geometry: TileGeometry, spatial_dims: i
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=4) + "\n")
+    path.write_text(json.dumps(content, indent=4, default=str) + "\n")

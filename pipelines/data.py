@@ -115,25 +115,33 @@ def find_data(
     root, found, splits, skipped, facts = _labelled(
         dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir
     )
-    train, val = splits["train"], splits.get("val", [])
+    train = splits["train"]
     _check_labels(splits, labels, facts)
     if not any(facts.label(**item).cells for item in train):
         raise DataError(f"{train[0]['label']}: no cell in it, nor in any other training label")
-    if not val:
-        count = min(max(1, round(val_fraction * len(train))), len(train) - 1)
-        if len(train) < 2:
-            raise DataError(
-                f"{root}: {len(train)} labelled image; expected at least 2, one to validate"
-            )
-        train, val = train[:-count], train[-count:]
+    if not splits.get("val") and len(train) < 2:
+        raise DataError(
+            f"{root}: {len(train)} labelled image; expected at least 2, one to validate"
+        )
+    train, val = _validated(splits, val_fraction)
     name, test = root.resolve().name, splits.get("test", [])
     return DataSet(name, found, root, train, val, test, skipped, facts=facts)
+
+
+def _validated(splits: dict[str, list[Item]], fraction: float) -> tuple[list[Item], list[Item]]:
+    """Training and validation images: the folder's own, or the last of the training images."""
+    train, val = splits["train"], splits.get("val", [])
+    if val or len(train) < 2:
+        return train, val
+    count = min(max(1, round(fraction * len(train))), len(train) - 1)
+    return train[:-count], train[-count:]
 
 
 def labelled_images(
     dataset_dir: str | Path | None,
     layout: str = "auto",
     split: str | None = None,
+    val_fraction: float = 0.2,
     labels: str = "instances",
     spatial_dims: int = 2,
     channel: Channel = None,
@@ -145,7 +153,8 @@ def labelled_images(
     Args:
         dataset_dir: None is no image, so that a configuration can be looked at.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"all"``; None is the test images where the
-            folder has such, else all.
+            folder has such, else all. Without a ``val/`` the first two are what `find_data`
+            makes of the training images with the same ``val_fraction``.
 
     Raises:
         DataError: as `find_data`, and for a split that is not there.
@@ -160,6 +169,7 @@ def labelled_images(
         split = "test" if splits.get("test") else "all"
     if split == "all":
         return [item for items in splits.values() for item in items]
+    splits["train"], splits["val"] = _validated(splits, val_fraction)
     if not splits.get(split):
         raise DataError(f"{root}: no split {split!r}; expected all, {', '.join(splits)}")
     return splits[split]
@@ -270,7 +280,13 @@ _OTHERS = {
 
 
 def as_path(given: Any) -> Path:
-    """A path that the command line may have taken for a number (``2024``) or a list (``a,b``)."""
+    """A path that the command line may have taken for a number (``2024``) or a list (``a,b``).
+
+    Raises:
+        DataError: for an option without a value, which the command line takes for True.
+    """
+    if isinstance(given, bool):
+        raise DataError("--dataset_dir has no value; give --dataset_dir DIR")
     return Path(",".join(map(str, given)) if isinstance(given, (tuple, list)) else str(given))
 
 

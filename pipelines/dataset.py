@@ -169,6 +169,11 @@ class TileDataset(CachedDataset):
         self.samples, self.seed = samples, seed
 
     @property
+    def image_sizes(self) -> list[tuple[int, ...]]:
+        """Size ``S`` of every image."""
+        return [tuple(item["image"].shape[1:]) for item in self._items]
+
+    @property
     def epoch_length(self) -> int:
         """Tiles an epoch."""
         return self.samples or len(self)

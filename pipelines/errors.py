@@ -72,6 +72,8 @@ def wrong_value(error: BaseException | None) -> ConfigurationError | None:
                 found = re.search(r"""["'](\$.+)["']""", said)
                 place = re.sub(r"__local_refs\['([^']+)'\]", r"@\1", found[1] if found else said)
                 return _refused(place, cause)
+        if isinstance(error, ValueError) and said.startswith("run ID"):  # ``run trainin``
+            return ConfigurationError(f"{said} Expected training, evaluation or inference")
         if isinstance(error, ModuleNotFoundError) and "Cannot locate" in said:
             return ConfigurationError(f"{said}; expected the Python path of a class or function")
         error = cause or error.__context__

@@ -73,8 +73,10 @@ def _wanted(folder: Path, layout: str, own: str | None) -> str:
     if layout != "auto":
         return layout
     if own is None:
+        bare = any(is_image(f) for f in folder.iterdir()) if folder.is_dir() else False
+        found = " (images, but no labels)" if bare else ""
         raise UnknownLayoutError(
-            f"{folder}: no layout recognised; expected images/ and labels/, NAME.tif beside "
+            f"{folder}: no layout recognised{found}; expected images/ and labels/, NAME.tif beside "
             "NAME_masks.tif, train-volume.tif and train-labels.tif, 01/ and 01_GT/SEG/, or "
             "ID/images/ and ID/masks/ (all but the third also under train/, val/, test/)"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,7 @@ from overtile.pipelines.reading import Channel, number_cells, read_image, read_l
 
 _SHEET = 12  # images on the contact sheet
 _TITLE = 26  # letters that fit above an image
+_SHOWN = 4  # remarks of one kind
 _SPECK = 5  # pixels; no cell is so small
 
 
@@ -152,7 +154,11 @@ def _sum_up(
 def _suspicions(
     seen: Sequence[tuple[Item, ImageFacts, LabelFacts | None]], labels: str, facts: FactBook
 ) -> list[str]:
-    found = []
+    known = {item["label"]: label for item, _, label in seen if label is not None}
+    classes = labels == "instances" and labels_are_classes(known) is not None
+    found = (
+        ["all labels: one number for many cells; read them with --labels mask"] if classes else []
+    )
     by_content: dict[str, str] = {}
     for item, image, label in seen:
         name = item["image"]
@@ -170,13 +176,10 @@ def _suspicions(
             found.append(f"{name}: no cell")
         if not label.background:
             found.append(f"{name}: no background")
-        if labels == "instances" and label.split:
+        if labels == "instances" and label.split and not classes:
             found.append(f"{name}: {label.split} of {label.names} numbers in several places")
         if labels == "instances" and 0 < label.smallest < _SPECK:
             found.append(f"{name}: a cell of {label.smallest} pixels")
-    known = {item["label"]: label for item, _, label in seen if label is not None}
-    if labels == "instances" and labels_are_classes(known):
-        found.insert(0, "all labels: one number for many cells; read them with --labels mask")
     return found
 
 
@@ -228,9 +231,14 @@ def as_text(found: Look) -> str:
             ("touching pairs", str(found.touching)),
             ("class balance", f"{found.cell_fraction:.1%} cell, {1 - found.cell_fraction:.1%} not"),
         ]
-    rows += [("suspicious", f"{len(found.suspicious)} remarks" if found.suspicious else "nothing")]
-    lines = [f"  {name:<14}  {value}" for name, value in rows]
-    lines += [f"    {line}" for line in found.suspicious[:20]]
-    if len(found.suspicious) > 20:
-        lines.append(f"    and {len(found.suspicious) - 20} more (--json lists all)")
+    count = len(found.suspicious)
+    remarks = f"{count} remark{'s' if count > 1 else ''}" if count else "nothing"
+    lines = [f"  {name:<14}  {value}" for name, value in [*rows, ("suspicious", remarks)]]
+    kinds: dict[str, list[str]] = {}
+    for line in found.suspicious:
+        kinds.setdefault(re.sub(r"\d+", "", line.rpartition(": ")[2]), []).append(line)
+    for alike in kinds.values():
+        lines += [f"    {line}" for line in alike[:_SHOWN]]
+        if len(alike) > _SHOWN:
+            lines.append(f"    and {len(alike) - _SHOWN} like that (--json lists all)")
     return "\n".join(lines)

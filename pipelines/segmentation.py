@@ -26,6 +26,8 @@ from overtile.pipelines.figures import outlined
 from overtile.pipelines.formats import Stored, open_image
 from overtile.pipelines.reading import split_plane, stem, view
 
+_PICTURE = 400  # pixels that a picture of outlines has at least along its longer side, nearly
+
 
 def run_inference(
     evaluator: SupervisedEvaluator,
@@ -147,6 +149,8 @@ class WriteResultsd(MapTransform):
         grey = data[self.image_key].as_tensor()[0].cpu().numpy()
         if open_image(file).axes.startswith("X"):  # rows are the second axis there
             grey, instances = grey.T, instances.T
+        zoom = max(1, _PICTURE // max(grey.shape))  # thin lines on tiny images hide them
+        grey, instances = (a.repeat(zoom, 0).repeat(zoom, 1) for a in (grey, instances))
         picture = Image.fromarray(outlined(grey, instances))
         name = stem(file if count > 1 else source)
         _whole(self.output_dir / f"{name}_outlines.png", picture.save)

@@ -18,13 +18,14 @@ from filelock import FileLock, Timeout
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.transforms import Compose
+from monai.utils import ensure_tuple_rep
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from overtile.pipelines import figures
-from overtile.pipelines.bundle import write_bundle
+from overtile.pipelines.bundle import check_bundle, write_bundle
 from overtile.pipelines.checkpoints import Checkpoints, read_checkpoint
 from overtile.pipelines.config import check_inferer, current_parser
 from overtile.pipelines.dataset import TileDataset
@@ -103,6 +104,8 @@ def run_training(
     """
     if trainer.state.max_epochs < 1:
         raise ConfigurationError(f"max_epochs {trainer.state.max_epochs}: expected at least 1")
+    if bundle_root is not None:
+        check_bundle(bundle_root)
     check_inferer(trainer.inferer, trainer.network)
     check_inferer(evaluator.inferer, evaluator.network)
     with _alone_in(tracker.output_dir), _stoppable(trainer, evaluator, checkpoints):
@@ -117,6 +120,7 @@ def run_training(
         start = time.perf_counter()
         with tracker.recording(checkpoints.extra.get("mlflow_run")) as run:
             checkpoints.extra["mlflow_run"] = run
+            _warn_of_empty_tiles(trainer.data_loader)
             _draw_training_sample(trainer.data_loader, tracker)
             if trainer.state.epoch < trainer.state.max_epochs:  # else only the end was missing
                 trainer.run()
@@ -226,6 +230,22 @@ def _move_aside(folder: Path) -> None:
     aside = folder.with_name(f"{folder.name}.{number}")
     folder.rename(aside)
     log.warning("%s holds an earlier run: moved to %s", folder, aside)
+
+
+def _warn_of_empty_tiles(loader: Any) -> None:
+    """A tile that is mostly mirrored context costs time and teaches little."""
+    dataset: TileDataset = loader.dataset
+    cut = next((t for t in dataset.transform.transforms if isinstance(t, RandDeformedTiled)), None)
+    if cut is None:
+        return
+    largest = tuple(max(sides) for sides in zip(*dataset.image_sizes, strict=True))
+    tile = ensure_tuple_rep(cut.size, len(largest))
+    if all(t > 2 * side for t, side in zip(tile, largest, strict=True)):
+        log.warning(
+            "tile %s: more than twice as large as the images (at most %s); a smaller --tile "
+            "trains faster",
+            *("x".join(map(str, sides)) for sides in (tile, largest)),
+        )
 
 
 def _draw_training_sample(loader: Any, tracker: RunTracker) -> None:

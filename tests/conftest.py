@@ -41,7 +41,7 @@ class Bundle:
 
     def command(self, name: str, run: str, *overrides: object) -> list[str]:
         bundle = ROOT / "bundles" / name
-        config = "train" if run == "training" else run
+        config = "train" if run.startswith("train") else run
         return [
             *(sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", run),
             *("--bundle_root", str(bundle)),

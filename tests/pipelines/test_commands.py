@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import monai.bundle
 import nibabel
 import numpy as np
 import pytest
@@ -449,6 +450,33 @@ def test_every_format_comes_back_in_its_own_geometry(
 KINDS = ("instances", "probabilities", "outlines")
 
 
+@pytest.mark.filterwarnings("ignore:parsing config_file")  # configurations are code
+def test_the_folder_of_a_run_is_a_bundle_for_monai(trained: Path) -> None:
+    network = monai.bundle.load(trained.name, bundle_dir=trained.parent, device="cpu")
+    assert isinstance(network, ValidUNet)
+    saved = torch.load(trained / "models" / "model.pt", weights_only=True)
+    assert all(torch.equal(saved[k], v) for k, v in network.state_dict().items())
+    metadata = json.loads((trained / "configs" / "metadata.json").read_text())
+    tensors = metadata["network_data_format"]
+    sizes = [tensors[a][b]["spatial_shape"] for a, b in (("inputs", "image"), ("outputs", "pred"))]
+    for n in (1, 2, 7):
+        given, got = (tuple(eval(s, {"n": n}) for s in shape) for shape in sizes)
+        assert network.geometry.output_size(given) == got
+
+
+def test_a_forgotten_bundle_root_and_an_unknown_run_cost_one_line(bundle: Any, cells: Path) -> None:
+    done = bundle.run("touching_cells", "training", *small(cells, 1), "--bundle_root", ".")
+    assert done.returncode == 2
+    assert "bundle_root .: no configs/train.json in it; give --bundle_root" in done.stderr
+    assert not (bundle.folder / "runs").exists()
+    done = bundle.run("touching_cells", "trainin", *small(cells, 1))
+    assert done.returncode == 2
+    assert "run ID 'trainin' doesn't exist" in done.stderr
+    done = bundle.run("touching_cells", "training", "--max_epochs", 1, "--dataset_dir")
+    assert done.returncode == 2
+    assert "--dataset_dir has no value" in done.stderr
+
+
 def test_images_are_not_normalised_otherwise_than_in_training(
     bundle: Any, trained: Path, cells: Path
 ) -> None:
@@ -474,6 +502,7 @@ def test_evaluation_repeats_the_scores_of_training(bundle: Any, trained: Path, c
     with (bundle.folder / "out" / "evaluation.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [Path(row["image"]).name for row in rows] == ["000.tif", "001.tif"]
+    assert {row["image"].split("/")[-3] for row in rows} == {"test"}, "none that trained"
     assert scores["mean_iou"] == pytest.approx(np.mean([float(r["mean_iou"]) for r in rows]))
 
 

@@ -487,6 +487,9 @@ def test_a_split_that_is_not_there(folder: Path) -> None:
     with pytest.raises(DataError, match="no split 'test'; expected all, train"):
         labelled_images(folder, split="test")
     assert len(labelled_images(folder)) == 4
+    data = find_data(folder)
+    assert labelled_images(folder, split="val") == data.val, "those that training set aside"
+    assert labelled_images(folder, split="train") == data.train
 
 
 # --- the cache --------------------------------------------------------------------------------
