@@ -9,7 +9,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -19,6 +18,7 @@ from overtile.pipelines.formats import is_image
 from overtile.pipelines.layouts import Pair, find_pairs, image_of, images_by_stem
 from overtile.pipelines.reading import (
     Channel,
+    as_path,
     check_labels_kind,
     open_view,
     plane_names,
@@ -277,17 +277,6 @@ _OTHERS = {
     *(".czi", ".nd2", ".lif", ".lsm", ".oib", ".oif", ".ims", ".svs", ".ndpi", ".mrxs", ".vsi"),
     *(".jp2", ".npy", ".npz", ".gif", ".webp", ".mrc", ".h5", ".hdf5", ".mha", ".mhd", ".nrrd"),
 }
-
-
-def as_path(given: Any) -> Path:
-    """A path that the command line may have taken for a number (``2024``) or a list (``a,b``).
-
-    Raises:
-        DataError: for an option without a value, which the command line takes for True.
-    """
-    if isinstance(given, bool):
-        raise DataError("--dataset_dir has no value; give --dataset_dir DIR")
-    return Path(",".join(map(str, given)) if isinstance(given, (tuple, list)) else str(given))
 
 
 def images_in(

@@ -17,6 +17,17 @@ Channel = int | str | None
 LABELS = ("instances", "mask")
 
 
+def as_path(given: Any) -> Path:
+    """A path that the command line may have taken for a number (``2024``) or a list (``a,b``).
+
+    Raises:
+        DataError: for an option without a value, which the command line takes for True.
+    """
+    if isinstance(given, bool):
+        raise DataError("--dataset_dir has no value; give --dataset_dir DIR")
+    return Path(",".join(map(str, given)) if isinstance(given, (tuple, list)) else str(given))
+
+
 def stem(path: str | Path) -> str:
     """File name without its suffix (``a.nii.gz`` -> ``a``); ``stack.tif:3`` -> ``stack_0003``."""
     file, plane = split_plane(path)

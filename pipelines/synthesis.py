@@ -18,6 +18,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from overtile.pipelines.reading import as_path
 from overtile.pipelines.writing import write_data
 
 Image = NDArray[np.uint16]
@@ -72,7 +73,7 @@ def membranes(
 def given_or_made(dataset_dir: str | Path | None, folder: str | Path, seed: int = 0) -> Path:
     """The user's data where there are some, else a generated set in ``folder``, made once."""
     if dataset_dir is not None:
-        return Path(dataset_dir)
+        return as_path(dataset_dir)
     folder = Path(folder)
     with FileLock(folder.with_name(f".{folder.name}.lock")):  # two runs may start at once
         if not folder.is_dir():
