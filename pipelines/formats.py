@@ -134,7 +134,8 @@ def _tiff(path: Path, labels: bool) -> Stored:
             )
         axes, shape, dtype = series.axes, tuple(series.shape), np.dtype(series.dtype)
         colours = page.colormap if page.photometric == _PALETTE and not labels else None
-        inverted = page.photometric == _WHITE_IS_ZERO
+        # numbers of cells mean themselves, however they are to be shown
+        inverted = page.photometric == _WHITE_IS_ZERO and (dtype == bool or not labels)
         tags = {
             name: page.tags[name].value
             for name in ("XResolution", "YResolution", "ResolutionUnit")
@@ -148,7 +149,7 @@ def _tiff(path: Path, labels: bool) -> Stored:
             if isinstance(number, slice):
                 return np.stack([s.asarray() for s in tif.series[number]])[:, *index]
             series = tif.series[number]
-            lead = series.shape[: len(shape) - series.keyframe.ndim]
+            lead = series.shape[: len(series.shape) - series.keyframe.ndim]
             place, rest = index[: len(lead)], index[len(lead) :]
             if len(series.pages) == np.prod(lead) and not any(isinstance(i, slice) for i in place):
                 number = int(np.ravel_multi_index(place, lead)) if lead else 0
@@ -162,7 +163,8 @@ def _tiff(path: Path, labels: bool) -> Stored:
     def pixels(index: Index) -> NDArray[Any]:
         array = stored(index if colours is None else index[:-1])
         if inverted:
-            array = ~array if array.dtype == bool else np.iinfo(array.dtype).max - array
+            top = np.iinfo(array.dtype).max if array.dtype.kind in "iu" else 0
+            array = ~array if array.dtype == bool else (top - array).astype(array.dtype)
         return array if colours is None else colours.T[array][..., index[-1]]
 
     if count > 1:
@@ -201,8 +203,9 @@ def _ome_spacing(xml: str | None) -> dict[str, float]:
 def _nifti(path: Path) -> Stored:
     volume = nibabel.load(path)
     shape = tuple(int(n) for n in volume.shape)
-    rest = len(shape) - len(np.trim_zeros(np.array(shape[3:]) - 1, "b")) - 3 if shape[3:] else 0
-    shape = shape[: len(shape) - rest]  # without axes of one at the end
+    rest = 0  # axes of one at the end
+    while len(shape) > 3 and shape[-1] == 1:
+        shape, rest = shape[:-1], rest + 1
     scaled = (volume.dataobj.slope, volume.dataobj.inter) != (1.0, 0.0)
     dtype = np.dtype(np.float64) if scaled else volume.get_data_dtype()
     if not np.prod(shape):
