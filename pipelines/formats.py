@@ -135,7 +135,7 @@ def _tiff(path: Path, labels: bool) -> Stored:
         axes, shape, dtype = series.axes, tuple(series.shape), np.dtype(series.dtype)
         colours = page.colormap if page.photometric == _PALETTE and not labels else None
         # numbers of cells mean themselves, however they are to be shown
-        inverted = page.photometric == _WHITE_IS_ZERO and (dtype == bool or not labels)
+        inverted = page.photometric == _WHITE_IS_ZERO and (dtype.kind == "b" or not labels)
         tags = {
             name: page.tags[name].value
             for name in ("XResolution", "YResolution", "ResolutionUnit")
