@@ -73,7 +73,7 @@ APPENDED = {
                 "concepts/instances",
             ),
             contents("Reference", "reference/configuration", "reference/*"),
-            contents("More", "results", "dependencies"),
+            contents("More", "results", "benchmarks", "dependencies"),
         ]
     ),
     "reference/networks": api("overtile.networks", imported=True),
