@@ -1,5 +1,6 @@
 """Tile geometry, the valid-convolution U-Net, the overlap-tile inferer, losses."""
 
+from overtile.networks.averaging import RotationAveragingInferer as RotationAveragingInferer
 from overtile.networks.geometry import GeometryError as GeometryError
 from overtile.networks.geometry import TileGeometry as TileGeometry
 from overtile.networks.geometry import mirror_indices as mirror_indices
@@ -9,6 +10,7 @@ from overtile.networks.losses import (
     PixelWeightedCrossEntropyLoss as PixelWeightedCrossEntropyLoss,
 )
 from overtile.networks.memory import peak_bytes as peak_bytes
+from overtile.networks.precision import MixedPrecisionInferer as MixedPrecisionInferer
 from overtile.networks.tiling import Tile as Tile
 from overtile.networks.tiling import Tiling as Tiling
 from overtile.networks.tiling import plan_tiles as plan_tiles

@@ -87,6 +87,11 @@ class ValidUNet(nn.Module):
         )
         self.head = _CONV[dims](widths[0], out_channels, kernel_size=1)
         self.apply(_initialise)
+        # channels innermost: the layout in which CPU and GPU convolve fastest
+        layout = torch.channels_last if dims == 2 else torch.channels_last_3d
+        for weight in self.parameters():
+            if weight.ndim == dims + 2:
+                weight.data = weight.data.contiguous(memory_format=layout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[B, out_channels, *out]`` of an image ``[B, in_channels, *in]``."""

@@ -14,8 +14,8 @@ from overtile.networks import TileGeometry
 from overtile.pipelines.errors import ConfigurationError
 
 TRAINED = (
-    *("spatial_dims", "channel", "labels", "val_fraction", "normalize", "network_def"),
-    *("threshold", "extent", "grow", "min_size", "max_hole"),
+    *("spatial_dims", "channel", "labels", "val_fraction", "fold", "folds", "normalize"),
+    *("network_def", "threshold", "extent", "grow", "min_size", "max_hole", "growth"),
 )
 
 

@@ -13,7 +13,13 @@ import torch
 from monai.bundle import ConfigParser
 from monai.inferers import SlidingWindowInferer
 
-from overtile.networks import OverlapTileInferer, TileGeometry, geometry_of
+from overtile.networks import (
+    MixedPrecisionInferer,
+    OverlapTileInferer,
+    RotationAveragingInferer,
+    TileGeometry,
+    geometry_of,
+)
 from overtile.pipelines.errors import ConfigurationError
 
 
@@ -126,6 +132,8 @@ def check_inferer(inferer: Any, network: Any) -> None:
     Raises:
         ConfigurationError: naming both and what to use instead.
     """
+    while isinstance(inferer, (MixedPrecisionInferer, RotationAveragingInferer)):
+        inferer = inferer.inferer
     has_geometry = isinstance(getattr(network, "geometry", None), TileGeometry)
     if has_geometry and isinstance(inferer, SlidingWindowInferer):
         raise ConfigurationError(

@@ -88,6 +88,9 @@ def find_data(
     channel: Channel = None,
     skip_unreadable: bool = False,
     cache_dir: str | Path | None = None,
+    fold: int | None = None,
+    folds: int = 5,
+    train_subset: int | None = None,
 ) -> DataSet:
     """The labelled images of a folder, every one of them read and checked.
 
@@ -98,32 +101,40 @@ def find_data(
         layout: ``"auto"`` looks which of them it is.
         val_fraction: share of the training images, the last ones, that validates where the
             folder brings no ``val/``. Of a stack these are the last slices, because
-            neighbouring slices resemble each other.
+            neighbouring slices resemble each other. 0 validates on none.
         labels: ``"instances"``, one number a cell, or ``"mask"``, cells are what is not 0.
         spatial_dims: 2 takes volumes plane by plane, 3 whole.
         channel: of the images, as of `read_image`.
         skip_unreadable: leave out broken files, and list them, instead of raising.
         cache_dir: default: `default_cache`.
+        fold: of a cross-validation, from 0: that one of ``folds`` contiguous blocks of the
+            training images is the unseen test set, whatever else the folder brings.
+        folds: how many.
+        train_subset: train with so few of the training images, spread evenly over them.
 
     Raises:
         DataError: if nothing is found, an image has no label or the reverse, sizes differ, a
-            file cannot be read, or the training labels are not what ``labels`` says.
+            file cannot be read, the training labels are not what ``labels`` says, or there are
+            too few images for what is asked.
     """
     check_labels_kind(labels)
-    if not 0 < val_fraction < 1:
-        raise DataError(f"val_fraction {val_fraction}: expected more than 0 and less than 1")
+    if not 0 <= val_fraction < 1:
+        raise DataError(f"val_fraction {val_fraction}: expected at least 0 and less than 1")
     root, found, splits, skipped, facts = _labelled(
         dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir
     )
+    splits = _folded(root, splits, fold, folds)
     train = splits["train"]
     _check_labels(splits, labels, facts)
     if not any(facts.label(**item).cells for item in train):
         raise DataError(f"{train[0]['label']}: no cell in it, nor in any other training label")
-    if not splits.get("val") and len(train) < 2:
+    if not splits.get("val") and len(train) < 2 and val_fraction:
         raise DataError(
             f"{root}: {len(train)} labelled image; expected at least 2, one to validate"
         )
     train, val = _validated(splits, val_fraction)
+    if train_subset is not None:
+        train = _thinned(train, train_subset)
     name, test = root.resolve().name, splits.get("test", [])
     return DataSet(name, found, root, train, val, test, skipped, facts=facts)
 
@@ -131,10 +142,33 @@ def find_data(
 def _validated(splits: dict[str, list[Item]], fraction: float) -> tuple[list[Item], list[Item]]:
     """Training and validation images: the folder's own, or the last of the training images."""
     train, val = splits["train"], splits.get("val", [])
-    if val or len(train) < 2:
+    if val or len(train) < 2 or not fraction:
         return train, val
     count = min(max(1, round(fraction * len(train))), len(train) - 1)
     return train[:-count], train[-count:]
+
+
+def _folded(
+    root: Path, splits: dict[str, list[Item]], fold: int | None, folds: int
+) -> dict[str, list[Item]]:
+    """Block number ``fold`` of the training images for testing, the others for training."""
+    if fold is None:
+        return splits
+    items = splits["train"]
+    if not 2 <= folds <= len(items):
+        raise DataError(
+            f"folds {folds}: {root} has {len(items)} training images; expected 2 to {len(items)}"
+        )
+    if fold not in range(folds):
+        raise DataError(f"fold {fold}: expected 0 to {folds - 1}, one of {folds} folds")
+    first, last = (len(items) * k // folds for k in (fold, fold + 1))
+    return {"train": items[:first] + items[last:], "test": items[first:last]}
+
+
+def _thinned(items: list[Item], count: int) -> list[Item]:
+    if not 1 <= count <= len(items):
+        raise DataError(f"train_subset {count}: expected 1 to {len(items)}, all that there are")
+    return [items[len(items) * k // count] for k in range(count)]
 
 
 def labelled_images(
@@ -147,6 +181,8 @@ def labelled_images(
     channel: Channel = None,
     skip_unreadable: bool = False,
     cache_dir: str | Path | None = None,
+    fold: int | None = None,
+    folds: int = 5,
 ) -> list[Item]:
     """Items ``{"image": path, "label": path}`` to score; arguments as of `find_data`.
 
@@ -164,6 +200,7 @@ def labelled_images(
     root, _, splits, _, facts = _labelled(
         dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir
     )
+    splits = _folded(root, splits, fold, folds)
     _check_labels(splits, check_labels_kind(labels), facts)
     if split is None:
         split = "test" if splits.get("test") else "all"

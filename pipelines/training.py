@@ -124,20 +124,24 @@ def run_training(
             _draw_training_sample(trainer.data_loader, tracker)
             if trainer.state.epoch < trainer.state.max_epochs:  # else only the end was missing
                 trainer.run()
-            if evaluator.state.epoch != trainer.state.epoch:  # the last epoch was not validated
+            validated = checkpoints.evaluator is not None
+            if validated and evaluator.state.epoch != trainer.state.epoch:  # not the last epoch
                 evaluator.run(trainer.state.epoch)
                 checkpoints.save(trainer)
             seconds = time.perf_counter() - start
             checkpoints.load_best()
             unseen = test_loader is not None and len(test_loader) > 0
-            scores = _score(evaluator, test_loader if unseen else None)
+            scores = {}
+            if unseen or validated:
+                scores = _score(evaluator, test_loader if unseen else None)
             kind = "test" if unseen else "best_val"
             tracker.log_metrics({f"{kind}_{k}": v for k, v in scores.items()}, trainer.state.epoch)
-            _draw_predictions(evaluator, postprocessing, tracker)
+            if scores:
+                _draw_predictions(evaluator, postprocessing, tracker)
             for path in (checkpoints.best_path, checkpoints.last_path):
                 tracker.log_file(path, "models")
             summary = {
-                "images": evaluator.state.epoch_length,
+                "images": evaluator.state.epoch_length if scores else 0,
                 "unseen": unseen,
                 "scores": scores,
                 "best_epoch": checkpoints.best_epoch,

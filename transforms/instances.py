@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
+from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
@@ -22,8 +24,10 @@ class InstancesFromProbabilities(Transform):
 
     A network that learned to separate cells under the border weights is cautious between them:
     a high threshold keeps cells apart but makes them too small. So cells are found at the high
-    threshold, and then take back the pixels around them that are still likely to be cell, each
-    pixel going to the nearest cell. They never merge by growing.
+    threshold, and then take back the pixels around them that are still likely to be cell. They
+    never merge by growing: a pixel goes to the nearest cell, or, by ``growth="watershed"``, to
+    the cell whose flood reaches it first when the pixels are flooded in order of falling
+    probability, so that cells meet where P(cell) is lowest between them.
 
     Args:
         threshold: above which a pixel belongs to a cell's core, between 0 and 1.
@@ -32,6 +36,7 @@ class InstancesFromProbabilities(Transform):
         extent: above which a pixel may be grown into, between 0 and ``threshold``; None is
             ``threshold``.
         max_hole: holes of up to so many pixels that lie inside one cell are filled; 0 fills none.
+        growth: ``"nearest"`` or ``"watershed"``.
 
     Raises:
         ValueError: for an argument out of range.
@@ -44,6 +49,7 @@ class InstancesFromProbabilities(Transform):
         grow: float = 0,
         extent: float | None = None,
         max_hole: int = 0,
+        growth: str = "nearest",
     ) -> None:
         extent = threshold if extent is None else extent
         if not 0 <= extent <= threshold <= 1:
@@ -54,7 +60,9 @@ class InstancesFromProbabilities(Transform):
             raise ValueError(
                 f"min_size={min_size}, grow={grow}, max_hole={max_hole}: expected >= 0, in pixels"
             )
-        self.threshold, self.extent = threshold, extent
+        if growth not in ("nearest", "watershed"):
+            raise ValueError(f"growth={growth!r}: expected 'nearest' or 'watershed'")
+        self.threshold, self.extent, self.growth = threshold, extent, growth
         self.min_size, self.grow, self.max_hole = min_size, grow, max_hole
 
     def __call__(self, probabilities: NDArray[Any] | Tensor) -> NDArray[np.int32] | Tensor:
@@ -73,8 +81,11 @@ class InstancesFromProbabilities(Transform):
         labels = renumbered[labels]
         if self.grow:
             distance, _, nearest = two_nearest_cells(labels, cutoff=self.grow + 1)
-            likely = (labels > 0) | (plain[-1] > self.extent)
-            labels = np.where(likely & (distance <= self.grow), nearest, 0)
+            open_to = (labels == 0) & (plain[-1] > self.extent) & (distance <= self.grow)
+            if self.growth == "nearest":
+                labels = np.where(open_to, nearest, labels)
+            else:
+                labels = _flood(labels, plain[-1], open_to)
         if self.max_hole:
             labels = _fill_holes(labels, self.max_hole)
         instances = labels.astype(np.int32)[None]
@@ -85,6 +96,46 @@ class InstancesFromProbabilities(Transform):
             operations = probabilities.applied_operations
             return MetaTensor(result, meta=probabilities.meta, applied_operations=operations)
         return result
+
+
+def _flood(
+    labels: NDArray[Any], probability: NDArray[Any], open_to: NDArray[np.bool_]
+) -> NDArray[Any]:
+    """Watershed by flooding from the labels into the pixels that are open, likely ones first.
+
+    Of pixels as likely as each other the one that was reached earlier goes first.
+    """
+    padded = np.pad(labels.astype(np.int64), 1)
+    strides = np.array(padded.strides) // padded.itemsize
+    flat = padded.ravel()
+    _flood_flat(
+        flat,
+        np.pad(-probability.astype(np.float64), 1).ravel(),
+        np.pad(open_to, 1).ravel(),
+        np.concatenate([-strides, strides[::-1]]),
+    )
+    return padded[(slice(1, -1),) * labels.ndim]
+
+
+@njit(cache=True)
+def _flood_flat(labels, level, open_to, steps):  # type: ignore[no-untyped-def]
+    """Flood ``labels`` in place; each entry of the queue is a pixel and who reached it."""
+    order = 0
+    queue = [(0.0, order, 0, labels[0])]  # the padding's corner, which is closed
+    for start in np.nonzero(labels)[0]:
+        for step in steps:
+            if open_to[start + step]:
+                order += 1
+                heapq.heappush(queue, (level[start + step], order, start + step, labels[start]))
+    while queue:
+        _, _, pixel, label = heapq.heappop(queue)
+        if not open_to[pixel]:
+            continue
+        open_to[pixel], labels[pixel] = False, label
+        for step in steps:
+            if open_to[pixel + step]:
+                order += 1
+                heapq.heappush(queue, (level[pixel + step], order, pixel + step, label))
 
 
 def _fill_holes(labels: NDArray[Any], max_hole: int) -> NDArray[Any]:
@@ -122,11 +173,14 @@ class InstancesFromProbabilitiesd(MapTransform):
         grow: float = 0,
         extent: float | None = None,
         max_hole: int = 0,
+        growth: str = "nearest",
         output_key: str | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.instances = InstancesFromProbabilities(threshold, min_size, grow, extent, max_hole)
+        self.instances = InstancesFromProbabilities(
+            threshold, min_size, grow, extent, max_hole, growth
+        )
         self.output_key = output_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

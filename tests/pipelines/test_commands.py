@@ -236,6 +236,28 @@ def test_a_run_that_never_validated_validates_at_its_end(bundle: Any, cells: Pat
     assert "2 unseen images" in done.stdout, "a finished run only repeats its end"
 
 
+def test_one_fold_without_validation_keeps_the_last_network(bundle: Any, cells: Path) -> None:
+    command = ("--dataset_dir", cells / "train", "--fold", 1, "--folds", 3)
+    done = bundle.run(
+        *("touching_cells", "training", *small(cells, epochs=2), *command, "--val_fraction", 0)
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 unseen image" in done.stdout
+    folder = bundle.folder / "runs" / "small"
+    best = torch.load(folder / "models" / "model.pt", weights_only=True)
+    last = torch.load(folder / "models" / "last.pt", weights_only=True)["model"]
+    assert all(torch.equal(best[name], last[name]) for name in last)
+    scores = json.loads((folder / "summary.json").read_text())["scores"]
+    done = bundle.run(
+        *("touching_cells", "evaluation", *of_run(folder, "evaluation")),
+        *("--dataset_dir", cells / "train", "--output_dir", "out", "--versions", 1),
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((bundle.folder / "out" / "evaluation.json").read_text())
+    assert found["images"] == 1, "the fold that the network has not seen"
+    assert {name: found["scores"][name] for name in scores} == scores
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
     with socket.socket() as free:
@@ -492,7 +514,7 @@ def test_images_are_not_normalised_otherwise_than_in_training(
 def test_evaluation_repeats_the_scores_of_training(bundle: Any, trained: Path, cells: Path) -> None:
     done = bundle.run(
         *("touching_cells", "evaluation", *of_run(trained, "evaluation")),
-        *("--dataset_dir", cells, "--output_dir", "out"),
+        *("--dataset_dir", cells, "--output_dir", "out", "--versions", 1),
     )
     assert done.returncode == 0, done.stderr
     assert "2 images" in done.stdout

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from overtile.pipelines.data import find_data, images_in
+from overtile.pipelines.data import find_data, images_in, labelled_images
 from overtile.pipelines.errors import DataError
 from overtile.pipelines.loading import ReadImaged
 from overtile.pipelines.reading import open_view, read_image, stem
@@ -50,6 +50,55 @@ def test_splits_of_the_folder_are_kept(tmp_path: Path) -> None:
         images_in(tmp_path)  # images of the same name would overwrite each other's results
     shutil.rmtree(tmp_path / "test" / "labels")
     assert find_data(tmp_path).test == [], "test images may have no labels"
+
+
+def names_of(items: list[dict[str, str]]) -> str:
+    return "".join(Path(item["image"]).stem for item in items)
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5, 8])
+def test_folds_are_contiguous_and_each_image_is_unseen_once(tmp_path: Path, folds: int) -> None:
+    folder = pairs(tmp_path, tuple("abcdefgh"))
+    unseen = ""
+    for fold in range(folds):
+        data = find_data(folder, fold=fold, folds=folds, val_fraction=0)
+        assert data.val == []
+        assert sorted(names_of(data.train) + names_of(data.test)) == list("abcdefgh")
+        scored = labelled_images(folder, fold=fold, folds=folds)
+        assert scored == data.test, "evaluation scores what training did not see"
+        unseen += names_of(data.test)
+    assert unseen == "abcdefgh"
+
+
+def test_a_fold_leaves_some_for_validation_and_the_folders_tests_out(tmp_path: Path) -> None:
+    pairs(tmp_path / "train", tuple("abcdefghij"))
+    pairs(tmp_path / "test", tuple("xyz"))
+    data = find_data(tmp_path, fold=4, folds=5)
+    assert [names_of(s) for s in (data.train, data.val, data.test)] == ["abcdef", "gh", "ij"]
+
+
+def test_fewer_training_images_are_spread_evenly(tmp_path: Path) -> None:
+    folder = pairs(tmp_path, tuple("abcdefghij"))
+    assert names_of(find_data(folder, train_subset=4).train) == "aceg"
+    assert names_of(find_data(folder, train_subset=8).train) == "abcdefgh"
+    assert names_of(find_data(folder, train_subset=4).val) == "ij"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"fold": 5}, "fold 5: expected 0 to 4, one of 5 folds"),
+        ({"fold": -1}, "fold -1: expected 0 to 4"),
+        ({"fold": 0, "folds": 9}, "folds 9: .* has 8 training images; expected 2 to 8"),
+        ({"fold": 0, "folds": 1}, "folds 1: .* expected 2 to 8"),
+        ({"train_subset": 7}, "train_subset 7: expected 1 to 6, all that there are"),
+        ({"train_subset": 0}, "train_subset 0: expected 1 to 6"),
+        ({"val_fraction": 1}, "val_fraction 1: expected at least 0 and less than 1"),
+    ],
+)
+def test_impossible_splits_are_refused(tmp_path: Path, wrong: dict[str, int], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        find_data(pairs(tmp_path, tuple("abcdefgh")), **wrong)
 
 
 def stack(folder: Path, pages: int = 5, label_pages: int | None = None) -> Path:
@@ -157,7 +206,7 @@ def test_pages_of_stacks_in_folders_are_images(tmp_path: Path) -> None:
     assert stem(data.train[1]["image"]) == "s_0001"
 
 
-@pytest.mark.parametrize("fraction", [-1, 0, 1, 2])
+@pytest.mark.parametrize("fraction", [-1, 1, 2])
 def test_a_validation_share_that_is_none_is_refused(tmp_path: Path, fraction: float) -> None:
     with pytest.raises(DataError, match="val_fraction"):
         find_data(pairs(tmp_path), val_fraction=fraction)

@@ -108,3 +108,34 @@ def test_dictionaries() -> None:
 def test_arguments_out_of_range_are_named(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(options))}={next(iter(options.values()))}"):
         InstancesFromProbabilities(**options)
+
+
+@given(probability=maps, threshold=st.floats(0.55, 0.9), extent=st.floats(0.2, 0.5))
+@settings(max_examples=60, deadline=None)
+def test_watershed_grows_into_the_same_pixels(
+    probability: NDArray[np.float32], threshold: float, extent: float
+) -> None:
+    core = cores(probability, threshold, 0)
+    flooded = InstancesFromProbabilities(threshold, 0, 10**4, extent, growth="watershed")
+    found = flooded(probability[None])[0]
+    assert np.array_equal(found[core > 0], core[core > 0])
+    # all that a core can be reached from without leaving what is likely, and in one piece
+    reachable, _ = label(probability > extent)
+    with_core = np.unique(reachable[core > 0])
+    assert np.array_equal(found > 0, np.isin(reachable, with_core[with_core > 0]))
+    for n in np.unique(found[found > 0]):
+        assert label(found == n)[1] == 1
+
+
+def test_watershed_meets_in_the_valley_and_nearest_half_way() -> None:
+    row = np.array([[[0.9, 0.5, 0.4, 0.3, 0.2, 0.15, 0.9]]])
+    settings = {"threshold": 0.8, "grow": 9, "extent": 0.1}
+    nearest = InstancesFromProbabilities(**settings)(row)
+    flooded = InstancesFromProbabilities(**settings, growth="watershed")(row)
+    assert nearest[0, 0].tolist() == [1, 1, 1, 1, 2, 2, 2]
+    assert flooded[0, 0].tolist() == [1, 1, 1, 1, 1, 2, 2]
+
+
+def test_growth_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="growth='random'"):
+        InstancesFromProbabilities(growth="random")

@@ -1,0 +1,108 @@
+"""Averaging over rotated and mirrored versions of the image (section 4 of the U-Net paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+from torch import Tensor
+from tqdm import tqdm
+
+
+class RotationAveragingInferer(Inferer):
+    """Average a network's answers over rotated and mirrored versions of the image.
+
+    The paper averages over "7 rotated versions"; it does not say which. Here the versions are
+    those that need no interpolation: the four rotations by 90 degrees, then the same of the
+    mirrored image, the dihedral group of the last two axes. ``versions`` takes the first of
+    them; 1 is the image as it is, and the answer as the network gives it. In 3D each section is
+    turned in its plane, as `overtile.transforms.RandDeformedTiled` does.
+
+    Args:
+        inferer: what runs the network on one version, e.g. an `OverlapTileInferer`.
+        versions: how many, 1 to 8.
+        average: ``"softmax"`` averages the probabilities over the channels and returns their
+            logarithms: a softmax of these gives the mean probabilities back, so what follows
+            needs not know. ``"sigmoid"`` does the same for each channel alone, and returns
+            log-odds. ``"none"`` averages the network's answers as they are.
+        progress: show a bar over the versions.
+
+    Raises:
+        ValueError: for an argument out of range.
+    """
+
+    def __init__(
+        self,
+        inferer: Inferer,
+        versions: int = 7,
+        average: str = "softmax",
+        progress: bool = False,
+    ) -> None:
+        super().__init__()
+        if versions not in range(1, 9):
+            raise ValueError(f"versions={versions}: expected 1 to 8")
+        if average not in ("softmax", "sigmoid", "none"):
+            raise ValueError(f"average={average!r}: expected one of softmax, sigmoid, none")
+        self.inferer, self.versions, self.average = inferer, versions, average
+        self.progress = progress
+
+    def __call__(
+        self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Output ``[B, K, *S]`` for ``inputs`` of ``[B, C, *S]``; a `MetaTensor` stays one."""
+        if self.versions == 1:
+            result: Tensor = self.inferer(inputs, network, *args, **kwargs)
+            return result
+        image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        mean: Tensor | None = None
+        quiet = not self.progress
+        for version in tqdm(range(self.versions), unit="version", disable=quiet, leave=False):
+            answer = self.inferer(turn(image, version), network, *args, **kwargs)
+            answer = self._to_average(turn_back(answer, version))
+            if mean is None:
+                mean = answer
+            elif self.average == "none":
+                mean = mean + answer
+            else:
+                mean = torch.logaddexp(mean, answer)
+        assert mean is not None  # there is at least one version
+        result = self._from_average(mean)
+        if isinstance(inputs, MetaTensor):
+            found = MetaTensor(
+                result, meta=inputs.meta, applied_operations=inputs.applied_operations
+            )
+            found.is_batch = inputs.is_batch
+            return found
+        return result
+
+    def _to_average(self, answer: Tensor) -> Tensor:
+        # in logarithms: a probability of 1e-40 is 0 in float32, its logarithm is -92
+        if self.average == "softmax":
+            return answer.float().log_softmax(1)
+        if self.average == "sigmoid":
+            both = torch.stack([answer, -answer]).float()
+            return torch.nn.functional.logsigmoid(both)
+        return answer
+
+    def _from_average(self, total: Tensor) -> Tensor:
+        if self.average == "none":
+            return total / self.versions
+        if self.average == "sigmoid":
+            return total[0] - total[1]
+        return total - torch.tensor(float(self.versions)).log().item()
+
+
+def turn(image: Tensor, version: int) -> Tensor:
+    """Version 0 to 7 of ``[B, C, *S]``: mirrored from 4 on, then turned by 90 degrees each."""
+    if version >= 4:
+        image = image.flip(-1)
+    return torch.rot90(image, version % 4, (-2, -1))
+
+
+def turn_back(image: Tensor, version: int) -> Tensor:
+    """The inverse of `turn`."""
+    image = torch.rot90(image, -(version % 4), (-2, -1))
+    return image.flip(-1) if version >= 4 else image
