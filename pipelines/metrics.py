@@ -13,7 +13,49 @@ from monai.metrics import CumulativeIterationMetric
 from numpy.typing import NDArray
 from torch import Tensor
 
+from overtile.pipelines.em_metrics import (
+    THRESHOLDS,
+    THRESHOLDS_OF_V,
+    EmReport,
+    PixelError,
+    RandError,
+    VInfo,
+    VRand,
+    WarpingCounts,
+    WarpingError,
+    em_counts,
+    em_report,
+    pixel_error,
+    pixel_error_of,
+    rand_error,
+    v_info,
+    v_rand,
+    warping_error,
+)
 from overtile.pipelines.errors import DataError
+
+__all__ = [
+    "THRESHOLDS",
+    "THRESHOLDS_OF_V",
+    "EmReport",
+    "PixelError",
+    "PixelErrorMetric",
+    "RandError",
+    "SegMeasure",
+    "SegMetric",
+    "VInfo",
+    "VRand",
+    "WarpingCounts",
+    "WarpingError",
+    "cell_masks",
+    "em_report",
+    "pixel_error",
+    "rand_error",
+    "seg_measure",
+    "v_info",
+    "v_rand",
+    "warping_error",
+]
 
 Labels = NDArray[Any]
 
@@ -82,49 +124,6 @@ def _jaccard_of_references(reference: Labels, prediction: Labels) -> list[float]
     return [float(j) for j in jaccard[names != 0]]
 
 
-@dataclass(frozen=True)
-class PixelError:
-    """Pixel error of a stack.
-
-    Attributes:
-        value: 1 - the best F1 over the thresholds, in [0, 1].
-        per_threshold: 1 - F1 at each of `THRESHOLDS`.
-    """
-
-    value: float
-    per_threshold: tuple[float, ...]
-
-    def __float__(self) -> float:
-        return self.value
-
-
-THRESHOLDS = tuple(float(t) for t in np.cumsum([0.0] + [0.1] * 9))  # accumulated, as the tools do
-
-
-def pixel_error(labels: Labels, probabilities: Labels) -> PixelError:
-    """1 - the maximum over thresholds 0.0 .. 0.9 of F1, with *cell* as the positive class.
-
-    Args:
-        labels: ``[H, W]`` or ``[N, H, W]``, > 0 = cell.
-        probabilities: of cell, in [0, 1], the same shape.
-    """
-    return _pixel_error(_pixel_counts(labels, probabilities))
-
-
-def _pixel_counts(labels: Labels, probabilities: Labels) -> NDArray[np.int64]:
-    """True positives, predicted and labelled pixels, ``[thresholds, 3]``."""
-    cell, p = labels > 0, probabilities.astype(np.float64)
-    rows = [((p > t)[cell].sum(), (p > t).sum(), cell.sum()) for t in THRESHOLDS]
-    return np.array(rows, np.int64)
-
-
-def _pixel_error(counts: NDArray[np.int64]) -> PixelError:
-    hit, predicted, labelled = counts.T
-    total = predicted + labelled
-    f1 = np.where(total > 0, 2 * hit / np.maximum(total, 1), 1.0)
-    return PixelError(float(1 - f1.max()), tuple(float(1 - f) for f in f1))
-
-
 class SegMetric(CumulativeIterationMetric):
     """`seg_measure` over a data set, pooled over objects, as a MONAI metric."""
 
@@ -152,15 +151,16 @@ class PixelErrorMetric(CumulativeIterationMetric):
     def _compute_tensor(self, y_pred: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
         """Counts ``[B, thresholds, 3]``; y_pred holds P(cell) in its last channel."""
         pairs = zip(_arrays(y_pred, channel=-1), _arrays(y), strict=True)
-        return torch.stack([torch.from_numpy(_pixel_counts(label, p)) for p, label in pairs])
+        counts = [em_counts(label, p, ["pixel_error"])["pixel_error"].sum(0) for p, label in pairs]
+        return torch.from_numpy(np.stack(counts))
 
     def per_image(self) -> list[float]:
         """Pixel error of each slice so far, each at its own best threshold."""
-        return [_pixel_error(counts.numpy()).value for counts in _buffer(self)]
+        return [pixel_error_of(counts.numpy()).value for counts in _buffer(self)]
 
     def aggregate(self) -> Tensor:
         """Pixel error of all slices so far."""
-        value = _pixel_error(_buffer(self).sum(0).numpy()).value
+        value = pixel_error_of(_buffer(self).sum(0).numpy()).value
         return torch.tensor(value, dtype=torch.float64)
 
 
