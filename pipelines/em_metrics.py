@@ -248,7 +248,8 @@ def em_counts(
         DataError: as `em_report`.
     """
     cells, p = _checked(labels, probabilities)
-    workers = min(len(cells), len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = min(len(cells), cores or 1)
     with ThreadPoolExecutor(workers) as pool:  # the kernels run without Python's lock
         slices = list(pool.map(lambda cell, q: _slice_counts(cell, q, metrics), cells, p))
     return {name: np.stack([counts[name] for counts in slices]) for name in metrics}
