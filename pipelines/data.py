@@ -296,10 +296,34 @@ def labels_are_classes(found: Mapping[str, LabelFacts]) -> str | None:
     return next((name for name, f in found.items() if f.components > f.names), None)
 
 
+_CLASSES = 16  # more numbers than that are no classes
+
+
+def _check_masks(found: Mapping[str, LabelFacts]) -> None:
+    """Refuse images of grey values: many numbers, most of which lie in several places.
+
+    Instances or a few classes may be read as a mask: their numbers lie in one place, or are few.
+    A map of probabilities or a mask from a lossy file has almost no 0, and would be all cell.
+    """
+    for name, f in found.items():
+        if f.names > _CLASSES and 2 * f.split > f.names:
+            raise DataError(
+                f"{name}: {f.names + (f.background > 0)} values, most of them scattered, as in an "
+                "image or a map of probabilities; expected a mask, 0 = background and another = "
+                "cell: cut it at a threshold"
+            )
+
+
 def _check_labels(splits: Mapping[str, Sequence[Item]], labels: str, facts: FactBook) -> None:
-    """Refuse labels that number classes, where every cell should have a number of its own."""
-    for items in splits.values() if labels == "instances" else ():
+    """Refuse labels that number classes, where every cell should have a number of its own.
+
+    Refuse grey values, too, where cells are what is not 0.
+    """
+    for items in splits.values():
         found = {item["label"]: facts.label(**item) for item in items}
+        if labels == "mask":
+            _check_masks(found)
+            continue
         first = labels_are_classes(found)
         if first is None:
             continue

@@ -1,167 +1,299 @@
-"""Numbers that the field compares: SEG of instances, pixel error of membranes."""
+"""Numbers that the field compares, over data sets: MONAI metrics for bundles and engines.
+
+What they compute from single images or stacks is in `overtile.pipelines.instance_metrics` and
+`overtile.pipelines.em_metrics`, whose public names are here, too. A metric keeps counts of each
+image, never images: these may differ in size, and distributed processes exchange a few numbers.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from monai.metrics import CumulativeIterationMetric
+from monai.metrics import CumulativeIterationMetric, PanopticQualityMetric
 from numpy.typing import NDArray
 from torch import Tensor
 
+from overtile.pipelines.em_metrics import (
+    THRESHOLDS,
+    THRESHOLDS_OF_V,
+    EmReport,
+    PixelError,
+    RandError,
+    VInfo,
+    VRand,
+    WarpingCounts,
+    WarpingError,
+    em_counts,
+    em_report,
+    pixel_error,
+    pixel_error_of,
+    rand_error,
+    rand_error_of,
+    slice_f,
+    v_info,
+    v_rand,
+    warping_error,
+    warping_error_of,
+)
 from overtile.pipelines.errors import DataError
+from overtile.pipelines.instance_metrics import (
+    AveragePrecision,
+    DetMeasure,
+    SegMeasure,
+    average_precision,
+    average_precision_of,
+    check_iou,
+    det_measure,
+    det_of,
+    overlap_of,
+    seg_measure,
+)
 
-Labels = NDArray[Any]
+__all__ = [
+    "THRESHOLDS",
+    "THRESHOLDS_OF_V",
+    "AveragePrecision",
+    "AveragePrecisionMetric",
+    "DetMeasure",
+    "DetMetric",
+    "EmReport",
+    "PanopticQuality",
+    "PixelError",
+    "PixelErrorMetric",
+    "RandError",
+    "RandErrorMetric",
+    "SegMeasure",
+    "SegMetric",
+    "VInfo",
+    "VInfoMetric",
+    "VRand",
+    "VRandMetric",
+    "WarpingCounts",
+    "WarpingError",
+    "WarpingErrorMetric",
+    "average_precision",
+    "cell_masks",
+    "det_measure",
+    "em_report",
+    "pixel_error",
+    "rand_error",
+    "seg_measure",
+    "v_info",
+    "v_rand",
+    "warping_error",
+]
+
+Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
-class SegMeasure:
-    """SEG of a set of images.
+class _Counted(CumulativeIterationMetric):
+    """Counts each image, adds the counts up, and then makes a score of them.
 
-    Attributes:
-        value: mean over all reference objects, in [0, 1]; 1 if there are none.
-        per_object: Jaccard index of every reference object, 0 for those not found.
+    Call it with predictions and labels, batches ``[B, C, *S]`` or lists of ``[C, *S]``.
     """
 
-    value: float
-    per_object: tuple[float, ...] = field(repr=False)
+    def __call__(self, y_pred: Any, y: Any = None, **kwargs: Any) -> Any:
+        """Counts of each image, which are kept."""
+        if y is None or len(y_pred) != len(y):
+            count = "no" if y is None else len(y)
+            raise DataError(f"{len(y_pred)} predictions, {count} labels; expected as many")
+        return super().__call__(y_pred, y, **kwargs)
 
-    def __float__(self) -> float:
-        return self.value
+    def _compute_tensor(self, y_pred: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+        rows = [
+            self.count(prediction, label)
+            for prediction, label in zip(_arrays(y_pred, -1), _arrays(y, 0), strict=True)
+        ]
+        device = y_pred.device if y_pred.is_cuda else "cpu"  # NCCL gathers from GPUs alone
+        return torch.as_tensor(np.stack(rows), device=device)
+
+    def count(self, prediction: Array, label: Array) -> Array:
+        """What one image adds; ``prediction`` is the last channel, ``label`` the first."""
+        raise NotImplementedError
+
+    def score(self, counts: Array) -> float:
+        """Of the counts' sum over images."""
+        raise NotImplementedError
+
+    def score_of_image(self, counts: Array) -> float:
+        """The same, or NaN where an image has no score of its own."""
+        return self.score(counts)
+
+    def per_image(self) -> list[float]:
+        """The score of each image so far; NaN, which is no score, where it is not defined."""
+        return [self.score_of_image(counts) for counts in _buffer(self)]
+
+    def aggregate(self, reduction: Any = None) -> Tensor:
+        """The score of all images so far, a scalar of float64; there is no other reduction."""
+        return torch.tensor(self.score(_buffer(self).sum(0)), dtype=torch.float64)
 
 
-def seg_measure(
-    references: Labels | Sequence[Labels], predictions: Labels | Sequence[Labels]
-) -> SegMeasure:
-    """SEG of the Cell Tracking Challenge, the "average IOU" of the U-Net paper's table 2.
+class SegMetric(_Counted):
+    """`seg_measure` over a data set, pooled over objects, as a MONAI metric.
 
-    Of every reference object R the Jaccard index with the predicted object S that covers more
-    than half of it, ``|R n S| > |R| / 2``, else 0; averaged over the objects of *all* images.
-    Predictions without a reference cost nothing.
+    Predictions and labels are instance labels ``[B, 1, *S]``.
+    """
+
+    def count(self, prediction: Array, label: Array) -> Array:
+        """Sum of Jaccard indices, number of reference objects."""
+        indices = overlap_of(label, prediction).jaccard()
+        return np.array([indices.sum(), len(indices)])
+
+    def score(self, counts: Array) -> float:
+        """SEG; 1 without reference objects."""
+        return float(counts[0] / counts[1]) if counts[1] else 1.0
+
+    def score_of_image(self, counts: Array) -> float:
+        """NaN without reference objects."""
+        return self.score(counts) if counts[1] else math.nan
+
+
+class DetMetric(_Counted):
+    """`det_measure` over a data set, pooled over objects, as a MONAI metric.
+
+    Predictions and labels are instance labels ``[B, 1, *S]``.
+    """
+
+    def count(self, prediction: Array, label: Array) -> Array:
+        """References, splits needed, missed, spurious."""
+        return np.array(overlap_of(label, prediction).det_counts(), np.int64)
+
+    def score(self, counts: Array) -> float:
+        """DET; without reference objects 1 if nothing is predicted either, else 0."""
+        return det_of(counts).value
+
+    def score_of_image(self, counts: Array) -> float:
+        """NaN without reference objects."""
+        return self.score(counts) if counts[0] else math.nan
+
+
+class AveragePrecisionMetric(_Counted):
+    """`average_precision` over a data set, counts pooled, as a MONAI metric.
+
+    Predictions and labels are instance labels ``[B, 1, *S]``.
 
     Args:
-        references: instance labels ``[*S]``, 0 = background (one image of any number of
-            axes), or a list of such images.
-        predictions: as many, of the same sizes.
+        iou: the lowest that counts as found: above 0, up to 1.
 
     Raises:
-        DataError: if counts or sizes differ.
-    """
-    references, predictions = _listed(references), _listed(predictions)
-    if len(references) != len(predictions):
-        raise DataError(f"{len(references)} references, {len(predictions)} predictions")
-    indices = [
-        index
-        for reference, prediction in zip(references, predictions, strict=True)
-        for index in _jaccard_of_references(reference, prediction)
-    ]
-    return SegMeasure(float(np.mean(indices)) if indices else 1.0, tuple(indices))
-
-
-def _jaccard_of_references(reference: Labels, prediction: Labels) -> list[float]:
-    if reference.shape != prediction.shape:
-        raise DataError(
-            f"prediction of size {prediction.shape} for a reference of size {reference.shape}; "
-            "expected the same size"
-        )
-    names, r = np.unique(reference, return_inverse=True)
-    others, s = np.unique(prediction, return_inverse=True)
-    overlap = np.zeros((len(names), len(others)), np.int64)
-    np.add.at(overlap, (r.ravel(), s.ravel()), 1)
-    r_size, s_size = overlap.sum(1), overlap.sum(0)
-    candidates = overlap * (others != 0)  # background is not an object
-    if not candidates.size:
-        return []
-    best = candidates.argmax(1)
-    shared = candidates[np.arange(len(names)), best]
-    jaccard = np.where(2 * shared > r_size, shared / (r_size + s_size[best] - shared), 0.0)
-    return [float(j) for j in jaccard[names != 0]]
-
-
-@dataclass(frozen=True)
-class PixelError:
-    """Pixel error of a stack.
-
-    Attributes:
-        value: 1 - the best F1 over the thresholds, in [0, 1].
-        per_threshold: 1 - F1 at each of `THRESHOLDS`.
+        ConfigurationError: for another ``iou``.
     """
 
-    value: float
-    per_threshold: tuple[float, ...]
+    def __init__(self, iou: float = 0.5) -> None:
+        super().__init__()
+        self.iou = check_iou(iou)
 
-    def __float__(self) -> float:
-        return self.value
+    def count(self, prediction: Array, label: Array) -> Array:
+        """TP, FP, FN."""
+        return np.array(overlap_of(label, prediction).pair_counts(self.iou), np.int64)
+
+    def score(self, counts: Array) -> float:
+        """AP; 0 without any object."""
+        return average_precision_of(counts[None], self.iou).value
+
+    def score_of_image(self, counts: Array) -> float:
+        """NaN without any object."""
+        return self.score(counts) if counts.any() else math.nan
 
 
-THRESHOLDS = tuple(float(t) for t in np.cumsum([0.0] + [0.1] * 9))  # accumulated, as the tools do
+class PanopticQuality(_Counted, PanopticQualityMetric):
+    """Panoptic quality (Kirillov et al., 2019) of instance labels, pooled over a data set.
 
-
-def pixel_error(labels: Labels, probabilities: Labels) -> PixelError:
-    """1 - the maximum over thresholds 0.0 .. 0.9 of F1, with *cell* as the positive class.
-
-    Args:
-        labels: ``[H, W]`` or ``[N, H, W]``, > 0 = cell.
-        probabilities: of cell, in [0, 1], the same shape.
+    PQ = sum of IoU / (TP + FP / 2 + FN / 2) over the pairs whose IoU is above 0.5. It is
+    MONAI's metric of one class, which takes instance labels ``[B, 1, *S]`` and, having counted all
+    overlaps at once, needs no mask for every object; nothing is added to the denominator.
     """
-    return _pixel_error(_pixel_counts(labels, probabilities))
+
+    def __init__(self) -> None:
+        PanopticQualityMetric.__init__(self, num_classes=1, smooth_numerator=0.0)
+
+    def count(self, prediction: Array, label: Array) -> Array:
+        """TP, FP, FN, sum of IoU, in the one row a class of MONAI's buffer."""
+        return np.array([overlap_of(label, prediction).panoptic_counts()])
+
+    def score(self, counts: Array) -> float:
+        """PQ; 0 without any object."""
+        found, spurious, missed, ious = counts[0]
+        total = found + spurious / 2 + missed / 2
+        return float(ious / total) if total else 0.0
+
+    def score_of_image(self, counts: Array) -> float:
+        """NaN without any object."""
+        return self.score(counts) if counts.any() else math.nan
 
 
-def _pixel_counts(labels: Labels, probabilities: Labels) -> NDArray[np.int64]:
-    """True positives, predicted and labelled pixels, ``[thresholds, 3]``."""
-    cell, p = labels > 0, probabilities.astype(np.float64)
-    rows = [((p > t)[cell].sum(), (p > t).sum(), cell.sum()) for t in THRESHOLDS]
-    return np.array(rows, np.int64)
+class _OfStack(_Counted):
+    """A metric of membranes over a stack whose slices come one by one.
+
+    Predictions hold P(cell) in their last channel, ``[B, C, H, W]``; labels ``[B, 1, H, W]`` are
+    > 0 in cells. Volumes ``[B, C, N, H, W]`` are stacks of N slices.
+    """
+
+    name: ClassVar[str]
+
+    def count(self, prediction: Array, label: Array) -> Array:
+        """Counts at each threshold, summed over the slices."""
+        total: Array = em_counts(label, prediction, [self.name])[self.name].sum(0)
+        return total
 
 
-def _pixel_error(counts: NDArray[np.int64]) -> PixelError:
-    hit, predicted, labelled = counts.T
-    total = predicted + labelled
-    f1 = np.where(total > 0, 2 * hit / np.maximum(total, 1), 1.0)
-    return PixelError(float(1 - f1.max()), tuple(float(1 - f) for f in f1))
+class PixelErrorMetric(_OfStack):
+    """`pixel_error` over a stack, as a MONAI metric; of one image at its own best threshold.
+
+    Predictions hold P(cell) in their last channel, ``[B, C, H, W]``; labels ``[B, 1, H, W]`` are
+    > 0 in cells. Volumes ``[B, C, N, H, W]`` are stacks of N slices.
+    """
+
+    name = "pixel_error"
+
+    def score(self, counts: Array) -> float:
+        """Pixel error."""
+        return pixel_error_of(counts).value
 
 
-class SegMetric(CumulativeIterationMetric):
-    """`seg_measure` over a data set, pooled over objects, as a MONAI metric."""
+class RandErrorMetric(_OfStack):
+    """`rand_error` over a stack, as a MONAI metric; takes what `PixelErrorMetric` takes."""
 
-    def _compute_tensor(self, y_pred: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
-        """Rows (sum of Jaccard indices, number of reference objects), one an image."""
-        rows = []
-        for prediction, reference in zip(_arrays(y_pred), _arrays(y), strict=True):
-            found = _jaccard_of_references(reference, prediction)
-            rows.append([float(sum(found)), float(len(found))])
-        return torch.tensor(rows, dtype=torch.float64)
+    name = "rand_error"
 
-    def per_image(self) -> list[float]:
-        """SEG of each image so far; NaN, which is no score, for one without reference objects."""
-        return [float(total / count) if count else math.nan for total, count in _buffer(self)]
-
-    def aggregate(self) -> Tensor:
-        """SEG of all images so far."""
-        total, objects = _buffer(self).sum(0)
-        return total / objects if objects else torch.ones(())
+    def score(self, counts: Array) -> float:
+        """Rand error."""
+        return rand_error_of(counts).value
 
 
-class PixelErrorMetric(CumulativeIterationMetric):
-    """`pixel_error` over a stack whose slices come one by one, as a MONAI metric."""
+class WarpingErrorMetric(_OfStack):
+    """`warping_error` over a stack, as a MONAI metric; takes what `PixelErrorMetric` takes."""
 
-    def _compute_tensor(self, y_pred: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
-        """Counts ``[B, thresholds, 3]``; y_pred holds P(cell) in its last channel."""
-        pairs = zip(_arrays(y_pred, channel=-1), _arrays(y), strict=True)
-        return torch.stack([torch.from_numpy(_pixel_counts(label, p)) for p, label in pairs])
+    name = "warping_error"
 
-    def per_image(self) -> list[float]:
-        """Pixel error of each slice so far, each at its own best threshold."""
-        return [_pixel_error(counts.numpy()).value for counts in _buffer(self)]
+    def score(self, counts: Array) -> float:
+        """Warping error."""
+        return warping_error_of(counts).value
 
-    def aggregate(self) -> Tensor:
-        """Pixel error of all slices so far."""
-        value = _pixel_error(_buffer(self).sum(0).numpy()).value
-        return torch.tensor(value, dtype=torch.float64)
+
+class VRandMetric(_OfStack):
+    """`v_rand` over a stack, as a MONAI metric; takes what `PixelErrorMetric` takes."""
+
+    name = "v_rand"
+
+    def count(self, prediction: Array, label: Array) -> Array:
+        """Sum of F over slices, and their number, at each threshold."""
+        f = slice_f(em_counts(label, prediction, [self.name])[self.name])
+        return np.stack([f.sum(0), np.full(f.shape[1], float(len(f)))], axis=1)
+
+    def score(self, counts: Array) -> float:
+        """The highest mean."""
+        return float((counts[:, 0] / counts[:, 1]).max())
+
+
+class VInfoMetric(VRandMetric):
+    """`v_info` over a stack, as a MONAI metric; takes what `PixelErrorMetric` takes."""
+
+    name = "v_info"
 
 
 def cell_masks(output: Sequence[Mapping[str, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
@@ -173,16 +305,12 @@ def cell_masks(output: Sequence[Mapping[str, Tensor]]) -> tuple[list[Tensor], li
 _KEYS = ("instances", "label")
 
 
-def _arrays(batch: Tensor, channel: int = 0) -> list[Labels]:
-    return [image[channel].detach().cpu().numpy() for image in batch]
+def _arrays(batch: Tensor, channel: int) -> list[Array]:
+    images = [image[channel].detach().cpu() for image in batch]
+    return [(i.float() if i.dtype == torch.bfloat16 else i).numpy() for i in images]
 
 
-def _buffer(metric: CumulativeIterationMetric) -> Tensor:
-    rows: Tensor = metric.get_buffer()
+def _buffer(metric: CumulativeIterationMetric) -> Array:
+    """Counts of all images, ``[images, ...]``."""
+    rows: Array = metric.get_buffer().cpu().numpy()
     return rows
-
-
-def _listed(images: Labels | Sequence[Labels]) -> list[Labels]:
-    if isinstance(images, (np.ndarray, Tensor)):
-        images = [images]
-    return [np.asarray(image) for image in images]

@@ -66,7 +66,11 @@ def print_scores(
 ) -> int:
     """Print the table of scores, with ``more`` rows; returns the width of its first column."""
     rows = [(f"{summary['images']} {kind}images", "")]
-    rows += [(_NAMES.get(k, k), f"{v:.4f}") for k, v in summary["scores"].items()]
+    # a warping error of 0.000353 is a usual one
+    rows += [
+        (_NAMES.get(k, k), f"{v:.{6 if 0 < v < 0.01 else 4}f}")
+        for k, v in summary["scores"].items()
+    ]
     rows += more
     width = max(len(name) for name, _ in rows)
     print()
@@ -75,4 +79,17 @@ def print_scores(
     return width
 
 
-_NAMES = {"seg": "SEG", "mean_iou": "mean IoU", "pixel_error": "pixel error"}
+_NAMES = {
+    "seg": "SEG",
+    "det": "DET",
+    "pq": "PQ",
+    "ap50": "AP at IoU 0.5",
+    "ap75": "AP at IoU 0.75",
+    "ap90": "AP at IoU 0.9",
+    "mean_iou": "mean IoU",
+    "pixel_error": "pixel error",
+    "rand_error": "Rand error",
+    "warping_error": "warping error",
+    "v_rand": "V_rand",
+    "v_info": "V_info",
+}

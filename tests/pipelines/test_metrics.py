@@ -1,109 +1,178 @@
+"""Metrics over data sets: what MONAI metrics keep, gather and make of it."""
+
 from __future__ import annotations
 
-import json
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from ignite.engine import Engine
+from monai.handlers import IgniteMetricHandler, from_engine
 
-from overtile.pipelines.errors import DataError
+from overtile.pipelines import metrics
 from overtile.pipelines.metrics import (
     PixelErrorMetric,
+    RandErrorMetric,
     SegMetric,
+    VInfoMetric,
+    VRandMetric,
+    WarpingErrorMetric,
+    em_report,
     pixel_error,
     seg_measure,
 )
 
-
-@pytest.fixture(scope="module")
-def reference(real_data: Path) -> Path:
-    return real_data.parent / "reference"
-
-
-def png(path: Path) -> np.ndarray[Any, Any]:
-    return np.asarray(Image.open(path))
-
-
-def naive_seg(reference: np.ndarray[Any, Any], prediction: np.ndarray[Any, Any]) -> list[float]:
-    scores = []
-    for r in np.unique(reference[reference > 0]):
-        inside, score = reference == r, 0.0
-        for s in np.unique(prediction[prediction > 0]):
-            found = prediction == s
-            shared = (inside & found).sum()
-            if shared > 0.5 * inside.sum():
-                score = shared / (inside | found).sum()
-        scores.append(score)
-    return scores
+Array = np.ndarray[Any, Any]
+OF_STACKS = {
+    "pixel_error": PixelErrorMetric,
+    "rand_error": RandErrorMetric,
+    "warping_error": WarpingErrorMetric,
+    "v_rand": VRandMetric,
+    "v_info": VInfoMetric,
+}
+INSTANCES = {
+    "seg": SegMetric,
+    "det": metrics.DetMetric,
+    "ap": metrics.AveragePrecisionMetric,
+    "pq": metrics.PanopticQuality,
+}
 
 
-def test_seg_equals_its_definition_and_pools_over_objects() -> None:
-    rng = np.random.default_rng(0)
-    pairs = []
-    for cells in (0, 1, 3, 12):
-        blocks = rng.integers(0, cells + 1, (6, 6)).repeat(5, 0).repeat(5, 1)
-        pairs.append((blocks * 7, np.roll(blocks, rng.integers(0, 3), 1)))
-    expected = [score for r, p in pairs for score in naive_seg(r, p)]
-    references, predictions = [r for r, _ in pairs], [p for _, p in pairs]
-    result = seg_measure(references, predictions)
-    assert np.allclose(result.per_object, expected, atol=1e-12)
-    assert float(result) == pytest.approx(np.mean(expected), abs=1e-12)
-    tensors = [list(map(torch.tensor, side)) for side in (references, predictions)]
-    assert seg_measure(*tensors) == result
-    assert seg_measure(tensors[0][3], tensors[1][3]) == seg_measure(references[3], predictions[3])
-    metric = SegMetric()
-    for r, p in pairs:
-        metric(torch.tensor(p[None, None]), torch.tensor(r[None, None]))
-    assert float(metric.aggregate()) == pytest.approx(np.mean(expected), abs=1e-12)
+def stack(slices: int, size: tuple[int, int] = (9, 11), seed: int = 0) -> tuple[Array, Array]:
+    """Instance labels of blocks and a blurred, noisy map of them."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 4, (slices, 4, 4)).repeat(3, 1).repeat(3, 2)
+    labels = blocks[:, : size[0], : size[1]].astype(np.int32)
+    return labels, np.clip((labels > 0) * 0.6 + rng.random(labels.shape) * 0.4, 0, 1)
 
 
-def test_seg_of_nothing_is_defined_and_sizes_have_to_match() -> None:
-    empty, cell = np.zeros((4, 4), int), np.ones((4, 4), int)
-    assert seg_measure(empty, cell).value == 1
-    assert seg_measure(cell, empty).value == 0
-    with pytest.raises(DataError, match=r"\(4, 4\)"):
-        seg_measure(cell, np.ones((4, 5), int))
-    with pytest.raises(DataError, match="1 references, 2 predictions"):
-        seg_measure([cell], [cell, cell])
+def as_output(p: Array) -> torch.Tensor:
+    """Probabilities of membrane and cell, as a network gives them."""
+    return torch.tensor(np.stack([1 - p, p]))
 
 
-def test_seg_reproduces_the_reference_values(reference: Path) -> None:
-    folder = reference / "instance_metrics"
-    cases = json.loads((folder / "values.json").read_text())
-    checked = [name for name, case in cases.items() if not case.get("degenerate")]
-    for name in checked:
-        case = cases[name]
-        result = seg_measure(png(folder / case["gt"]), png(folder / case["pred"]))
-        if png(folder / case["gt"]).any():
-            assert float(result) == pytest.approx(case["seg"], abs=1e-9), name
-    assert len(checked) >= 10
+@pytest.mark.parametrize("name", OF_STACKS)
+def test_slices_one_by_one_score_as_their_stack_does(name: str) -> None:
+    labels, p = stack(5)
+    expected = getattr(em_report(labels, p), name)
+    metric = OF_STACKS[name]()
+    for label, q in zip(labels, p, strict=True):
+        metric(as_output(q)[None], torch.tensor(label[None, None]))
+    assert float(metric.aggregate()) == pytest.approx(expected.value, abs=1e-12)
+    each = [getattr(em_report(label, q), name).value for label, q in zip(labels, p, strict=True)]
+    assert metric.per_image() == pytest.approx(each, abs=1e-12)
+    whole = OF_STACKS[name]()
+    whole([as_output(p)], [torch.tensor(labels[None])])  # a volume is a stack
+    assert float(whole.aggregate()) == pytest.approx(expected.value, abs=1e-12)
+    metric.reset()
+    metric(as_output(p[0])[None], torch.tensor(labels[0][None, None]))
+    assert float(metric.aggregate()) == pytest.approx(each[0], abs=1e-12)
 
 
-def test_pixel_error_reproduces_the_reference_values(reference: Path) -> None:
-    folder = reference / "em_metrics"
-    cases = json.loads((folder / "values.json").read_text())
-    checked = [name for name, case in cases.items() if not case["degenerate"]]
-    for name in checked:
-        label, p = em_case(folder, cases[name])
-        result = pixel_error(label, p)
-        assert float(result) == pytest.approx(1 - cases[name]["pixel_f_max"], abs=1e-9), name
-        assert min(result.per_threshold) == float(result)
-    assert len(checked) >= 10
+@pytest.mark.parametrize("name", [*OF_STACKS, *INSTANCES])
+def test_a_handler_takes_images_of_different_sizes(name: str) -> None:
+    images = [stack(1, size, seed) for seed, size in enumerate([(9, 11), (6, 12), (12, 5)])]
+    metric = {**OF_STACKS, **INSTANCES}[name]()
+    keys = ["pred" if name in OF_STACKS else "instances", "label"]
+
+    def segment(engine: Engine, image: tuple[Array, Array]) -> list[dict[str, torch.Tensor]]:
+        label, p = image
+        found = torch.tensor(np.where(p > 0.5, label, 0))
+        return [{"label": torch.tensor(label), "pred": as_output(p[0]), "instances": found}]
+
+    engine = Engine(segment)
+    handler = IgniteMetricHandler(metric, output_transform=from_engine(keys))
+    engine.state.metric_details = {}
+    handler.attach(engine, name)
+    score = engine.run(images).metrics[name]
+    assert 0 <= score <= 1
+    rows = metric.get_buffer()
+    assert len(rows) == len(metric.per_image()) == 3
+    assert rows.numel() < 300, "counts, no images"
+    if name in ("det", "seg"):
+        assert score == 1, "objects are where the labels have them"
 
 
-def em_case(folder: Path, case: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    p = png(folder / case["prediction"]).astype(np.float32) / np.float32(255)
-    return png(folder / case["label"]) > 127, p
+def test_pixel_error_and_seg_pool_what_they_count() -> None:
+    labels, p = stack(2)
+    labels[1] = 0
+    labels[1, 0, 0], p[1] = 5, 0
+    sizes = torch.tensor(labels[:, None])
+    seg = SegMetric()
+    seg(torch.tensor(np.where(p > 0.5, labels, 0))[:, None], sizes)
+    objects = len(np.unique(labels[0])) - 1
+    assert float(seg.aggregate()) == pytest.approx(objects / (objects + 1))  # not 1/2
+    assert seg.per_image() == [1, 0]
+    both = pixel_error(labels, p).value
+    assert both == pytest.approx(1 / (2 * (labels > 0).sum() - 1))  # one pixel missed of all
+    assert both < pixel_error(labels[1], p[1]).value == 1
 
 
-def test_pixel_error_sums_over_the_slices_of_a_stack() -> None:
-    rng = np.random.default_rng(1)
-    labels, p = rng.integers(0, 2, (3, 8, 9)), rng.random((3, 8, 9))
-    metric = PixelErrorMetric()
-    for label, slice_ in zip(labels, p, strict=True):
-        both = np.stack([1 - slice_, slice_])
-        metric(torch.tensor(both[None]), torch.tensor(label[None, None]))
-    assert float(metric.aggregate()) == pytest.approx(pixel_error(labels, p).value, abs=1e-12)
+WORKER = """
+import sys
+import numpy as np, torch
+import torch.distributed as dist
+from overtile.pipelines import metrics
+
+rank, port, file = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+data = np.load(file)
+for name, metric in (
+    ("seg", metrics.SegMetric()),
+    ("pixel_error", metrics.PixelErrorMetric()),
+    ("v_rand", metrics.VRandMetric()),
+    ("pq", metrics.PanopticQuality()),
+):
+    for n in ([0, 1, 2, 3], [4])[rank]:  # uneven shares
+        label, p = data[f"label{n}"], data[f"p{n}"]
+        found = np.stack([1 - p, p]) if name in ("pixel_error", "v_rand") else (p > 0.5)[None] * label
+        metric(torch.tensor(found[None]), torch.tensor(label[None, None]))
+    print(name, float(metric.aggregate()), len(metric.per_image()), flush=True)
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_with_uneven_shares_agree_with_one(tmp_path: Path) -> None:
+    sizes = [(9, 11), (12, 12), (6, 6), (9, 11), (12, 7)]
+    images = [stack(1, size, seed) for seed, size in enumerate(sizes)]
+    arrays = {f"label{n}": label[0] for n, (label, _) in enumerate(images)}
+    arrays |= {f"p{n}": p[0] for n, (_, p) in enumerate(images)}
+    np.savez(tmp_path / "images.npz", **arrays)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-W", "ignore", "-c", WORKER]
+    workers = [
+        subprocess.Popen(
+            [*command, str(rank), port, str(tmp_path / "images.npz")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    outputs = [worker.communicate(timeout=200) for worker in workers]
+    assert [w.returncode for w in workers] == [0, 0], outputs
+    assert outputs[0][0] == outputs[1][0], "both know the whole"
+    found = {
+        name: (float(value), int(n))
+        for name, value, n in map(str.split, outputs[0][0].splitlines())
+    }
+    labels = [label[0] for label, _ in images]
+    instances = [
+        np.where(p[0] > 0.5, label, 0) for label, (_, p) in zip(labels, images, strict=True)
+    ]
+    expected = {"seg": seg_measure(labels, instances).value}
+    alone: dict[str, Any] = {"pixel_error": PixelErrorMetric(), "v_rand": VRandMetric()}
+    for label, (_, p) in zip(labels, images, strict=True):
+        for metric in alone.values():
+            metric(as_output(p[0])[None], torch.tensor(label[None, None]))
+    expected |= {name: float(metric.aggregate()) for name, metric in alone.items()}
+    assert all(n == 5 for _, n in found.values())
+    for name, value in expected.items():
+        assert found[name][0] == pytest.approx(value, abs=1e-12), name
