@@ -72,7 +72,7 @@ APPENDED = {
                 "concepts/training",
                 "concepts/instances",
             ),
-            contents("Reference", "reference/configuration", "reference/*"),
+            contents("Reference", "reference/configuration", "reference/metrics", "reference/*"),
             contents("More", "results", "benchmarks", "dependencies"),
         ]
     ),

@@ -531,6 +531,26 @@ def test_evaluation_repeats_the_scores_of_training(bundle: Any, trained: Path, c
     assert scores["mean_iou"] == pytest.approx(np.mean([float(r["mean_iou"]) for r in rows]))
 
 
+def test_evaluation_scores_annotated_frames_alone(
+    bundle: Any, trained: Path, cells: Path, tmp_path: Path
+) -> None:
+    names = [cells / "train" / "images" / f"00{n}.tif" for n in (0, 1, 2, 0)]
+    frames = [
+        (tifffile.imread(n), tifffile.imread(str(n).replace("images", "labels"))) for n in names
+    ]
+    folder = write_data(tmp_path / "ctc", {"train": frames}, "ctc")
+    done = bundle.run(
+        *("touching_cells", "evaluation", *of_run(trained, "evaluation")),
+        *("--dataset_dir", folder, "--split", "all", "--output_dir", "out"),
+    )
+    assert done.returncode == 0, done.stderr
+    with (bundle.folder / "out" / "evaluation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["image"]).name for row in rows] == ["t000.tif", "t003.tif"]
+    seg = json.loads((bundle.folder / "out/evaluation.json").read_text())["scores"]["seg"]
+    assert seg == pytest.approx(float(rows[0]["seg"])), "the two are the same image"
+
+
 def test_a_broken_image_among_others_costs_only_itself(
     bundle: Any, trained: Path, cells: Path, tmp_path: Path
 ) -> None:
@@ -607,6 +627,17 @@ def test_the_membrane_bundle_trains_on_the_real_stack(bundle: Any, real_data: Pa
     assert "6 validation images" in done.stdout
     summary = json.loads((bundle.folder / "runs/small/summary.json").read_text())
     assert 0 < summary["scores"]["pixel_error"] < 1
+    assert 0 < summary["scores"]["v_rand"] < 1
+    done = bundle.run(
+        *("em_membranes", "evaluation", *of_run(bundle.folder / "runs/small", "evaluation")),
+        *("--dataset_dir", data, "--split", "val", "--output_dir", "out"),
+    )
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((bundle.folder / "out/evaluation.json").read_text())["scores"]
+    membranes = {"pixel_error", "rand_error", "warping_error", "v_rand", "v_info"}
+    assert scores.keys() == membranes | {"seg", "mean_iou"}
+    assert {name: scores[name] for name in summary["scores"]} == summary["scores"]
+    assert "V_info " in done.stdout
     done = bundle.run(
         *("em_membranes", "inference", "--dataset_dir", f"{data / 'test-volume.tif'}:2"),
         *("--bundle_root", "runs/small", "--config_file", "runs/small/configs/inference.json"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -118,6 +119,26 @@ def test_a_stack_is_split_into_contiguous_pages(tmp_path: Path) -> None:
     assert Path(data.val[0]["label"]).name == "train-labels.tif:4"
     whole = tifffile.imread(tmp_path / "train-volume.tif")
     assert np.array_equal(read_image(data.val[0]["image"])[0], whole[4])
+
+
+@pytest.mark.parametrize("read", [find_data, labelled_images])
+def test_grey_values_are_no_mask(tmp_path: Path, read: Any) -> None:
+    folder = stack(tmp_path)
+    file = folder / "train-labels.tif"
+    classes = np.random.default_rng(0).integers(0, 4, (5, 6, 7), np.uint8)  # a few are fine
+    tifffile.imwrite(file, classes, photometric="minisblack")
+    read(folder, labels="mask")
+    instances = np.tile(np.arange(42, dtype=np.uint8).reshape(6, 7), (5, 1, 1))
+    tifffile.imwrite(file, instances, photometric="minisblack")
+    read(folder, labels="mask")
+    grey = np.random.default_rng(0).integers(200, 220, (5, 30, 30), np.uint8)
+    for path in (file, folder / "train-volume.tif"):
+        tifffile.imwrite(path, grey, photometric="minisblack")
+    with pytest.raises(
+        DataError, match=r"train-labels\.tif:0: 20 values.*expected a mask"
+    ) as error:
+        read(folder, labels="mask")
+    assert "\n" not in str(error.value)
 
 
 def test_the_digest_sees_pixels_and_names_but_not_places(tmp_path: Path) -> None:

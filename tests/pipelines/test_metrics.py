@@ -130,7 +130,8 @@ for name, metric in (
 ):
     for n in ([0, 1, 2, 3], [4])[rank]:  # uneven shares
         label, p = data[f"label{n}"], data[f"p{n}"]
-        found = np.stack([1 - p, p]) if name in ("pixel_error", "v_rand") else (p > 0.5)[None] * label
+        cells = (p > 0.75)[None] * label
+        found = np.stack([1 - p, p]) if name in ("pixel_error", "v_rand") else cells
         metric(torch.tensor(found[None]), torch.tensor(label[None, None]))
     print(name, float(metric.aggregate()), len(metric.per_image()), flush=True)
 dist.destroy_process_group()
@@ -159,19 +160,15 @@ def test_two_processes_with_uneven_shares_agree_with_one(tmp_path: Path) -> None
     outputs = [worker.communicate(timeout=200) for worker in workers]
     assert [w.returncode for w in workers] == [0, 0], outputs
     assert outputs[0][0] == outputs[1][0], "both know the whole"
-    found = {
-        name: (float(value), int(n))
-        for name, value, n in map(str.split, outputs[0][0].splitlines())
-    }
-    labels = [label[0] for label, _ in images]
-    instances = [
-        np.where(p[0] > 0.5, label, 0) for label, (_, p) in zip(labels, images, strict=True)
-    ]
-    expected = {"seg": seg_measure(labels, instances).value}
+    lines = [line.split() for line in outputs[0][0].splitlines()]
+    found = {name: (float(value), int(n)) for name, value, n in lines}
+    labels, maps = [label[0] for label, _ in images], [p[0] for _, p in images]
+    cells = [np.where(p > 0.75, label, 0) for label, p in zip(labels, maps, strict=True)]
+    expected = {"seg": seg_measure(labels, cells).value}
     alone: dict[str, Any] = {"pixel_error": PixelErrorMetric(), "v_rand": VRandMetric()}
-    for label, (_, p) in zip(labels, images, strict=True):
+    for label, p in zip(labels, maps, strict=True):
         for metric in alone.values():
-            metric(as_output(p[0])[None], torch.tensor(label[None, None]))
+            metric(as_output(p)[None], torch.tensor(label[None, None]))
     expected |= {name: float(metric.aggregate()) for name, metric in alone.items()}
     assert all(n == 5 for _, n in found.values())
     for name, value in expected.items():
