@@ -15,4 +15,5 @@ from overtile.networks.tiling import Tile as Tile
 from overtile.networks.tiling import Tiling as Tiling
 from overtile.networks.tiling import plan_tiles as plan_tiles
 from overtile.networks.tiling import read_tile as read_tile
+from overtile.networks.unet import PaddedUNet as PaddedUNet
 from overtile.networks.unet import ValidUNet as ValidUNet

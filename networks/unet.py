@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from overtile.networks.geometry import TileGeometry
+from overtile.networks.geometry import GeometryError, TileGeometry
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 _DECONV = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -116,7 +117,42 @@ class ValidUNet(nn.Module):
             raise ValueError(
                 f"input of shape {tuple(x.shape)}: expected [B, {self.in_channels}, {axes}]"
             )
+        self._check_size(x)
+
+    def _check_size(self, x: Tensor) -> None:
         self.geometry.check(x.shape[2:])
+
+
+class PaddedUNet(ValidUNet):
+    """The same network with zeros around every 3x3 convolution: output as large as the input.
+
+    The common variant. Near the border it answers from zeros instead of context. Its geometry
+    counts the pixels that see them as margin, so an `OverlapTileInferer` gives the same seamless
+    result as with a valid network, at the price of computing them in vain.
+
+    Args:
+        arguments: as of `ValidUNet`.
+
+    Shape:
+        ``[B, in_channels, *S] -> [B, out_channels, *S]``, S a multiple of 2^(number of poolings).
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Conv3d)) and module.kernel_size[0] == 3:
+                module.padding = (1,) * self.spatial_dims
+        valid = TileGeometry.unet(len(self.contract))
+        margin, multiple, _ = valid.axis(0)
+        # a pixel sees the margin around its aligned block
+        self.geometry = TileGeometry.padded(margin + multiple - 1, multiple)
+
+    def _check_size(self, x: Tensor) -> None:
+        multiple = self.geometry.axis(0)[1]
+        if any(n % multiple for n in x.shape[2:]):
+            raise GeometryError(
+                f"input of size {tuple(x.shape[2:])}: expected multiples of {multiple}"
+            )
 
 
 def centre_crop(x: Tensor, like: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from overtile.networks import GeometryError, ValidUNet
+from overtile.networks import GeometryError, OverlapTileInferer, PaddedUNet, ValidUNet
 
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -195,3 +195,25 @@ def test_wrong_axes_in_3d_and_wrong_size() -> None:
 def test_arguments_out_of_range_are_named(argument: str, value: object) -> None:
     with pytest.raises(ValueError, match=argument):
         ValidUNet(**{argument: value})
+
+
+@pytest.mark.parametrize(("dims", "features"), [(2, (3, 5, 4)), (3, (2, 3))])
+def test_padded_network_has_the_valid_ones_weights_and_is_seamless(
+    dims: int, features: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    valid = ValidUNet(spatial_dims=dims, features=features, dropout=0).eval()
+    padded = PaddedUNet(spatial_dims=dims, features=features, dropout=0).eval()
+    padded.load_state_dict(valid.state_dict())
+    image = torch.rand(1, 1, *(61, 47, 30)[:dims])
+    with torch.no_grad():
+        tiles = OverlapTileInferer(roi_size=padded.geometry.axis(0)[2])(image, padded)
+        whole = OverlapTileInferer(roi_size=1000)(image, padded)
+        plain = padded(torch.rand(2, 1, *(16,) * dims))
+    assert torch.allclose(tiles, whole, atol=1e-4)
+    assert plain.shape == (2, 2, *(16,) * dims)
+
+
+def test_padded_network_refuses_what_it_cannot_pool() -> None:
+    with pytest.raises(GeometryError, match="expected multiples of 4"):
+        PaddedUNet(features=(2, 2, 2))(torch.rand(1, 1, 16, 18))
