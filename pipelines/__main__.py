@@ -135,6 +135,32 @@ def show(run: Path, as_json: bool) -> None:
         print_summary(summary, run)
 
 
+@overtile.command(
+    epilog=_examples(
+        "overtile report runs/touching_cells",
+        "overtile report evaluated --output page.html --open",
+    )
+)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="The page.  [default: RUN/report.html]"
+)
+@click.option("--open/--no-open", "show_it", help="Open the page in the browser.")
+@_loudness
+def report(run: Path, output: Path | None, show_it: bool) -> None:
+    """Make one HTML page of the training or evaluation in folder RUN."""
+    if not run.is_dir():
+        raise DataError(f"{run}: no such folder; give that of a training or an evaluation")
+
+    from overtile.pipelines.report import write_report
+
+    path = write_report(run, output)
+    if not _is("quiet"):
+        click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+    if show_it:
+        click.launch(path.resolve().as_uri())
+
+
 @overtile.group(
     epilog=_examples(
         "overtile data look nuclei", "overtile data synth cells --train 8 --val 2 --test 2"

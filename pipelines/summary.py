@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from overtile.pipelines.definitions import name_of
 from overtile.pipelines.errors import ConfigurationError
 
 _FILE = "summary.json"
@@ -51,6 +52,8 @@ def print_summary(summary: dict[str, Any], folder: str | Path) -> None:
     width = print_scores(summary, "unseen " if summary["unseen"] else "validation ", rows)
     places = [("MLflow", summary["mlflow"])]
     places += [(name, str(Path(folder) / summary[name])) for name in ("network", "figures")]
+    report = Path(folder) / "report.html"
+    places += [("report", str(report))] if report.is_file() else []
     places += [(p.stem, str(p)) for p in sorted(Path(folder).glob("*/*_outlines.png"))]
     print()
     for name, place in places:
@@ -66,13 +69,10 @@ def print_scores(
 ) -> int:
     """Print the table of scores, with ``more`` rows; returns the width of its first column."""
     rows = [(f"{summary['images']} {kind}images", "")]
-    rows += [(_NAMES.get(k, k), f"{v:.4f}") for k, v in summary["scores"].items()]
+    rows += [(name_of(k), f"{v:.4f}") for k, v in summary["scores"].items()]
     rows += more
     width = max(len(name) for name, _ in rows)
     print()
     for name, value in rows:
         print(f"  {name:<{width}}  {value}")
     return width
-
-
-_NAMES = {"seg": "SEG", "mean_iou": "mean IoU", "pixel_error": "pixel error"}
