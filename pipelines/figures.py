@@ -143,6 +143,7 @@ def cases(rows: Sequence[Case]) -> Figure:
                 for kind, c in ERROR_COLOURS.items()
             ],
             **{"loc": "upper center", "bbox_to_anchor": (0.5, -0.01), "ncols": 4, "frameon": False},
+            **{"columnspacing": 1.0, "handlelength": 1.0, "fontsize": "small"},
         )
     return _without_ticks(figure)
 

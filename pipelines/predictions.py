@@ -132,7 +132,7 @@ def load(path: Path) -> Layers:
         DataError: if the file is missing or broken.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in _LAYERS if name in file}
             height, width = (int(n) for n in file["size"])
             counts = dict(zip(COUNTS, file["counts"].tolist(), strict=False))
@@ -242,14 +242,13 @@ def numbered_colours(
 
 
 def palette(count: int) -> list[tuple[int, int, int]]:
-    """Colours 1 to ``count``: `PALETTE`, and beyond it darker and lighter ones of the same."""
-    colours = list(PALETTE)
-    while len(colours) < count:
-        shade = 0.6 if len(colours) // len(PALETTE) % 2 else 1.3
-        first = PALETTE[len(colours) % len(PALETTE)]
-        r, g, b = (min(255, round(c * shade)) for c in first)
+    """Colours 1 to ``count``: `PALETTE`, and beyond it ever darker ones of the same."""
+    colours = []
+    for number in range(count):
+        shade = 0.8 ** (number // len(PALETTE))
+        r, g, b = (round(c * shade) for c in PALETTE[number % len(PALETTE)])
         colours.append((r, g, b))
-    return colours[:count]
+    return colours
 
 
 def outline(cells: NDArray[Any]) -> NDArray[np.bool_]:
