@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import webbrowser
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 import click
 
 from overtile import __version__
-from overtile.pipelines.errors import DataError, OvertileError, exit_with
+from overtile.pipelines.errors import ConfigurationError, DataError, OvertileError, exit_with
 from overtile.pipelines.writing import FORMATS, check_format, check_target, write_data
 
 Item = TypeVar("Item")
@@ -157,8 +158,8 @@ def report(run: Path, output: Path | None, show_it: bool) -> None:
     path = write_report(run, output)
     if not _is("quiet"):
         click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
-    if show_it:
-        click.launch(path.resolve().as_uri())
+    if show_it and not webbrowser.open(path.resolve().as_uri()):
+        raise ConfigurationError(f"{path}: no browser found; open it by hand")
 
 
 @overtile.group(

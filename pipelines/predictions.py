@@ -166,9 +166,9 @@ def compare(
     is missed; a found cell that holds none and is no part is extra. Pixels where a cell found for
     one cell reaches into another count as merged.
     """
-    names, r = np.unique(label, return_inverse=True)
-    others, s = np.unique(instances, return_inverse=True)
-    pairs, shared = np.unique(r.ravel() * len(others) + s.ravel(), return_counts=True)
+    names, r = _numbered(label)
+    others, s = _numbered(instances)
+    pairs, place, shared = np.unique(r * len(others) + s, return_inverse=True, return_counts=True)
     i, j = np.divmod(pairs, len(others))
     r_size = np.bincount(i, shared, len(names))
     s_size = np.bincount(j, shared, len(others))
@@ -184,7 +184,6 @@ def compare(
     kind[(names[i] == 0) & (others[j] > 0)] = ERRORS.index("extra")
     kind[cells & split[i]] = ERRORS.index("split")
     kind[cells & (merged[j] | ~(holds | part))] = ERRORS.index("merged")
-    place = np.searchsorted(pairs, r.ravel() * len(others) + s.ravel())
     counts = {
         "labelled": int((names > 0).sum()),
         "found": int((others > 0).sum()),
@@ -211,8 +210,7 @@ def numbered_colours(
         like: other cells of the same image and their colours, taken over where cells overlap most
             and no neighbour objects, so that a cell keeps its colour from label to prediction.
     """
-    names, compact = np.unique(cells, return_inverse=True)
-    compact = compact.reshape(cells.shape)
+    names, compact = _numbered(cells)
     if names[0] != 0:
         names, compact = np.concatenate([[0], names]), compact + 1
     if len(names) == 1:
@@ -305,14 +303,27 @@ def _colours_below(
     """For each of ``count`` cells the colour of the other cell it shares most pixels with, or 0."""
     wanted = np.zeros(count, np.int64)
     both = (compact > 0) & (below > 0)
-    names, first, place = np.unique(below[both], return_index=True, return_inverse=True)
-    if not len(names):
+    if not both.any():
         return wanted
-    pairs, sizes = np.unique(compact[both] * len(names) + place.ravel(), return_counts=True)
+    names, place = _numbered(below[both])
+    found = np.zeros(len(names), np.int64)
+    found[place] = colours[both]
+    pairs, sizes = np.unique(compact[both] * len(names) + place, return_counts=True)
     for pair in pairs[np.argsort(sizes, kind="stable")].tolist():  # the largest overlap is last
         cell, other = divmod(pair, len(names))
-        wanted[cell] = int(colours[both][first[other]])
+        wanted[cell] = found[other]
     return wanted
+
+
+def _numbered(cells: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """As ``np.unique`` with the inverse, in the shape of ``cells``; faster for small numbers."""
+    top = int(cells.max(initial=0))
+    if top >= 2**24 or int(cells.min(initial=0)) < 0:
+        names, compact = np.unique(cells, return_inverse=True)
+        return names, compact.reshape(cells.shape)
+    present = np.bincount(cells.ravel(), minlength=top + 1) > 0
+    table = np.cumsum(present) - 1
+    return np.flatnonzero(present), table[cells]
 
 
 def _compact(cells: NDArray[Any]) -> NDArray[Any]:

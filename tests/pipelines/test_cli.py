@@ -311,6 +311,25 @@ def test_completion_scripts_are_printed(shell: str, tmp_path: Path) -> None:
         assert subprocess.run([shell, "-n", str(script)], check=False).returncode == 0
 
 
+def test_a_report_is_made_and_opened(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "history.csv").write_text("epoch,train_loss\n1,0.5\n2,0.25\n")
+    done = overtile("report", "run", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("run/report.html: 0.0 MB")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "[[1,0.5],[2,0.25]]" in page
+    browser = tmp_path / "browser"
+    browser.write_text('#!/bin/sh\necho "$1" > opened\n')
+    browser.chmod(0o755)
+    given = ("report", "run", "--output", "my page.html", "--open", "-q")
+    command = ["overtile", *given]
+    env = environment(BROWSER=str(browser))
+    assert subprocess.check_output(command, cwd=tmp_path, env=env, text=True) == ""
+    assert (tmp_path / "my page.html").read_text() == page
+    assert (tmp_path / "opened").read_text().strip() == (tmp_path / "my page.html").as_uri()
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 @pytest.mark.parametrize(
     ("line", "expected"),
