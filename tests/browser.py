@@ -187,7 +187,9 @@ def opened(browser: str, folder: Path) -> Iterator[Page]:
     try:
         yield Page(write, read)
     finally:
-        process.terminate()
-        process.wait(timeout=30)
-        for end in (write, read):
+        for end in (write, read):  # with its pipes it goes, and its children
             os.close(end)
+        try:
+            process.wait(timeout=30)
+        finally:
+            process.kill()

@@ -581,6 +581,11 @@ def test_a_metric_is_explained_on_hover_and_on_focus(shown: Page) -> None:
     shown.hover("#cards .term")
     assert not shown.value(hidden)
     assert shown.value(text) == DEFINITIONS["seg"].sentence
+    low, high = shown.value(
+        "['#tip', '#cards .term'].map(s => document.querySelector(s).getBoundingClientRect())"
+        ".map((box, i) => i ? box.top : box.bottom)"
+    )
+    assert low <= high, "the score stays in sight"
     shown.press("Escape")
     assert shown.value(hidden)
     shown.value("document.querySelectorAll('#cards .term')[1].focus()")
@@ -607,6 +612,9 @@ def test_layers_flip_by_key_and_by_click(shown: Page) -> None:
         if name != "image":
             shown.until("over.complete && over.naturalWidth == 96")
             sources.add(shown.value("over.src"))
+        if name == "probability":
+            ramp = "document.querySelector('#legend svg').getBoundingClientRect().width"
+            assert shown.value(ramp) > 150, "its colours have a scale"
     assert len(sources) == 4
     shown.click("#layers [value=label]")
     assert layer(shown) == "label"
