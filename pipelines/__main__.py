@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import webbrowser
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 import click
 
 from overtile import __version__
-from overtile.pipelines.errors import DataError, OvertileError, exit_with
+from overtile.pipelines.errors import ConfigurationError, DataError, OvertileError, exit_with
 from overtile.pipelines.writing import FORMATS, check_format, check_target, write_data
 
 Item = TypeVar("Item")
@@ -133,6 +134,32 @@ def show(run: Path, as_json: bool) -> None:
         click.echo(json.dumps({"run": str(run), **summary}, indent=2))
     else:
         print_summary(summary, run)
+
+
+@overtile.command(
+    epilog=_examples(
+        "overtile report runs/touching_cells",
+        "overtile report evaluated --output page.html --open",
+    )
+)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="The page.  [default: RUN/report.html]"
+)
+@click.option("--open/--no-open", "show_it", help="Open the page in the browser.")
+@_loudness
+def report(run: Path, output: Path | None, show_it: bool) -> None:
+    """Make one HTML page of the training or evaluation in folder RUN."""
+    if not run.is_dir():
+        raise DataError(f"{run}: no such folder; give that of a training or an evaluation")
+
+    from overtile.pipelines.report import write_report
+
+    path = write_report(run, output)
+    if not _is("quiet"):
+        click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+    if show_it and not webbrowser.open(path.resolve().as_uri()):
+        raise ConfigurationError(f"{path}: no browser found; open it by hand")
 
 
 @overtile.group(

@@ -5,14 +5,33 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.engine import Events
 from monai.engines import SupervisedEvaluator
 from monai.handlers import IgniteMetricHandler
+from numpy.typing import NDArray
 
+from overtile.pipelines import figures
+from overtile.pipelines.definitions import name_of
+from overtile.pipelines.errors import DataError
+from overtile.pipelines.formats import open_image
+from overtile.pipelines.predictions import Layers, layers_of, load, store
+from overtile.pipelines.reading import split_plane
+from overtile.pipelines.report import (
+    PREDICTIONS,
+    ROWS,
+    SCORES,
+    VIEWED,
+    prediction_file,
+    read_scored,
+    write_report,
+)
 from overtile.pipelines.segmentation import make_ready
 from overtile.pipelines.summary import print_scores
 
@@ -27,13 +46,14 @@ def run_evaluation(
     """Segment every labelled image, print the scores, and write them.
 
     ``evaluation.csv`` has a row an image, with nothing where a score is not defined (SEG without
-    reference objects); ``evaluation.json`` has the scores of the whole set.
+    reference objects); ``evaluation.json`` has the scores of the whole set. ``report.html`` shows
+    both with the images, and ``figures/cases.png`` the best, the median and the worst of them.
 
     Args:
         evaluator: with network, inferer, loader, postprocessing and ``metrics``.
         checkpoint: weights of the network.
         metrics: the evaluator's, by name.
-        output_dir: for the two files.
+        output_dir: for these files.
         settings: as of `overtile.pipelines.segmentation.run_inference`.
 
     Returns:
@@ -44,28 +64,135 @@ def run_evaluation(
     """
     make_ready(evaluator, checkpoint, settings or {})
     folder = Path(output_dir)
+    result = score(evaluator, metrics, folder, {"network": str(checkpoint)})
+    draw_cases(folder)
+    report = write_report(folder)
+    print_scores(result)
+    print(f"\n  {folder / ROWS}: image by image\n  {report}: all of it to look at\n", flush=True)
+    return result
+
+
+def score(
+    evaluator: SupervisedEvaluator,
+    metrics: Mapping[str, IgniteMetricHandler],
+    folder: Path,
+    told: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Run the evaluator once over its loader, and write what a report is made of.
+
+    ``evaluation.csv`` and ``evaluation.json`` as `run_evaluation` says, and the layers of the
+    images that the report shows, as ``predictions/NUMBER.npz``, NUMBER being that of the image's
+    row from 0. All are written image by image, none larger than
+    `overtile.pipelines.predictions.SIDE` pixels a side; those that the report does not show are
+    removed at the end.
+
+    Args:
+        evaluator: with network, inferer, loader, postprocessing and ``metrics``.
+        metrics: the evaluator's, by name; only these have a column in the table.
+        folder: created if need be.
+        told: further entries of ``evaluation.json``.
+
+    Returns:
+        What is in ``evaluation.json``.
+    """
     folder.mkdir(parents=True, exist_ok=True)  # before hours of work, not after
+    partial = folder / f"{PREDICTIONS}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
     rows: list[dict[str, Any]] = []
 
     def note(engine: Any) -> None:
         for image in engine.state.batch["image"]:
             rows.append({"image": image.meta["filename_or_obj"]})
 
-    evaluator.add_event_handler(Events.ITERATION_STARTED, note)
-    evaluator.run()
-    for name, handler in metrics.items():
-        for row, value in zip(rows, _per_image(handler.metric_fn), strict=True):
-            row[name] = "" if math.isnan(value) else value
-    scores = {name: float(evaluator.state.metrics[name]) for name in metrics}
-    result = {"images": len(rows), "network": str(checkpoint), "scores": scores}
-    with (folder / "evaluation.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    (folder / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
-    print_scores(result)
-    print(f"\n  {folder / 'evaluation.csv'}: image by image\n", flush=True)
+    def keep(engine: Any) -> None:
+        outputs = engine.state.output  # one an image; a loader's batch that is left whole is not
+        if isinstance(outputs, list):
+            for number, output in enumerate(outputs, len(rows) - len(outputs)):
+                layers = _layers(rows[number]["image"], output)
+                store(layers, prediction_file(partial, number))
+
+    handles = [
+        evaluator.add_event_handler(Events.ITERATION_STARTED, note),
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, keep),
+    ]
+    try:
+        evaluator.run()
+        for name, handler in metrics.items():
+            for row, value in zip(rows, _per_image(handler.metric_fn), strict=True):
+                row[name] = "" if math.isnan(value) else value
+        state = evaluator.state
+        result = {
+            "images": len(rows),
+            **told,
+            "scores": {name: float(value) for name, value in state.metrics.items()},
+            "key_metric": state.key_metric_name,
+            "lower_is_better": bool(evaluator.metric_cmp_fn(0.0, 1.0)),
+        }
+        with (folder / ROWS).open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        (folder / SCORES).write_text(json.dumps(result, indent=2) + "\n")
+        for number, _ in read_scored(folder).telling()[VIEWED:]:
+            prediction_file(partial, number).unlink(missing_ok=True)
+        shutil.rmtree(folder / PREDICTIONS, ignore_errors=True)
+        partial.rename(folder / PREDICTIONS)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        for handle in handles:
+            handle.remove()
     return result
+
+
+def draw_cases(folder: Path) -> Path | None:
+    """Write ``figures/cases.png`` of a scored folder: the best, the median and the worst image.
+
+    Returns:
+        The file; None, and no file, where no image with a score has its layers stored.
+    """
+    scored = read_scored(folder)
+    cases = []
+    for number, group in sorted(scored.telling()[:3], key=lambda c: _CASES.index(c[1])):
+        path = prediction_file(folder / PREDICTIONS, number)
+        if group and path.is_file():
+            key = str(scored.key_metric)
+            title = f"{group}: {name_of(key)} {scored.rows[number][key]:.3f}"
+            cases.append(figures.Case(title, load(path)))
+    if not cases:
+        return None
+    path = folder / "figures" / "cases.png"
+    path.parent.mkdir(exist_ok=True)
+    figures.cases(cases).savefig(path, dpi=80, bbox_inches="tight")
+    return path
+
+
+_CASES = ("best", "median", "worst", "")
+
+
+def _layers(name: str, output: Mapping[str, Any]) -> Layers:
+    """What the postprocessing of one image gives, rows first."""
+    arrays: dict[str, NDArray[Any] | None] = {}
+    for key, channel in (("image", 0), ("label", 0), ("pred", -1), ("instances", 0)):
+        found = output.get(key)
+        array = None if found is None else torch.as_tensor(found)[channel].cpu().numpy()
+        arrays[key] = array.T if array is not None and _columns_first(name) else array
+    image = arrays["image"]
+    assert image is not None  # every evaluator has it
+    return layers_of(name, image, arrays["label"], arrays["pred"], arrays["instances"])
+
+
+@lru_cache(maxsize=1)  # the planes of a stack follow each other
+def _axes(file: Path) -> str:
+    try:
+        return open_image(file).axes
+    except DataError:  # of a reader other than ours
+        return ""
+
+
+def _columns_first(name: str) -> bool:
+    """Whether the array is ``[X, Y]`` or ``[X, Y, Z]``, as from NIfTI and DICOM."""
+    return _axes(split_plane(name)[0]).startswith("X")
 
 
 def _per_image(metric: Any) -> list[float]:

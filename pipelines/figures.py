@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
+
+from overtile.pipelines.predictions import (
+    ERROR_COLOURS,
+    ERRORS,
+    Layers,
+    numbered_colours,
+    outline,
+    palette,
+)
 
 if TYPE_CHECKING:  # loads PyTorch, and a contact sheet needs none
     from overtile.transforms import Deformation
@@ -37,6 +48,19 @@ class Prediction:
     probability: NDArray[Any]
     instances: NDArray[Any]
     score: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """An image that was scored.
+
+    Attributes:
+        title: what it stands for, and its score.
+        layers: of it.
+    """
+
+    title: str
+    layers: Layers
 
 
 def training_sample(
@@ -91,6 +115,52 @@ def predictions(rows: Sequence[Prediction]) -> Figure:
         axes[3].imshow(coloured(row.instances), interpolation="nearest")
         axes[3].set_title(f"found: {_count(row.instances)}, SEG {row.score:.3f}")
     return _without_ticks(figure)
+
+
+def cases(rows: Sequence[Case]) -> Figure:
+    """Label beside prediction, and where they differ, a row an image."""
+    figure = Figure(figsize=(14, 4.9 * len(rows)), layout="constrained")
+    for axes, row in zip(figure.subplots(len(rows), 3, squeeze=False), rows, strict=True):
+        layers, counts = row.layers, row.layers.counts
+        label = np.zeros_like(layers.image) if layers.label is None else layers.label
+        found = np.zeros_like(label) if layers.instances is None else layers.instances
+        colours = numbered_colours(label)
+        axes[0].imshow(_over(layers.image, colours, outline(label)), interpolation="nearest")
+        axes[0].set_title(f"{row.title}\n{Path(layers.name).name}, label: {_count(label)} cells")
+        same = numbered_colours(found, (label, colours))
+        axes[1].imshow(_over(layers.image, same, outline(found)), interpolation="nearest")
+        axes[1].set_title(f"found: {_count(found)} cells")
+        errors = np.zeros_like(layers.image) if layers.errors is None else layers.errors
+        kinds = [ERROR_COLOURS[kind] for kind in ERRORS[1:]]
+        axes[2].imshow(_over(layers.image, errors, errors > 0, kinds), interpolation="nearest")
+        axes[2].set_title("errors" if counts else "errors: no cells to compare")
+        axes[2].legend(
+            handles=[
+                Patch(
+                    color=(c[0] / 255, c[1] / 255, c[2] / 255),
+                    label=f"{kind} ({counts.get(kind, 0)})",
+                )
+                for kind, c in ERROR_COLOURS.items()
+            ],
+            **{"loc": "upper center", "bbox_to_anchor": (0.5, -0.01), "ncols": 4, "frameon": False},
+            **{"columnspacing": 1.0, "handlelength": 1.0, "fontsize": "small"},
+        )
+    return _without_ticks(figure)
+
+
+def _over(
+    image: NDArray[Any],
+    numbers: NDArray[Any],
+    opaque: NDArray[np.bool_],
+    colours: Sequence[tuple[int, int, int]] | None = None,
+) -> NDArray[np.uint8]:
+    """Grey values ``[h, w]`` uint8 under numbered colours: faint, and full where ``opaque``."""
+    known = palette(int(numbers.max(initial=0))) if colours is None else list(colours)
+    table = np.array([(0, 0, 0), *known], float)
+    strength = np.where(opaque, 0.85, 0.45)[..., None] * (numbers > 0)[..., None]
+    grey = np.repeat(image[..., None].astype(float), 3, axis=-1)
+    mixed: NDArray[np.uint8] = (grey * (1 - strength) + table[numbers] * strength).astype(np.uint8)
+    return mixed
 
 
 def coloured(instances: NDArray[Any]) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from overtile.pipelines.definitions import name_of
 from overtile.pipelines.errors import ConfigurationError
 
 _FILE = "summary.json"
@@ -51,6 +52,8 @@ def print_summary(summary: dict[str, Any], folder: str | Path) -> None:
     width = print_scores(summary, "unseen " if summary["unseen"] else "validation ", rows)
     places = [("MLflow", summary["mlflow"])]
     places += [(name, str(Path(folder) / summary[name])) for name in ("network", "figures")]
+    report = Path(folder) / "report.html"
+    places += [("report", str(report))] if report.is_file() else []
     places += [(p.stem, str(p)) for p in sorted(Path(folder).glob("*/*_outlines.png"))]
     print()
     for name, place in places:
@@ -68,8 +71,7 @@ def print_scores(
     rows = [(f"{summary['images']} {kind}images", "")]
     # a warping error of 0.000353 is a usual one
     rows += [
-        (_NAMES.get(k, k), f"{v:.{6 if 0 < v < 0.01 else 4}f}")
-        for k, v in summary["scores"].items()
+        (name_of(k), f"{v:.{6 if 0 < v < 0.01 else 4}f}") for k, v in summary["scores"].items()
     ]
     rows += more
     width = max(len(name) for name, _ in rows)
@@ -77,19 +79,3 @@ def print_scores(
     for name, value in rows:
         print(f"  {name:<{width}}  {value}")
     return width
-
-
-_NAMES = {
-    "seg": "SEG",
-    "det": "DET",
-    "pq": "PQ",
-    "ap50": "AP at IoU 0.5",
-    "ap75": "AP at IoU 0.75",
-    "ap90": "AP at IoU 0.9",
-    "mean_iou": "mean IoU",
-    "pixel_error": "pixel error",
-    "rand_error": "Rand error",
-    "warping_error": "warping error",
-    "v_rand": "V_rand",
-    "v_info": "V_info",
-}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import os
 import platform
@@ -26,6 +27,7 @@ from torch.optim import Optimizer
 from overtile.pipelines.config import as_json, current_parser, resolved_values
 from overtile.pipelines.data import DataSet
 from overtile.pipelines.errors import ConfigurationError
+from overtile.pipelines.report import HISTORY
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,8 @@ class RunTracker:
     """Record a training run in MLflow: what went in, how it went, what came out.
 
     As a MONAI handler of the trainer it logs the loss of every iteration, and per epoch the
-    evaluator's metrics, the learning rate and the images per second. Used as a context
+    evaluator's metrics, the learning rate and the images per second. The epochs are also rows of
+    ``history.csv`` in the run's folder, with the mean loss of each. Used as a context
     (`recording`) it opens the run and ends it as FINISHED, FAILED or KILLED.
 
     Args:
@@ -72,6 +75,7 @@ class RunTracker:
         self.run_id: str | None = None
         self._client: MlflowClient | None = None
         self._metrics: list[Metric] = []
+        self._losses: list[float] = []
         self._parser = current_parser()
 
     @property
@@ -112,6 +116,7 @@ class RunTracker:
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``, the trainer; attach behind the validation."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._losses.clear)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._log_iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._log_epoch)
 
@@ -208,6 +213,7 @@ class RunTracker:
         values = {"train_loss": float(first["loss"].detach())}
         if hasattr(engine.state, "gradient_norm"):
             values["gradient_norm"] = engine.state.gradient_norm
+        self._losses.append(values["train_loss"])
         self.log_metrics(values, engine.state.iteration)
 
     def _log_epoch(self, engine: Any) -> None:
@@ -220,6 +226,9 @@ class RunTracker:
         if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
             values.update({f"val_{k}": v for k, v in self.evaluator.state.metrics.items()})
         self.log_metrics(values, engine.state.epoch)
+        loss = sum(self._losses) / max(len(self._losses), 1)
+        row = {"epoch": engine.state.epoch, "iteration": engine.state.iteration, "train_loss": loss}
+        append_epoch({**row, **values}, self.output_dir / HISTORY)
         self._flush()
 
     def _flush(self) -> None:
@@ -227,6 +236,30 @@ class RunTracker:
         for first in range(0, len(metrics), 10 * _BATCH):
             if self.run_id is not None:
                 self.client.log_batch(self.run_id, metrics=metrics[first : first + 10 * _BATCH])
+
+
+def append_epoch(row: Mapping[str, float], path: Path) -> None:
+    """Add the row of an epoch to a table that is written whole or not at all.
+
+    Rows of this epoch and later ones give way: they are of a run that was stopped before it had
+    saved them, and that now repeats them.
+    """
+    earlier: list[dict[str, Any]] = []
+    if path.is_file():
+        with path.open(newline="") as file:
+            earlier = [
+                {k: v for k, v in e.items() if k and v}
+                for e in csv.DictReader(file)
+                if (e.get("epoch") or "").isdecimal() and int(e["epoch"]) < row["epoch"]
+            ]
+    rows = [*earlier, {k: float(v) if k.startswith("val_") else v for k, v in row.items()}]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(k for r in rows for k in r)))
+        writer.writeheader()
+        writer.writerows(rows)
+    partial.replace(path)
 
 
 @contextmanager

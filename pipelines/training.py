@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -17,6 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import IgniteMetricHandler
 from monai.transforms import Compose
 from monai.utils import ensure_tuple_rep
 from numpy.typing import NDArray
@@ -30,7 +31,9 @@ from overtile.pipelines.checkpoints import Checkpoints, read_checkpoint
 from overtile.pipelines.config import check_inferer, current_parser
 from overtile.pipelines.dataset import TileDataset
 from overtile.pipelines.errors import ConfigurationError
+from overtile.pipelines.evaluation import draw_cases, score
 from overtile.pipelines.metrics import seg_measure
+from overtile.pipelines.report import write_report
 from overtile.pipelines.summary import print_summary, write_summary
 from overtile.pipelines.tracking import RunTracker
 from overtile.transforms import RandDeformedTiled
@@ -80,6 +83,7 @@ def run_training(
     postprocessing: Compose | None = None,
     resume: bool = False,
     bundle_root: str | Path | None = None,
+    metrics: Mapping[str, IgniteMetricHandler] | None = None,
 ) -> dict[str, Any]:
     """Train, then score the best network on images that it has not seen, and say where all is.
 
@@ -94,6 +98,7 @@ def run_training(
             moved aside, never overwritten.
         bundle_root: of the bundle that trains; the run's folder becomes a bundle that uses the
             network as it was trained.
+        metrics: the evaluator's, by name, which score image by image.
 
     Returns:
         The summary that is printed and written to ``summary.json``.
@@ -131,13 +136,20 @@ def run_training(
             seconds = time.perf_counter() - start
             checkpoints.load_best()
             unseen = test_loader is not None and len(test_loader) > 0
-            scores = {}
+            if test_loader is not None and unseen:
+                evaluator.data_loader = test_loader
+                evaluator.state.epoch_length = len(test_loader)
+            scores: dict[str, float] = {}
+            network = str(checkpoints.best_path.relative_to(tracker.output_dir))
             if unseen or validated:
-                scores = _score(evaluator, test_loader if unseen else None)
-            kind = "test" if unseen else "best_val"
-            tracker.log_metrics({f"{kind}_{k}": v for k, v in scores.items()}, trainer.state.epoch)
-            if scores:
+                told = {"network": network, "kind": "unseen" if unseen else "validation"}
+                scores = score(evaluator, metrics or {}, tracker.output_dir, told)["scores"]
+                kind = "test" if unseen else "best_val"
+                values = {f"{kind}_{k}": v for k, v in scores.items()}
+                tracker.log_metrics(values, trainer.state.epoch)
                 _draw_predictions(evaluator, postprocessing, tracker)
+                if (cases := draw_cases(tracker.output_dir)) is not None:
+                    tracker.log_file(cases, "figures")
             for path in (checkpoints.best_path, checkpoints.last_path):
                 tracker.log_file(path, "models")
             summary = {
@@ -149,22 +161,15 @@ def run_training(
                 "resumed": resume,
                 "mlflow": tracker.uri,
                 "mlflow_run": run,
-                "network": str(checkpoints.best_path.relative_to(tracker.output_dir)),
+                "network": network,
                 "figures": "figures",
             }
             write_summary(summary, tracker.output_dir)
             tracker.log_file(tracker.output_dir / "summary.json", "")
+            if scores:
+                tracker.log_file(write_report(tracker.output_dir), "")
     print_summary(summary, tracker.output_dir)
     return summary
-
-
-def _score(evaluator: SupervisedEvaluator, loader: DataLoader[Any] | None) -> dict[str, float]:
-    """The evaluator's metrics on another loader, or on its own."""
-    if loader is not None:
-        evaluator.data_loader = loader
-        evaluator.state.epoch_length = len(loader)
-    evaluator.run()
-    return {name: float(value) for name, value in evaluator.state.metrics.items()}
 
 
 @contextmanager

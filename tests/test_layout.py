@@ -50,7 +50,7 @@ def run_outside(code: str, site: Path, folder: Path) -> subprocess.CompletedProc
 def test_every_module_of_the_wheel_imports(installed: Path, root: Path, tmp_path: Path) -> None:
     files = tracked(root, "networks", "transforms", "pipelines", "bundles")
     missing = [f for f in files if not (installed / "overtile" / f).is_file()]
-    assert not [f for f in missing if f.suffix in (".py", ".json", ".conf", ".md")]
+    assert not [f for f in missing if f.suffix in (".py", ".json", ".conf", ".md", ".html")]
     names = [
         ".".join(("overtile", *f.with_suffix("").parts)).removesuffix(".__init__")
         for f in files

@@ -6,7 +6,6 @@ import http.server
 import importlib.util
 import json
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -17,12 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import QUIET, chromium
 
 ROOT = Path(__file__).resolve().parents[1]
-QUIET = (
-    "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
-    " --disable-component-update --disable-sync --disable-dev-shm-usage --virtual-time-budget=20000"
-).split()
 # what a page shows, written into the page itself, where --dump-dom finds it
 LOOK = """<script>addEventListener("load", () => {
   const found = {
@@ -117,11 +113,10 @@ def address(site: Path) -> Iterator[str]:
 
 
 def opened(address: str, page: str, folder: Path) -> dict[str, Any]:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser")
-    if browser is None:
-        pytest.skip("no chromium on PATH: the built pages are not opened")
+    browser = chromium("the built pages are not opened")
+    options = [*QUIET, "--virtual-time-budget=20000", f"--user-data-dir={folder}", "--dump-dom"]
     done = subprocess.run(
-        [browser, *QUIET, f"--user-data-dir={folder}", "--dump-dom", address + page],
+        [browser, *options, address + page],
         capture_output=True,
         text=True,
         check=False,

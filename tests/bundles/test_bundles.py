@@ -290,6 +290,13 @@ def test_training_is_driven_from_python(name: str, trained: Trained, root: Path)
     assert (summary["images"], summary["unseen"]) == (1, False)
     assert trained.finalized == []
     assert trained.checkpoint.is_file()
+    scored = json.loads((trained.checkpoint.parents[1] / "evaluation.json").read_text())
+    error = name == "em_membranes"
+    assert (scored["key_metric"], scored["lower_is_better"]) == (
+        ("pixel_error", True) if error else ("seg", False)
+    )
+    assert (scored["images"], scored["kind"]) == (1, "validation")
+    assert (trained.checkpoint.parents[1] / "report.html").is_file()
 
 
 def test_the_epochs_that_are_set_are_trained_and_scheduled(name: str, trained: Trained) -> None:

@@ -23,7 +23,15 @@ from overtile.pipelines.synthesis import membranes, touching_cells
 from overtile.pipelines.writing import FORMATS
 
 HEAVY = ("torch", "monai", "matplotlib", "mlflow", "scipy", "numba", "itk", "zarr", "pandas")
-COMMANDS = ((), ("show",), ("data",), ("data", "look"), ("data", "synth"), ("completion",))
+COMMANDS = (
+    (),
+    ("show",),
+    ("report",),
+    ("data",),
+    ("data", "look"),
+    ("data", "synth"),
+    ("completion",),
+)
 FEW = ("--train", "2", "--val", "1", "--test", "1", "--size", "32x40")
 SUMMARY = {
     "images": 2,
@@ -119,13 +127,26 @@ MISTAKES = {
     "show": "Missing argument 'RUN'",
     "show new": "new/summary.json: no such file; expected the folder of a finished run",
     "show full": "full/summary.json: no JSON",
+    "report": "Missing argument 'RUN'",
+    "report new": "new: no such folder; give that of a training or an evaluation",
+    "report full/file": "full/file: no such folder",
+    "report odd": "odd: no results; expected evaluation.json or history.csv",
+    "report scored": "scored/evaluation.json: no JSON",
+    "report trained --output no/page.html": "no/page.html: no folder no; expected the name of a",
+    "report trained --output full": "full: a folder; expected the name of a file to write",
     "show odd": "odd/summary.json: no summary of a run; expected the entries best_epoch, figures",
 }
 
 
+FILES = (
+    *(("full/file", "x"), ("full/summary.json", "{"), ("odd/summary.json", "{}")),
+    *(("scored/evaluation.json", "{"), ("trained/history.csv", "epoch,train_loss\n1,0.5\n")),
+)
+
+
 @pytest.mark.parametrize("line", MISTAKES)
 def test_a_mistake_costs_one_line_and_exit_code_2(tmp_path: Path, line: str) -> None:
-    for name, text in (("full/file", "x"), ("full/summary.json", "{"), ("odd/summary.json", "{}")):
+    for name, text in FILES:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     done = overtile(*line.split(), cwd=tmp_path)
@@ -133,7 +154,7 @@ def test_a_mistake_costs_one_line_and_exit_code_2(tmp_path: Path, line: str) -> 
     assert done.stderr.startswith("overtile: error: ")
     assert done.stderr.count("\n") == 1
     assert MISTAKES[line] in done.stderr
-    assert {p.name for p in tmp_path.iterdir()} == {"full", "odd"}
+    assert {p.name for p in tmp_path.iterdir()} == {name.split("/")[0] for name, _ in FILES}
 
 
 LIGHT = [" ".join((*words, "--help")) for words in COMMANDS]
@@ -290,11 +311,30 @@ def test_completion_scripts_are_printed(shell: str, tmp_path: Path) -> None:
         assert subprocess.run([shell, "-n", str(script)], check=False).returncode == 0
 
 
+def test_a_report_is_made_and_opened(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "history.csv").write_text("epoch,train_loss\n1,0.5\n2,0.25\n")
+    done = overtile("report", "run", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("run/report.html: 0.0 MB")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "[[1,0.5],[2,0.25]]" in page
+    browser = tmp_path / "browser"
+    browser.write_text('#!/bin/sh\necho "$1" > opened\n')
+    browser.chmod(0o755)
+    given = ("report", "run", "--output", "my page.html", "--open", "-q")
+    command = ["overtile", *given]
+    env = environment(BROWSER=str(browser))
+    assert subprocess.check_output(command, cwd=tmp_path, env=env, text=True) == ""
+    assert (tmp_path / "my page.html").read_text() == page
+    assert (tmp_path / "opened").read_text().strip() == (tmp_path / "my page.html").as_uri()
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("overtile ", {"completion", "data", "show"}),
+        ("overtile ", {"completion", "data", "report", "show"}),
         ("overtile data sy", {"synth"}),
         ("overtile data synth x --la", {"--layout"}),
         ("overtile data synth --layout k", {"kaggle"}),

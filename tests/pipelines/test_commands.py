@@ -24,7 +24,10 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from overtile.networks import OverlapTileInferer, ValidUNet
+from overtile.pipelines.metrics import seg_measure
+from overtile.pipelines.predictions import load
 from overtile.pipelines.reading import read_image
+from overtile.pipelines.report import write_report
 from overtile.pipelines.synthesis import write_touching_cells
 from overtile.pipelines.writing import write_data
 from overtile.transforms import InstancesFromProbabilities
@@ -81,9 +84,49 @@ def check_run(uri: str, run: Any, epochs: int, samples: int) -> None:
         assert steps(name) == list(range(1, epochs + 1)), name
     assert artifacts(client, run.info.run_id) >= {
         *("config/merged.json", "config/bundle/train.json", "environment.txt", "summary.json"),
-        *("figures/training_sample.png", "figures/predictions.png"),
+        *("figures/training_sample.png", "figures/predictions.png", "figures/cases.png"),
+        "report.html",
         *("models/last.pt", "models/model.pt"),
     }
+
+
+def check_history(folder: Path, uri: str, run: Any, epochs: int) -> None:
+    """What MLflow has by epoch, without MLflow; the losses of an epoch as their mean."""
+    with (folder / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, epochs + 1)), "no epoch twice"
+    client, run_id = MlflowClient(uri), run.info.run_id
+    for name in ("learning_rate", "val_seg", "val_mean_iou"):
+        tracked = {m.step: m.value for m in client.get_metric_history(run_id, name)}
+        assert {int(row["epoch"]): float(row[name]) for row in rows} == tracked
+    losses = {m.step: m.value for m in client.get_metric_history(run_id, "train_loss")}
+    ends = [0, *(int(row["iteration"]) for row in rows)]
+    for row, first, last in zip(rows, ends, ends[1:], strict=False):
+        mean = np.mean([losses[step] for step in range(first + 1, last + 1)])
+        assert float(row["train_loss"]) == pytest.approx(mean)
+
+
+def check_stored(folder: Path, data: Path) -> list[dict[str, str]]:
+    """Layers of every image as its files have them, and rows of a score each; returns the rows."""
+    scores = json.loads((folder / "evaluation.json").read_text())
+    with (folder / "evaluation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    files = sorted((data / "images").iterdir())
+    assert [Path(row["image"]).name for row in rows] == [file.name for file in files]
+    assert len(list((folder / "predictions").iterdir())) == len(rows) == scores["images"]
+    for number, (row, file) in enumerate(zip(rows, files, strict=True)):
+        layers = load(folder / "predictions" / f"{number:05d}.npz")
+        label = tifffile.imread(data / "labels" / file.name)
+        assert np.array_equal(layers.label, label)
+        assert float(row["seg"]) == pytest.approx(float(seg_measure(label, layers.instances)))
+        assert np.corrcoef(layers.image.ravel(), tifffile.imread(file).ravel())[0, 1] > 0.9
+        assert (layers.instances[layers.probability < 255 * 0.1 - 1] == 0).all()
+    assert (folder / "figures" / "cases.png").is_file()
+    assert not (folder / "predictions.partial").exists()
+    made = (folder / "report.html").read_text()
+    assert write_report(folder).read_text() == made, "made again from the same files"
+    assert made.count('id="image-') == len(rows)
+    return rows
 
 
 def test_training_is_tracked_and_its_network_segments_a_large_image(
@@ -97,6 +140,8 @@ def test_training_is_tracked_and_its_network_segments_a_large_image(
     uri = f"sqlite:///{bundle.folder / 'runs' / 'mlflow.db'}"
     (run,) = runs_in(uri)
     check_run(uri, run, epochs=2, samples=4)
+    check_history(folder, uri, run, epochs=2)
+    check_stored(folder, cells / "test")
     shown = show(folder)
     assert shown.returncode == 0
     assert "2 unseen images" in shown.stdout
@@ -185,6 +230,9 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     resumed = state_of(folder)
     (run,) = runs_in(uri)  # the same run goes on
     assert run.info.status == "FINISHED"
+    with (folder / "history.csv").open(newline="") as file:
+        epochs = [int(row["epoch"]) for row in csv.DictReader(file)]
+    assert epochs == [1, 2, 3, 4], "no epoch twice, none lost"
     if how == signal.SIGINT:
         history = MlflowClient(uri).get_metric_history(run.info.run_id, "train_loss")
         assert [m.step for m in history] == list(range(1, 4 * 60 + 1)), "no step twice"
@@ -234,6 +282,17 @@ def test_a_run_that_never_validated_validates_at_its_end(bundle: Any, cells: Pat
     done = bundle.run("touching_cells", "training", *overrides, "--resume", "True")
     assert done.returncode == 0, done.stderr
     assert "2 unseen images" in done.stdout, "a finished run only repeats its end"
+
+
+def test_training_without_any_image_to_score_still_gives_a_network(
+    bundle: Any, cells: Path
+) -> None:
+    options = (*small(cells, epochs=1), "--dataset_dir", cells / "train", "--val_fraction", 0)
+    done = bundle.run("touching_cells", "training", *options)
+    assert done.returncode == 0, done.stderr
+    folder = bundle.folder / "runs" / "small"
+    assert json.loads((folder / "summary.json").read_text())["scores"] == {}
+    assert (folder / "models" / "model.pt").is_file()
 
 
 def test_one_fold_without_validation_keeps_the_last_network(bundle: Any, cells: Path) -> None:
@@ -524,8 +583,7 @@ def test_evaluation_repeats_the_scores_of_training(bundle: Any, trained: Path, c
     assert unseen.keys() == {"seg", "ap50", "mean_iou"}
     assert {name: scores[name] for name in unseen} == unseen
     assert scores.keys() - unseen.keys() == {"det", "ap75", "ap90", "pq"}
-    with (bundle.folder / "out" / "evaluation.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = check_stored(bundle.folder / "out", cells / "test")
     assert [Path(row["image"]).name for row in rows] == ["000.tif", "001.tif"]
     assert {row["image"].split("/")[-3] for row in rows} == {"test"}, "none that trained"
     assert scores["mean_iou"] == pytest.approx(np.mean([float(r["mean_iou"]) for r in rows]))

@@ -1,0 +1,476 @@
+"""One page for a run: curves, scores, and every image beside what was found in it.
+
+The page is one HTML file that needs no network. It is a function of the files that a training or
+an evaluation leaves in its folder, so it can be made again at any time.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import html
+import io
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from overtile.pipelines.definitions import DEFINITIONS, name_of
+from overtile.pipelines.errors import DataError
+from overtile.pipelines.predictions import (
+    COUNTS,
+    ERROR_COLOURS,
+    ERRORS,
+    SIDE,
+    Layers,
+    load,
+    numbered_colours,
+    outline,
+    palette,
+)
+
+REPORT = "report.html"
+HISTORY = "history.csv"
+SCORES, ROWS, PREDICTIONS = "evaluation.json", "evaluation.csv", "predictions"
+VIEWED = 60  # images in the viewer, and stored, at most
+BYTES = 24 * 2**20  # of their layers in the page, at most; the first three always are
+
+_NO_CURVE = ("epoch", "iteration", "images_per_second")
+_FILL, _LINE = 120, 255  # opacity of cells and their outlines over the image
+# magma of matplotlib at 16 places, linear between: written out, since loading matplotlib is slow
+_MAGMA = (
+    *("000004", "0b0924", "20114b", "3b0f70", "57157e", "721f81", "8c2981", "a8327d"),
+    *("c43c75", "de4968", "f1605d", "fa7f5e", "fe9f6d", "febf84", "fddea0", "fcfdbf"),
+)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of a set of images.
+
+    Attributes:
+        scores: of the whole set, by metric.
+        names: of the images.
+        rows: of each image its scores by metric; NaN where one is not defined.
+        key_metric: by which images are ranked; None if there is no metric.
+        lower_is_better: whether the key metric is an error.
+        kind: what the images are (``unseen``, ``validation``), if known.
+        network: its file.
+    """
+
+    scores: dict[str, float]
+    names: list[str]
+    rows: list[dict[str, float]]
+    key_metric: str | None
+    lower_is_better: bool
+    kind: str = ""
+    network: str = ""
+
+    def ranked(self) -> list[int]:
+        """Numbers of the images from worst to best; ties by number, images without a score left."""
+        if self.key_metric is None:
+            return []
+        values = {n: row.get(self.key_metric, math.nan) for n, row in enumerate(self.rows)}
+        sign = -1 if self.lower_is_better else 1
+        return sorted(
+            (n for n in values if not math.isnan(values[n])), key=lambda n: sign * values[n]
+        )
+
+    def telling(self) -> list[tuple[int, str]]:
+        """Every image once: in turn the next worst, the next around the median, the next best.
+
+        Each with the name of its group; images without a score (group ``""``) at the end.
+        """
+        ranked = self.ranked()
+        middle = len(ranked) // 2
+        outward = sorted(range(len(ranked)), key=lambda place: abs(place - middle))
+        groups = (
+            ("worst", ranked),
+            ("median", [ranked[p] for p in outward]),
+            ("best", ranked[::-1]),
+        )
+        found: dict[int, str] = {}
+        for place in range(len(ranked)):
+            for name, order in groups:
+                found.setdefault(order[place], name)
+        rest = [(n, "") for n in range(len(self.rows)) if n not in found]
+        return [*found.items(), *rest]
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a report tells.
+
+    Attributes:
+        folder: of the run.
+        scored: None if nothing was scored yet.
+        history: a row an epoch, by column; empty without a training.
+        summary: of the training; empty without.
+    """
+
+    folder: Path
+    scored: Scored | None
+    history: list[dict[str, float]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
+    """Write the page of the run in ``folder``.
+
+    Args:
+        folder: of a training or an evaluation.
+        output: the page; by default ``report.html`` in the folder.
+
+    Raises:
+        DataError: if the folder is missing or holds no results, a file in it is broken, or the page
+            cannot be written there.
+    """
+    run = read_run(folder)
+    path = run.folder / REPORT if output is None else Path(output)
+    if path.is_dir() or not path.parent.is_dir():
+        found = "a folder" if path.is_dir() else f"no folder {path.parent}"
+        raise DataError(f"{path}: {found}; expected the name of a file to write")
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            _write_page(run, file)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def read_run(folder: str | Path) -> Run:
+    """What lies in the folder of a training or an evaluation.
+
+    Raises:
+        DataError: as `write_report`.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; give that of a training or an evaluation")
+    scored = read_scored(folder) if (folder / SCORES).exists() else None
+    history = read_history(folder / HISTORY) if (folder / HISTORY).exists() else []
+    if scored is None and not history:
+        raise DataError(
+            f"{folder}: no results; expected {SCORES} or {HISTORY}, as training and evaluation "
+            "write them"
+        )
+    summary = folder / "summary.json"
+    return Run(folder, scored, history, _json(summary) if summary.exists() else {})
+
+
+def read_scored(folder: Path) -> Scored:
+    """``evaluation.json`` and ``evaluation.csv`` of a folder.
+
+    Raises:
+        DataError: if one is missing or broken, or they do not belong together.
+    """
+    content = _json(folder / SCORES)
+    try:
+        scores = {str(k): float(v) for k, v in content["scores"].items()}
+        count = int(content["images"])
+        texts = {k: str(content.get(k) or "") for k in ("kind", "network", "key_metric")}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{folder / SCORES}: no scores in it; expected the entries images and scores: "
+            "score again"
+        ) from error
+    table = _table(folder / ROWS)
+    rows = [{k: _number(folder / ROWS, v) for k, v in row.items() if k in scores} for row in table]
+    names = [row.get("image", "") for row in table]
+    if len(rows) != count or not all(names):
+        raise DataError(
+            f"{folder / ROWS}: {len(rows)} images; expected the {count} of {SCORES}, each with its "
+            "name: score again"
+        )
+    measured = [k for k in scores if all(k in row for row in rows)]
+    key = texts["key_metric"] if texts["key_metric"] in measured else next(iter(measured), None)
+    lower = content.get("lower_is_better")
+    if key is not None and not isinstance(lower, bool):
+        lower = key in DEFINITIONS and DEFINITIONS[key].lower_is_better
+    return Scored(scores, names, rows, key, bool(lower), texts["kind"], texts["network"])
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The rows of ``history.csv``, by epoch; NaN where nothing was measured.
+
+    Raises:
+        DataError: if it is broken.
+    """
+    rows = [{k: _number(path, v) for k, v in row.items()} for row in _table(path)]
+    if any(not row.get("epoch", math.nan).is_integer() for row in rows):
+        raise DataError(f"{path}: no epochs in it; expected a column epoch of whole numbers")
+    return rows
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path}: no JSON ({reason}); score again") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: {type(content).__name__}; expected a JSON object: score again")
+    return content
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, strict=True))
+    except (OSError, ValueError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path}: no table ({reason}); expected CSV with a header") from error
+    for number, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise DataError(f"{path}: row {number} is longer or shorter than the header; repair it")
+    return rows
+
+
+def _number(path: Path, text: str) -> float:
+    try:
+        return float(text) if text else math.nan
+    except ValueError:
+        raise DataError(f"{path}: {text!r}; expected a number, or nothing") from None
+
+
+# --- the page -----------------------------------------------------------------------------------
+
+
+def _write_page(run: Run, file: TextIO) -> None:
+    template = files("overtile.pipelines").joinpath("report.html").read_text(encoding="utf-8")
+    title = f"{run.folder.resolve().name}: report"
+    head, tail = template.split("<!-- DATA -->")
+    head = head.replace("<!-- TITLE -->", html.escape(title))
+    file.write(head.replace("<!-- POLICY -->", f'content="{_policy(template)}"'))
+    viewed: dict[int, str] = {}
+    if run.scored is not None:
+        for number, group, block in _blocks(run.folder / PREDICTIONS, run.scored):
+            viewed[number] = group
+            file.write(block)
+    file.write(_block("run", _content(run, viewed)))
+    file.write(tail)
+
+
+def _policy(template: str) -> str:
+    """Nothing is loaded; only this page's own script and style run."""
+
+    def digest(tag: str) -> str:
+        text = template.split(f"<{tag}>", 1)[1].split(f"</{tag}>", 1)[0]
+        return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+    return (
+        f"default-src 'none'; img-src data:; style-src '{digest('style')}'; "
+        f"script-src '{digest('script')}'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _block(name: str, content: Any) -> str:
+    """JSON that no browser takes for anything else, whatever the names in it are."""
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return f'<script type="application/json" id="{name}">{text}</script>\n'
+
+
+def _blocks(folder: Path, scored: Scored) -> Iterator[tuple[int, str, str]]:
+    """Number, group and JSON block of the images that the viewer has, one at a time."""
+    written = 0
+    for place, (number, group) in enumerate(scored.telling()[:VIEWED]):
+        path = prediction_file(folder, number)
+        if not path.exists():
+            continue
+        layers = load(path)
+        if layers.name != scored.names[number]:
+            raise DataError(
+                f"{path}: of {layers.name}; expected {scored.names[number]} as in {ROWS}: "
+                "score again"
+            )
+        block = _block(f"image-{number}", _pictures(layers))
+        if place >= 3 and written + len(block) > BYTES:
+            return
+        written += len(block)
+        yield number, group, block
+
+
+def prediction_file(folder: Path, number: int) -> Path:
+    """The layers of the image in row ``number`` (from 0)."""
+    return folder / f"{number:05d}.npz"
+
+
+def _content(run: Run, viewed: dict[int, str]) -> dict[str, Any]:
+    scored, summary = run.scored, run.summary
+    facts = []
+    if isinstance(summary.get("best_epoch"), int):
+        facts.append(["best epoch", str(summary["best_epoch"])])
+    if isinstance(summary.get("training_seconds"), float | int):
+        sitting = "training, last sitting" if summary.get("resumed") else "training"
+        facts.append([sitting, f"{summary['training_seconds']:.0f} s"])
+    if scored is not None and scored.network:
+        facts.append(["network", scored.network])
+    content: dict[str, Any] = {
+        "title": run.folder.resolve().name,
+        "facts": facts,
+        "history": _curves(run.history),
+        "best_epoch": summary.get("best_epoch"),
+        "definitions": {k: d.sentence for k, d in DEFINITIONS.items()},
+        "counts": COUNTS,
+        "errors": [[kind, "#{:02x}{:02x}{:02x}".format(*c)] for kind, c in ERROR_COLOURS.items()],
+        "metrics": [],
+        "images": [],
+    }
+    if scored is not None:
+        content |= {
+            "kind": scored.kind,
+            "metrics": [
+                {
+                    "id": name,
+                    "name": name_of(name),
+                    "value": _value(value),
+                    "lower": scored.lower_is_better
+                    if name == scored.key_metric
+                    else name in DEFINITIONS and DEFINITIONS[name].lower_is_better,
+                    "key": name == scored.key_metric,
+                }
+                for name, value in scored.scores.items()
+            ],
+            "images": [
+                {
+                    "name": short,
+                    "scores": [_value(row.get(k, math.nan)) for k in scored.scores],
+                    "group": viewed.get(number),
+                }
+                for number, (short, row) in enumerate(
+                    zip(_short(scored.names), scored.rows, strict=True)
+                )
+            ],
+            "note": _note(scored, viewed),
+        }
+    return content
+
+
+def _note(scored: Scored, viewed: dict[int, str]) -> str:
+    """Which images the viewer has."""
+    count, shown = len(scored.rows), len(viewed)
+    if shown == count:
+        return f"All {count} images." if count > 1 else "The only image."
+    if not shown:
+        return f"No predictions are stored in the folder {PREDICTIONS}: score again to see them."
+    groups = list(viewed.values())
+    parts = [
+        f"the {groups.count(group)} {text}"
+        for group, text in (("worst", "worst"), ("median", "around the median"), ("best", "best"))
+        if group in groups
+    ]
+    if "" in groups:
+        parts.append(f"{groups.count('')} without a score")
+    said = ", ".join(parts[:-1]) + (" and " if parts[:-1] else "") + parts[-1]
+    by = f" by {name_of(scored.key_metric)}" if scored.key_metric else ""
+    return f"{shown} of {count} images: {said}{by}. The table has all."
+
+
+def _curves(history: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
+    """Each measured column with its points (epoch, value): loss, validation, then the rest."""
+    columns = [k for k in (history[0] if history else ()) if k not in _NO_CURVE]
+    columns.sort(key=lambda k: (k != "train_loss", not k.startswith("val_")))
+    curves = []
+    for column in columns:
+        points = [(int(row["epoch"]), row[column]) for row in history]
+        metric = column.removeprefix("val_")
+        name = name_of(metric) + (", validation" if metric != column else "")
+        points = [p for p in points if math.isfinite(p[1])]
+        if points:
+            curves.append({"id": metric, "name": name.replace("_", " "), "points": points})
+    return curves
+
+
+def _value(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """Paths without the folder that all of them share."""
+    if len(set(map(os.path.isabs, names))) != 1:
+        return list(names)
+    common = os.path.commonpath([os.path.dirname(n) for n in names])  # noqa: PTH120
+    return [os.path.relpath(n, common) if common else n for n in names]
+
+
+# --- pictures -----------------------------------------------------------------------------------
+
+
+def _pictures(layers: Layers) -> dict[str, Any]:
+    """The layers as data URIs: the image, and what lies over it, transparent where nothing is."""
+    drawn = {"image": _png(layers.image)}
+    height, width = layers.image.shape
+    below = None
+    for name in ("label", "instances"):
+        cells = getattr(layers, name)
+        if cells is not None:
+            colours = numbered_colours(cells, below)
+            below = below or (cells, colours)
+            drawn[name] = _png(*_filled(cells, colours))
+    if layers.probability is not None:
+        drawn["probability"] = _png(layers.probability, _magma())
+    if layers.errors is not None and layers.label is not None:
+        lines = np.where(outline(layers.label) & (layers.errors == 0), len(ERRORS), layers.errors)
+        colours_of_errors = [(*ERROR_COLOURS[kind], 200) for kind in ERRORS[1:]]
+        drawn["errors"] = _png(
+            lines.astype(np.uint8), [(0, 0, 0, 0), *colours_of_errors, (255, 255, 255, 130)]
+        )
+    notes = []
+    if layers.sections > 1:
+        notes.append(f"the middle one of {layers.sections} sections")
+    if layers.size != (height, width):
+        notes.append(
+            f"scaled down from {layers.size[1]}x{layers.size[0]} to at most {SIDE} pixels a side"
+        )
+    return {
+        "width": width,
+        "height": height,
+        "note": "; ".join(notes),
+        "counts": [layers.counts[name] for name in COUNTS] if layers.counts else None,
+        "layers": drawn,
+    }
+
+
+def _filled(
+    cells: NDArray[Any], colours: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], list[tuple[int, ...]]]:
+    """Cells filled faintly, outlined fully: numbers and the colour of each number."""
+    count = min(int(colours.max(initial=0)), 127)
+    numbers = np.where(colours > count, 1, colours)
+    numbers = np.where(outline(cells), numbers + count, numbers).astype(np.uint8)
+    own = palette(count)
+    return numbers, [(0, 0, 0, 0), *((*c, _FILL) for c in own), *((*c, _LINE) for c in own)]
+
+
+def _magma() -> list[tuple[int, ...]]:
+    known = np.array([[int(c[i : i + 2], 16) for i in (0, 2, 4)] for c in _MAGMA])
+    places = np.linspace(0, len(known) - 1, 256)
+    channels = [np.interp(places, range(len(known)), known[:, c]) for c in range(3)]
+    rounded = np.rint(np.stack(channels, axis=1)).astype(int)
+    return [(r, g, b, 255) for r, g, b in rounded.tolist()]
+
+
+def _png(numbers: NDArray[np.uint8], colours: Sequence[tuple[int, ...]] | None = None) -> str:
+    """A data URI: grey values, or indices into colours (red, green, blue, opacity)."""
+    picture = Image.fromarray(numbers)
+    options: dict[str, Any] = {}
+    if colours is not None:
+        picture.putpalette([channel for colour in colours for channel in colour[:3]])
+        if any(colour[3] < 255 for colour in colours):
+            options["transparency"] = bytes(colour[3] for colour in colours)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", **options)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
