@@ -24,7 +24,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 train: setup ## train on generated cells, track the run, segment a large image (five minutes)
-	$(MONAI) training --bundle_root $(BUNDLE) --config_file $(BUNDLE)/configs/train.json --output_dir $(RUN)
+	$(MONAI) training --bundle_root $(BUNDLE) --config_file $(BUNDLE)/configs/train.json --output_dir $(RUN) \
+		--max_epochs 5
 	$(MONAI) inference --bundle_root $(RUN) --config_file $(RUN)/configs/inference.json \
 		--dataset_dir $(RUN)-data-0/large --output_dir $(RUN)/segmented
 	$(BIN)/overtile show $(RUN)
