@@ -61,7 +61,7 @@ class Experiment:
                     *("evaluation", self.folder, str(config)),
                     {"dataset_dir": data, "output_dir": out, **options},
                 )
-            found[name] = json.loads((out / "evaluation.json").read_text())["scores"]
+            found[name] = scores_in(out)
         return found
 
     def seconds(self) -> float:
@@ -78,6 +78,12 @@ def bundle(run: str, root: Path, configs: str, options: Mapping[str, Any]) -> No
     for key, value in options.items():
         command += [f"--{key}", str(value)]
     subprocess.run(command, cwd=ROOT, check=True)
+
+
+def scores_in(folder: Path) -> dict[str, float]:
+    """What an evaluation found."""
+    scores: dict[str, float] = json.loads((folder / "evaluation.json").read_text())["scores"]
+    return scores
 
 
 def data_folder(name: str) -> Path:

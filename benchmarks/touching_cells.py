@@ -2,7 +2,7 @@
 
 python -m benchmarks.touching_cells           the bundle as it is, 30 training images
 python -m benchmarks.touching_cells ablation  half the budget, part by part
-python -m benchmarks.touching_cells curve     half the budget, with 5, 10, 20 and 30 images, and a figure
+python -m benchmarks.touching_cells curve     half the budget, 5, 10, 20, 30 images; a figure
 
 A run that is stopped goes on when the same command is given again.
 """

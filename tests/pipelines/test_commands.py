@@ -174,8 +174,9 @@ def test_showing_what_is_no_run_costs_one_line(tmp_path: Path) -> None:
 
 def segment_at_once(cells: Path, checkpoint: Path) -> np.ndarray[Any, Any]:
     """The same without a bundle: one tile, no files."""
-    image = read_image(cells / "large" / "large.tif")[0].astype(np.float32)
-    return segmented((image - image.mean()) / image.std(), checkpoint)
+    image = read_image(cells / "large" / "large.tif")[0].astype(np.float64)
+    low, high = np.percentile(image, (1, 99.8))
+    return segmented((image - low) / (high - low), checkpoint)
 
 
 def segmented(
@@ -184,9 +185,9 @@ def segmented(
     network = ValidUNet(features=(4, 8)).eval()
     network.load_state_dict(torch.load(checkpoint, weights_only=True))
     with torch.no_grad():
-        logits = OverlapTileInferer()(torch.from_numpy(image)[None, None], network)
+        logits = OverlapTileInferer()(torch.from_numpy(image).float()[None, None], network)
     p = logits.softmax(1)[0].numpy()
-    find = InstancesFromProbabilities(0.6, min_size, grow=5, extent=0.1, max_hole=max_hole)
+    find = InstancesFromProbabilities(0.7, min_size, grow=3, extent=0.5, max_hole=max_hole)
     return find(p)[0]
 
 
@@ -439,8 +440,8 @@ def test_a_mistake_costs_one_line_and_exit_code_2(bundle: Any, cells: Path, how:
     [
         (("--dataset_dir", "nothing"), "nothing: no such file or folder"),
         (("--checkpoint", "nothing.pt"), "nothing.pt: no such file; train first"),
-        (("--roi_size", 61), "roi_size 61x61 does not fit the network: expected at least 44"),
-        (("--network_def#features", "[4,8]"), "contract.0.0.weight is (16, 1, 3, 3)"),
+        (("--roi_size", 61), "roi_size 61x61 does not fit the network: expected at least 92"),
+        (("--network_def#features", "[4,8]"), "contract.0.0.weight is (32, 1, 3, 3)"),
         (("--image_memory_limit", 10**6), "large.tif: 150x230 pixels need about"),
         (("--save_probabilities", "false"), "--save_probabilities false: a text; expected False"),
         (("--device", "gpu"), "configuration: $@network_def.to(@device)"),
@@ -449,7 +450,7 @@ def test_a_mistake_costs_one_line_and_exit_code_2(bundle: Any, cells: Path, how:
 def test_a_mistake_in_inference_costs_one_line(
     bundle: Any, cells: Path, overrides: tuple[object, ...], named: str
 ) -> None:
-    network = ValidUNet(features=(16, 32, 64))
+    network = ValidUNet(features=(32, 64, 128, 256))
     torch.save({"model": network.state_dict()}, bundle.folder / "model.pt")
     given = ("--dataset_dir", cells / "large", "--checkpoint", "model.pt", "--output_dir", "out")
     done = bundle.run("touching_cells", "inference", *given, *overrides)
@@ -463,7 +464,7 @@ def test_a_mistake_in_inference_costs_one_line(
 def trained(cells: Path, bundle_in: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that normalised in another way than the bundle does."""
     bundle = bundle_in(tmp_path_factory.mktemp("trained"))
-    options = ("--normalize", "percentile", "--min_size", 20)
+    options = ("--normalize", "zscore", "--min_size", 20)
     done = bundle.run("touching_cells", "training", *small(cells, 1), *options)
     assert done.returncode == 0, done.stderr
     return bundle.folder / "runs" / "small"
@@ -501,9 +502,11 @@ def test_every_format_comes_back_in_its_own_geometry(
     found = tifffile.imread(out / "stack_instances.tif")
     assert (found.shape, found.dtype) == (volume.shape, np.uint16)
     for page, cells in zip(volume, found, strict=True):
-        low, high = np.percentile(page, (1, 99.8))
         alone = segmented(
-            *(((page - low) / (high - low)).astype(np.float32), trained / "models" / "model.pt"),
+            *(
+                ((page - page.mean()) / page.std()).astype(np.float32),
+                trained / "models" / "model.pt",
+            ),
             **{"min_size": 20, "max_hole": 9},
         )
         assert np.array_equal(cells, alone)
@@ -566,8 +569,8 @@ def test_images_are_not_normalised_otherwise_than_in_training(
         *("--network_def#features", "[4,8]", "--checkpoint", trained / "models" / "model.pt"),
     )
     assert done.returncode == 2
-    assert "trained with normalize=percentile, but normalize is zscore" in done.stderr
-    assert "give --normalize percentile" in done.stderr
+    assert "trained with normalize=zscore, but normalize is percentile" in done.stderr
+    assert "give --normalize zscore" in done.stderr
 
 
 def test_evaluation_repeats_the_scores_of_training(bundle: Any, trained: Path, cells: Path) -> None:
