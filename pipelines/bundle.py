@@ -24,7 +24,7 @@ TRAINED = (
         "normalize",
         "padding_mode",
     ),
-    *("network_def", "threshold", "extent", "grow", "min_size", "max_hole", "growth"),
+    *("network_def", "threshold", "extent", "grow", "min_size", "max_hole", "growth", "line"),
 )
 
 

@@ -180,14 +180,14 @@ def segment_at_once(cells: Path, checkpoint: Path) -> np.ndarray[Any, Any]:
 
 
 def segmented(
-    image: np.ndarray[Any, Any], checkpoint: Path, min_size: int = 10, max_hole: int = 0
+    image: np.ndarray[Any, Any], checkpoint: Path, min_size: int = 10, max_hole: int = 60
 ) -> np.ndarray[Any, Any]:
     network = ValidUNet(features=(4, 8)).eval()
     network.load_state_dict(torch.load(checkpoint, weights_only=True))
     with torch.no_grad():
         logits = OverlapTileInferer()(torch.from_numpy(image).float()[None, None], network)
     p = logits.softmax(1)[0].numpy()
-    find = InstancesFromProbabilities(0.7, min_size, grow=3, extent=0.5, max_hole=max_hole)
+    find = InstancesFromProbabilities(0.6, min_size, grow=3, extent=0.4, max_hole=max_hole, line=2)
     return find(p)[0]
 
 

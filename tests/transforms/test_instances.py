@@ -7,7 +7,11 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label
 
-from overtile.transforms import InstancesFromProbabilities, InstancesFromProbabilitiesd
+from overtile.transforms import (
+    InstancesFromProbabilities,
+    InstancesFromProbabilitiesd,
+    SeparateTouching,
+)
 
 
 def smooth(seed: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -139,3 +143,39 @@ def test_watershed_meets_in_the_valley_and_nearest_half_way() -> None:
 def test_growth_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="growth='random'"):
         InstancesFromProbabilities(growth="random")
+
+
+@given(probability=maps, threshold=st.floats(0.4, 0.8), line=st.integers(1, 3))
+@settings(max_examples=40, deadline=None)
+def test_narrow_gaps_go_to_the_nearer_cell(
+    probability: NDArray[np.float32], threshold: float, line: int
+) -> None:
+    core = cores(probability, threshold, 0)
+    found = InstancesFromProbabilities(threshold, line=line)(probability[None])[0]
+    if core.max() < 2:
+        assert np.array_equal(found, core)
+        return
+    each = np.stack([distance_transform_edt(core != n) for n in range(1, core.max() + 1)])
+    near, far = np.sort(each, 0)[:2]
+    given_back = (core == 0) & (near + far < line + 2)
+    assert np.array_equal(found > 0, (core > 0) | given_back)
+    distance = np.take_along_axis(each, np.maximum(found - 1, 0)[None], 0)[0]
+    assert np.allclose(distance[found > 0], near[found > 0])
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_the_line_between_two_cells_is_undone(width: int) -> None:
+    touching = np.repeat(np.array([[1] * 20 + [2] * 20], np.int32), 30, 0)
+    separated = np.asarray(SeparateTouching(width)(touching[None]))
+    assert (separated == 0).sum() == 30 * width
+    found = InstancesFromProbabilities(0.5, line=width)((separated > 0).astype(np.float32))[0]
+    assert (found > 0).all()
+    assert (found != touching).sum() <= 30 * ((width + 1) // 2)  # the two share the line
+
+
+def test_wider_gaps_stay() -> None:
+    row = np.array([[[1, 1, 0, 1, 1, 0, 0, 1, 1, 0, 0, 0, 1]]], np.float32)
+    found = [InstancesFromProbabilities(0.5, line=n)(row)[0, 0].tolist() for n in (0, 1, 2)]
+    assert found[0] == [1, 1, 0, 2, 2, 0, 0, 3, 3, 0, 0, 0, 4]
+    assert found[1] == [1, 1, 1, 2, 2, 0, 0, 3, 3, 0, 0, 0, 4]
+    assert found[2] == [1, 1, 1, 2, 2, 2, 3, 3, 3, 0, 0, 0, 4]
