@@ -692,7 +692,7 @@ def test_the_membrane_bundle_trains_on_the_real_stack(bundle: Any, real_data: Pa
     assert 0 < summary["scores"]["v_rand"] < 1
     done = bundle.run(
         *("em_membranes", "evaluation", *of_run(bundle.folder / "runs/small", "evaluation")),
-        *("--dataset_dir", data, "--split", "val", "--output_dir", "out"),
+        *("--dataset_dir", data, "--split", "val", "--output_dir", "out", "--versions", 1),
     )
     assert done.returncode == 0, done.stderr
     scores = json.loads((bundle.folder / "out/evaluation.json").read_text())["scores"]
