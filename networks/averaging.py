@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,8 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor
 from tqdm import tqdm
+
+from overtile.networks.inferer import with_metadata
 
 
 class RotationAveragingInferer(Inferer):
@@ -57,26 +60,19 @@ class RotationAveragingInferer(Inferer):
             result: Tensor = self.inferer(inputs, network, *args, **kwargs)
             return result
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        mean: Tensor | None = None
+        total: Tensor | None = None
         quiet = not self.progress
         for version in tqdm(range(self.versions), unit="version", disable=quiet, leave=False):
             answer = self.inferer(turn(image, version), network, *args, **kwargs)
             answer = self._to_average(turn_back(answer, version))
-            if mean is None:
-                mean = answer
+            if total is None:
+                total = answer
             elif self.average == "none":
-                mean = mean + answer
+                total = total + answer
             else:
-                mean = torch.logaddexp(mean, answer)
-        assert mean is not None  # there is at least one version
-        result = self._from_average(mean)
-        if isinstance(inputs, MetaTensor):
-            found = MetaTensor(
-                result, meta=inputs.meta, applied_operations=inputs.applied_operations
-            )
-            found.is_batch = inputs.is_batch
-            return found
-        return result
+                total = torch.logaddexp(total, answer)
+        assert total is not None  # there is at least one version
+        return with_metadata(self._from_average(total), inputs)
 
     def _to_average(self, answer: Tensor) -> Tensor:
         # in logarithms: a probability of 1e-40 is 0 in float32, its logarithm is -92
@@ -92,7 +88,7 @@ class RotationAveragingInferer(Inferer):
             return total / self.versions
         if self.average == "sigmoid":
             return total[0] - total[1]
-        return total - torch.tensor(float(self.versions)).log().item()
+        return total - math.log(self.versions)
 
 
 def turn(image: Tensor, version: int) -> Tensor:

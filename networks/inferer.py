@@ -117,13 +117,7 @@ class OverlapTileInferer(Inferer):
         )
         tiling = plan_tiles(image.shape[2:], geometry, roi)
         result = self._run(image, tiling, lambda tile: network(tile, *args, **kwargs))
-        if isinstance(inputs, MetaTensor):
-            found = MetaTensor(
-                result, meta=inputs.meta, applied_operations=inputs.applied_operations
-            )
-            found.is_batch = inputs.is_batch
-            return found
-        return result
+        return with_metadata(result, inputs)
 
     def _run(self, image: Tensor, tiling: Tiling, network: Callable[[Tensor], Tensor]) -> Tensor:
         sw_device, device = self.sw_device or image.device, self.device or image.device
@@ -170,6 +164,15 @@ class OverlapTileInferer(Inferer):
             n if wanted is None or wanted <= 0 else int(wanted)
             for wanted, n in zip(given, whole, strict=True)
         )
+
+
+def with_metadata(result: Tensor, inputs: Tensor) -> Tensor:
+    """``result`` as a `MetaTensor` with the metadata of ``inputs``, if these are one."""
+    if not isinstance(inputs, MetaTensor):
+        return result
+    found = MetaTensor(result, meta=inputs.meta, applied_operations=inputs.applied_operations)
+    found.is_batch = inputs.is_batch
+    return found
 
 
 def geometry_of(network: Any) -> TileGeometry:

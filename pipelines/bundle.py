@@ -14,17 +14,9 @@ from overtile.networks import TileGeometry
 from overtile.pipelines.errors import ConfigurationError
 
 TRAINED = (
-    *(
-        "spatial_dims",
-        "channel",
-        "labels",
-        "val_fraction",
-        "fold",
-        "folds",
-        "normalize",
-        "padding_mode",
-    ),
-    *("network_def", "threshold", "extent", "grow", "min_size", "max_hole", "growth", "line"),
+    *("spatial_dims", "channel", "labels", "val_fraction", "fold", "folds", "normalize"),
+    *("padding_mode", "network_def", "threshold", "extent", "grow", "min_size", "max_hole"),
+    *("growth", "line"),
 )
 
 
