@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from benchmarks.experiments import ROOT, Experiment, data_folder, table
 
 METRICS = ("seg", "det", "ap50", "ap75", "ap90", "pq", "mean_iou")
-HALF = {"max_epochs": 22, "val_interval": 22}
+HALF = {"max_epochs": 15, "val_interval": 15}
 WHOLE = Experiment("touching_cells", "dsb2018", {"val_interval": 5})
 
 
