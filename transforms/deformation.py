@@ -178,7 +178,9 @@ def _mirrored(image: Tensor, axis: int, start: int, stop: int) -> Tensor:
         if number % 2 == 0:
             pieces.append(image.narrow(axis, first, length))
         else:
-            pieces.append(image.narrow(axis, period - first - length + 1, length).flip(axis))
+            last = period - first
+            back = torch.arange(last, last - length, -1, device=image.device)
+            pieces.append(image.index_select(axis, back))  # flip() knows no uint16
         start += length
     return torch.cat(pieces, axis)
 
