@@ -75,7 +75,7 @@ def batchgenerators() -> Task:
         False,
         p_elastic_deform=1,
         elastic_deform_scale=(0.2, 0.2),
-        elastic_deform_magnitude=(SIGMA / SIZE, SIGMA / SIZE),
+        elastic_deform_magnitude=(SIGMA, SIGMA),
         p_rotation=1,
         p_scaling=1,
         scaling=(1 - SCALE, 1 + SCALE),
@@ -131,7 +131,7 @@ def figures() -> Iterator[Figure]:
     times = compare(tasks)
     torch.set_num_threads(threads)
     middle = {name: statistics.median(values) * 1e3 for name, values in times.items()}
-    for name in tasks.keys() - {"ours"}:
+    for name in list(tasks)[1:]:
         faster = ratio(times[name], times["ours"])
         text = f"{faster:.1f} times faster ({middle['ours']:.1f} ms against {middle[name]:.1f} ms)"
         yield Figure(f"sample against {name}", faster, PEERS[name][0], "higher", text)
