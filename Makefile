@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 DOCS_STAMP := $(VENV)/installed-docs
+BENCH_STAMP := $(VENV)/installed-bench
 RUN := runs/touching_cells
 BUNDLE := bundles/touching_cells
 MONAI := $(BIN)/python -W ignore -m monai.bundle run
 
-.PHONY: help setup train test test-all lint format docs pictures clean
+.PHONY: help setup train test test-all lint format docs pictures bench clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -55,6 +56,15 @@ $(DOCS_STAMP): $(STAMP)
 
 pictures: setup ## draw the pictures of the concept pages again
 	$(BIN)/python -W ignore docs/draw.py docs/pictures
+
+bench: $(BENCH_STAMP) ## measure against other libraries, and mark what misses its target
+	$(BIN)/python -W ignore -m benchmarks
+
+# the wheel of elasticdeform is built for NumPy 1 and does not import under NumPy 2
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		--no-binary elasticdeform -e '.[bench]'
+	@touch $(BENCH_STAMP)
 
 clean: ## remove what the commands made
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

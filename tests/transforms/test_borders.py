@@ -1,3 +1,4 @@
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,38 @@ def test_weights_are_equation_2(
     found = transform(labels[None])
     assert (found.shape, found.dtype) == (labels[None].shape, np.float32)
     np.testing.assert_allclose(found[0], expected, rtol=0, atol=1e-4)
+
+
+@given(
+    seed=st.integers(0, 9999),
+    shape=st.lists(st.integers(1, 16), min_size=2, max_size=3).map(tuple),
+    density=st.sampled_from([0.005, 0.03, 0.2]),
+    sigma=st.floats(0.2, 5),
+    where=st.sampled_from(["background", "everywhere"]),
+    steps=st.sampled_from([(1.0, 1.0, 1.0), (5.0, 1.0, 1.0), (0.3, 2.0, 0.7)]),
+)
+@settings(max_examples=80, deadline=None)
+def test_weights_of_torn_and_of_far_cells(
+    seed: int, shape: tuple[int, ...], density: float, sigma: float, where: str, steps: Any
+) -> None:
+    rng = np.random.default_rng(seed)
+    labels = np.where(rng.random(shape) < density, rng.integers(1, 6, shape), 0)
+    spacing = steps[-len(shape) :]
+    found = BorderWeightMap(10, sigma, None, where, spacing)(labels[None])
+    expected = naive_weights(labels, 10, sigma, where=where, spacing=spacing)
+    np.testing.assert_allclose(found[0], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_weights_cost_few_bytes_a_pixel(dtype: type) -> None:
+    labels = grown(7, (1, 300, 400), 60, 20.0).astype(dtype)
+    transform = BorderWeightMap()
+    transform(labels)  # compiles
+    tracemalloc.start()
+    transform(labels)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 24 * labels.size
 
 
 @pytest.mark.parametrize("count", [1, 2, 300])

@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -43,7 +45,7 @@ def assert_equals_naive(
 
 @given(
     seed=st.integers(0, 9999),
-    shape=st.lists(st.integers(1, 14), min_size=1, max_size=3).map(tuple),
+    shape=st.lists(st.integers(1, 14), min_size=1, max_size=4).map(tuple),
     count=st.integers(0, 9),
     density=st.sampled_from([0.01, 0.05, 0.3, 1.0]),
     unit=st.booleans(),
@@ -61,6 +63,45 @@ def test_hundreds_of_cells() -> None:
     labels = scattered(1, (90, 110), 400, 0.1)
     assert len(np.unique(labels)) > 300
     assert_equals_naive(labels)
+
+
+@given(seed=st.integers(0, 9999), count=st.integers(1, 9), width=st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_blocks_that_touch_or_leave_gaps(seed: int, count: int, width: int) -> None:
+    labels = np.kron(scattered(seed, (6, 9), count, 0.3), np.ones((width, width), int))
+    assert_equals_naive(labels, tuple(np.random.default_rng(seed).choice([0.3, 1.0, 4.0], 2)))
+
+
+def test_volume_of_more_planes_than_are_kept_at_a_time() -> None:
+    labels = np.zeros((50, 3, 4), int)
+    labels[0, 0, 0], labels[17, 2, 1], labels[49, 1, 3] = 1, 2, 3
+    assert_equals_naive(labels, (0.7, 1.0, 2.0))
+
+
+def seconds(labels: NDArray[np.int64]) -> float:
+    times = []
+    for _ in range(3):
+        start = time.process_time()
+        two_nearest_cells(labels)
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+@pytest.mark.parametrize("along", [0, 1])
+@pytest.mark.parametrize("kind", ["two far cells", "a slope", "many cells"])
+def test_the_cost_grows_as_the_pixels_do(along: int, kind: str) -> None:
+    """Rows of 512 and of 16,384 pixels: a search outwards takes 1,024 times as long, not 32."""
+    found = []
+    for n in (2**9, 2**14):
+        labels = np.zeros((8, n), int)
+        if kind == "two far cells":
+            labels[:, 0], labels[:, -1] = 1, 2
+        elif kind == "a slope":  # every pixel of the last row offers another distance
+            labels[np.arange(n) * len(labels) // n, np.arange(n)] = np.arange(n) // 7 + 1
+        else:
+            labels = scattered(0, labels.shape, 999, 0.1)
+        found.append(seconds(labels if along else np.ascontiguousarray(labels.T)))
+    assert found[1] < 200 * found[0]
 
 
 def test_cells_at_the_border_and_of_one_pixel() -> None:
@@ -105,6 +146,13 @@ def test_labels_of_any_integer_type_are_left_alone(dtype: type) -> None:
     assert label.dtype == np.int64
     assert d1.tolist() == [[0, 1, 1], [1, 1, 0]]
     assert np.array_equal(labels, before)
+
+
+@pytest.mark.parametrize("names", [(2**40, -(2**40)), (-7, 2**31), (2**31 - 1, -(2**31) + 1)])
+def test_labels_of_any_size_keep_their_names(names: tuple[int, int]) -> None:
+    d1, d2, label = two_nearest_cells(np.array([[names[0], 0, 0, names[1]]]))
+    assert label.tolist() == [[names[0], names[0], names[1], names[1]]]
+    assert (d1.tolist(), d2.tolist()) == ([[0, 1, 1, 0]], [[3, 2, 2, 3]])
 
 
 @pytest.mark.parametrize("order", ["F", "strided"])
