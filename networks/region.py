@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 from monai.inferers import Inferer, SimpleInferer
@@ -141,17 +140,17 @@ class RegionInferer:
             outputs = answered(self.network(inputs.to(device)), tiling)
             if result is None:
                 shape = (*outputs.shape[:2], *sizes)
-                result = torch.empty(
-                    shape, dtype=outputs.dtype, device=self.tiles.device or window.device
-                )
-            result[(..., *tile.write)] = outputs[(..., *(slice(n) for n in tile.written))].to(
-                result.device
-            )
+                home = self.tiles.device or window.device
+                result = torch.empty(shape, dtype=outputs.dtype, device=home)
+            answer = _part(outputs, [slice(n) for n in tile.written])
+            _part(result, tile.write).copy_(answer)
         assert result is not None  # a region has at least one tile
-        ahead = tuple(
-            slice(first - a, None) for a, (first, _, _) in zip(starts, spans, strict=True)
-        )
-        return result[(..., *ahead)]
+        ahead = [first - a for a, (first, _, _) in zip(starts, spans, strict=True)]
+        return _part(result, [slice(n, None) for n in ahead])
+
+
+def _part(tensor: Tensor, box: Sequence[slice]) -> Tensor:
+    return tensor[(slice(None), slice(None), *box)]
 
 
 def turned_spans(spans: Sequence[tuple[int, int, int]], version: int) -> list[tuple[int, int, int]]:
@@ -178,7 +177,7 @@ def _mixed(precision: str, network: Callable[..., Tensor]) -> Callable[..., Tens
     inferer = MixedPrecisionInferer(SimpleInferer(), precision)
 
     def run(inputs: Tensor) -> Tensor:
-        result: Any = inferer(inputs, network)
+        result: Tensor = inferer(inputs, network)
         return result
 
     return run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -228,7 +228,7 @@ def _load_nifti(path: Path) -> NDArray[Any]:
 def _dicom(path: Path) -> Stored:
     import itk
 
-    reader = _dicom_reader(path)
+    reader = dicom_reader(path)
     header = itk.GDCMImageIO.New()
     header.SetFileName(reader.GetFileNames()[0])
     header.ReadImageInformation()
@@ -251,17 +251,27 @@ def _dicom(path: Path) -> Stored:
 def _load_dicom(path: Path) -> NDArray[Any]:
     import itk
 
-    reader = _dicom_reader(path)
+    reader = dicom_reader(path)
     reader.Update()
     array: NDArray[Any] = itk.array_from_image(reader.GetOutput())
     return array.transpose()  # from z, y, x
 
 
-def _dicom_reader(path: Path) -> Any:
+def dicom_reader(path: Path, names: Sequence[str] = ()) -> Any:
+    """ITK's reader of a series, not run yet.
+
+    Args:
+        path: folder of one series, or a file.
+        names: the files of it to read, in order; default: all.
+
+    Raises:
+        DataError: if the folder holds several series.
+    """
     import itk
 
-    names = [str(path)]
-    if path.is_dir():
+    if not names and not path.is_dir():
+        names = [str(path)]
+    if not names:
         finder = itk.GDCMSeriesFileNames.New()
         finder.SetUseSeriesDetails(True)
         finder.SetDirectory(str(path))

@@ -83,5 +83,5 @@ def test_half_precision_is_kept_and_sliding_windows_are_refused() -> None:
         found = region_inferer(window, region, (40, 40), (80, 80))
         assert found.dtype == torch.float32
         assert torch.equal(found, inferer(image, network))
-    with pytest.raises(GeometryError, match="SlidingWindowInferer.*OverlapTileInferer"):
+    with pytest.raises(GeometryError, match=r"SlidingWindowInferer.*OverlapTileInferer"):
         RegionInferer(SlidingWindowInferer(32), network)
