@@ -83,20 +83,7 @@ class InstancesFromProbabilities(Transform):
         kept = sizes >= self.min_size
         kept[0] = False
         renumbered = np.where(kept, np.cumsum(kept), 0)
-        labels = renumbered[labels]
-        if self.grow:
-            distance, _, nearest = two_nearest_cells(labels, cutoff=self.grow + 1)
-            open_to = (labels == 0) & (plain[-1] > self.extent) & (distance <= self.grow)
-            if self.growth == "nearest":
-                labels = np.where(open_to, nearest, labels)
-            else:
-                labels = _flood(labels, plain[-1], open_to)
-        if self.line:
-            near, far, nearest = two_nearest_cells(labels, cutoff=self.line + 2)
-            # a gap of n pixels is n + 1 wide from cell to cell, along a diagonal up to n + 1.9
-            labels = np.where((labels == 0) & (near + far < self.line + 2), nearest, labels)
-        if self.max_hole:
-            labels = _fill_holes(labels, self.max_hole)
+        labels = self.filled(self.grown(renumbered[labels], plain[-1]))
         instances = labels.astype(np.int32)[None]
         if not isinstance(probabilities, Tensor):
             return instances
@@ -105,6 +92,31 @@ class InstancesFromProbabilities(Transform):
             operations = probabilities.applied_operations
             return MetaTensor(result, meta=probabilities.meta, applied_operations=operations)
         return result
+
+    def grown(self, cores: NDArray[Any], probability: NDArray[Any]) -> NDArray[Any]:
+        """Numbered cores ``[*S]`` grown back, and lines between them closed, as far as set.
+
+        Args:
+            cores: integers, 0 = background.
+            probability: of cell, ``[*S]`` in [0, 1].
+        """
+        labels = cores
+        if self.grow:
+            distance, _, nearest = two_nearest_cells(labels, cutoff=self.grow + 1)
+            open_to = (labels == 0) & (probability > self.extent) & (distance <= self.grow)
+            if self.growth == "nearest":
+                labels = np.where(open_to, nearest, labels)
+            else:
+                labels = _flood(labels, probability, open_to)
+        if self.line:
+            near, far, nearest = two_nearest_cells(labels, cutoff=self.line + 2)
+            # a gap of n pixels is n + 1 wide from cell to cell, along a diagonal up to n + 1.9
+            labels = np.where((labels == 0) & (near + far < self.line + 2), nearest, labels)
+        return labels
+
+    def filled(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Instances ``[*S]`` with small holes filled, if any are to be."""
+        return _fill_holes(labels, self.max_hole) if self.max_hole else labels
 
 
 def _flood(
