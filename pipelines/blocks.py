@@ -1,29 +1,16 @@
-"""What the readers of large images share: a source in blocks, and the blocks used last."""
+"""What the readers of large images share: the blocks used last, and spans of an index."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from overtile.pipelines.errors import ConfigurationError
-from overtile.pipelines.formats import Stored
-
-
-@dataclass(frozen=True)
-class Source(Stored):
-    """A `Stored` whose ``pixels`` reads no more of the file than it must.
-
-    Attributes:
-        blocks: the piece in which the file is best read, one number an axis.
-    """
-
-    blocks: tuple[int, ...] = ()
 
 
 class BlockCache:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from overtile.pipelines.blocks import BlockCache, Source, no_level, spans_of, squeezed
+from overtile.pipelines.blocks import BlockCache, no_level, spans_of, squeezed
 from overtile.pipelines.errors import DataError, UnreadableError
 from overtile.pipelines.formats import (
     NIFTI,
     TIFF,
     ZARR,
     Index,
+    Stored,
     is_dicom_series,
     open_image,
     unreadable,
@@ -25,7 +26,7 @@ from overtile.pipelines.formats import (
 _ASIDE = 2**20  # bytes that are unpacked at a time
 
 
-def open_source(path: Path, level: int = 0, cache_limit: int = 2**28) -> Source:
+def open_source(path: Path, level: int = 0, cache_limit: int = 2**28) -> Stored:
     """Open a TIFF, OME-Zarr, Zarr array, NIfTI or DICOM series for reading in parts.
 
     Pictures (PNG, JPEG, BMP) have no parts: they are decoded whole and kept.
@@ -69,7 +70,7 @@ def open_source(path: Path, level: int = 0, cache_limit: int = 2**28) -> Source:
     return source
 
 
-def _zarr(path: Path, level: int) -> Source:
+def _zarr(path: Path, level: int) -> Stored:
     import zarr
 
     opened: Any = zarr.open(path, mode="r")
@@ -108,8 +109,7 @@ def _zarr(path: Path, level: int) -> Source:
         return part
 
     shape = tuple(int(n) for n in array.shape)
-    blocks = tuple(int(n) for n in (array.shards or array.chunks))
-    return Source(axes, shape, np.dtype(array.dtype), pixels, None, spacing, blocks=blocks)
+    return Stored(axes, shape, np.dtype(array.dtype), pixels, None, spacing)
 
 
 def _axes_of(path: Path, array: Any) -> str:
@@ -126,7 +126,7 @@ def _axes_of(path: Path, array: Any) -> str:
     return usual[array.ndim]
 
 
-def _nifti(path: Path) -> Source:
+def _nifti(path: Path) -> Stored:
     """From an uncompressed file; `unpack` makes one."""
     import nibabel
 
@@ -143,10 +143,7 @@ def _nifti(path: Path) -> Source:
             raise unreadable(path, error) from error
         return squeezed(array, index)
 
-    blocks = (*told.shape[:2], *(1,) * (len(told.shape) - 2))
-    return Source(
-        told.axes, told.shape, told.dtype, pixels, told.affine, {}, told.tags, blocks=blocks
-    )
+    return Stored(told.axes, told.shape, told.dtype, pixels, told.affine, {}, told.tags)
 
 
 def unpack(path: Path, folder: Path) -> Path:
@@ -170,7 +167,7 @@ def unpack(path: Path, folder: Path) -> Path:
     return target
 
 
-def _dicom(path: Path, cache: BlockCache) -> Source:
+def _dicom(path: Path, cache: BlockCache) -> Stored:
     from overtile.pipelines.formats import dicom_reader
 
     told = open_image(path)
@@ -185,7 +182,8 @@ def _dicom(path: Path, cache: BlockCache) -> Source:
         except Exception as error:
             raise unreadable(names[number], error) from error
         array: NDArray[Any] = itk.array_from_image(reader.GetOutput())
-        return array[0].transpose()
+        plane: NDArray[Any] = array[0].transpose()
+        return plane
 
     def pixels(index: Index) -> NDArray[Any]:
         (left, right), (top, bottom), (first, last) = spans_of(index, told.shape)
@@ -193,11 +191,10 @@ def _dicom(path: Path, cache: BlockCache) -> Source:
         array = np.stack([one[left:right, top:bottom] for one in slices], axis=-1)
         return squeezed(array, index)
 
-    blocks = (*told.shape[:2], 1)
-    return Source(told.axes, told.shape, told.dtype, pixels, told.affine, blocks=blocks)
+    return Stored(told.axes, told.shape, told.dtype, pixels, told.affine)
 
 
-def _flat(path: Path, cache: BlockCache) -> Source:
+def _flat(path: Path, cache: BlockCache) -> Stored:
     told = open_image(path)
     needed = int(np.prod(told.shape)) * told.dtype.itemsize
     if needed > cache.limit:
@@ -212,13 +209,4 @@ def _flat(path: Path, cache: BlockCache) -> Source:
         part: NDArray[Any] = whole[index]
         return part
 
-    return Source(
-        told.axes,
-        told.shape,
-        told.dtype,
-        pixels,
-        told.affine,
-        told.spacing,
-        told.tags,
-        blocks=told.shape,
-    )
+    return Stored(told.axes, told.shape, told.dtype, pixels, told.affine, told.spacing, told.tags)

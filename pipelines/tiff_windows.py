@@ -14,15 +14,15 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from overtile.pipelines.blocks import BlockCache, Source, no_level, spans_of, squeezed
+from overtile.pipelines.blocks import BlockCache, no_level, spans_of, squeezed
 from overtile.pipelines.errors import DataError, UnreadableError
-from overtile.pipelines.formats import Index, open_image, unreadable
+from overtile.pipelines.formats import Index, Stored, open_image, unreadable
 
 _WHITE_IS_ZERO, _PALETTE, _UNCOMPRESSED = 0, 3, 1  # of TIFF's tags
 _JPEG = {6, 7, 34892, 33007}  # the compressions that keep tables apart
 
 
-def open_tiff(path: Path, level: int, cache: BlockCache) -> Source:
+def open_tiff(path: Path, level: int, cache: BlockCache) -> Stored:
     """The first image of a TIFF file, at one level of its pyramid.
 
     Raises:
@@ -66,9 +66,8 @@ def open_tiff(path: Path, level: int, cache: BlockCache) -> Source:
             array = ~array if dtype.kind == "b" else (top - array).astype(dtype)
         return squeezed(array, index)
 
-    blocks = (1,) * lead + read.blocks
     tags = told.tags if told else {}
-    return Source(series.axes, shape, dtype, pixels, None, spacing, tags, blocks=blocks)
+    return Stored(series.axes, shape, dtype, pixels, None, spacing, tags)
 
 
 class _Pages:
@@ -78,7 +77,7 @@ class _Pages:
         self, path: Path, series: Any, shape: tuple[int, ...], lead: int, cache: BlockCache
     ) -> None:
         self.path, self.series, self.cache = path, series, cache
-        self.lead, self.shape = shape[:lead], shape[lead:]
+        self.lead = shape[:lead]
         self.page = page = series.keyframe
         self.file = path.open("rb")
         self._lock = threading.Lock()  # pages are found by seeking
@@ -102,8 +101,6 @@ class _Pages:
         step = page.tilelength if page.is_tiled else page.rowsperstrip
         across = page.tilewidth if page.is_tiled else width
         self.block = (min(step, length), min(across, width))
-        if self.raw is not None:
-            self.block = (min(256, length), width)
         needed = int(np.prod(self.block)) * colours * stored.itemsize
         if self.raw is None and needed > cache.limit:
             kind = "tiles" if page.is_tiled else "strips"
@@ -113,8 +110,6 @@ class _Pages:
                 f"{cache.limit / 2**20:.0f} MiB are free for that: save it with smaller tiles, or "
                 "allow more --memory"
             )
-        # a page is [rows, columns] or [rows, columns, colours]
-        self.blocks = (*self.block, *((colours,) if len(self.shape) == 3 else ()))
 
     def __call__(self, place: tuple[int, ...], spans: Sequence[tuple[int, int]]) -> NDArray[Any]:
         rows, columns, *colours = spans

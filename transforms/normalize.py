@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 METHODS = ("zscore", "percentile", "none")
+PERCENTILES = (1, 99.8)
 
 
 class NormalizeImage(Transform):
@@ -43,7 +44,7 @@ class NormalizeImage(Transform):
         if self.method == "zscore":
             low, width = values.mean(), values.std()
         elif self.method == "percentile":
-            low, high = np.percentile(values, (1, 99.8))
+            low, high = np.percentile(values, PERCENTILES)
             width = high - low
         else:
             low, width = 0.0, 1.0
