@@ -26,6 +26,7 @@ from overtile.pipelines.request import Request, Result, check_request, ready
 from overtile.pipelines.runner import LocalRunner, Runner
 from overtile.pipelines.sources import unpack
 from overtile.pipelines.stages import make
+from overtile.pipelines.stitching import Stitching
 
 CHUNK = {2: 1024, 3: 128}
 """Sides of a chunk in pixels, by the dimensions of the bundle."""
@@ -102,9 +103,9 @@ def _prepare(request: Request) -> tuple[Job, bool]:
                 f"--bundle {request.bundle}: its postprocessing makes no instances; give --output "
                 "probabilities"
             )
-        if request.labels:
-            _ = here.stitching  # refuses what cannot be stitched
         planned = {"token": uuid.uuid4().hex, **_plan(request, here)}
+        if here.trained.settings is not None and request.labels:
+            Stitching(here.trained.settings, here.layout.plane, planned["chunk"])  # may refuse
         work.mkdir(exist_ok=True)
         write_text(file, json.dumps({"asked": asked, "planned": planned}, indent=2))
     if request.source.name.lower().endswith(".gz"):
