@@ -42,6 +42,7 @@ class Stored:
         affine: voxel index to millimetres (right, anterior, superior), where the format has one.
         spacing: micrometres a pixel by axis letter, where an OME file says so.
         tags: what a TIFF says of its resolution, to be written back.
+        close: closes what is kept open between calls of ``pixels``.
     """
 
     axes: str
@@ -51,6 +52,7 @@ class Stored:
     affine: NDArray[np.float64] | None = None
     spacing: dict[str, float] = field(default_factory=dict)
     tags: dict[str, Any] = field(default_factory=dict)
+    close: Callable[[], None] = field(default=lambda: None, repr=False)
 
 
 def open_image(path: Path, labels: bool = False) -> Stored:

@@ -82,8 +82,12 @@ class Opened:
         path = Path(job.source)
         stored = open_source(path, job.level, job.cache)
         channel = self.trained.channel if job.channel is None else job.channel
-        self.planes = Planes(stored, path, self.trained.spatial_dims, channel, job.grey)
-        self.layout = Layout.of(self.planes, job.chunk)
+        try:
+            self.planes = Planes(stored, path, self.trained.spatial_dims, channel, job.grey)
+            self.layout = Layout.of(self.planes, job.chunk)
+        except Exception:
+            stored.close()
+            raise
         self._lock = threading.Lock()
         self._arrays: dict[str, Any] = {}
         self._numberings: dict[int, Numbering] = {}
@@ -171,18 +175,28 @@ def _trained(bundle: str, settings: str, stamp: tuple[int, ...]) -> Trained:
     return load_trained(Path(bundle), json.loads(settings))
 
 
-_opening = threading.Lock()
-
-
-@lru_cache(maxsize=1)
-def _open(job: Job) -> Opened:
-    return Opened(job)
+_lock = threading.Lock()
+_current: list[Opened] = []
 
 
 def opened(job: Job) -> Opened:
-    """A job with its files, opened once in every process."""
-    with _opening:
-        return _open(job)
+    """A job with its files, opened once in every process; the one before is closed."""
+    with _lock:
+        if not _current or _current[0].job != job:
+            _close()
+            _current.append(Opened(job))
+        return _current[0]
+
+
+def close_job() -> None:
+    """Close the files of the job that was opened last."""
+    with _lock:
+        _close()
+
+
+def _close() -> None:
+    while _current:
+        _current.pop().planes.stored.close()
 
 
 def seen(job: Job, function: Callable[[NDArray[Any]], Any], key: Key) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
-from overtile.pipelines.job import PredictChunk
+from overtile.pipelines.job import Job, PredictChunk
 from overtile.pipelines.planes import Key
 
 Item = TypeVar("Item")
@@ -21,14 +21,14 @@ _THREADS = 2  # for everything else: one works while the other reads or writes
 class Runner(Protocol):
     """What hands tasks out."""
 
-    def predict(self, task: PredictChunk, keys: Iterable[Key]) -> Iterator[Key]:
-        """Do the task for all keys; hands out each once it is done."""
+    def check(self, job: Job) -> None:
+        """Refuse a job that cannot be done here."""
+
+    def predict(self, task: PredictChunk, keys: Iterable[Key]) -> Iterator[Any]:
+        """Do the task for all keys in order; something comes back once each is done."""
 
     def map(self, function: Callable[[Item], Any], items: Iterable[Item]) -> Iterator[Any]:
         """What the function answers to all items, in order."""
-
-    def close(self) -> None:
-        """Stop, and forget what was not begun."""
 
 
 def windowed(
@@ -50,6 +50,9 @@ class LocalRunner:
     def __init__(self) -> None:
         self._reader, self._writer = (ThreadPoolExecutor(1) for _ in range(2))
         self._others = ThreadPoolExecutor(_THREADS)
+
+    def check(self, job: Job) -> None:
+        """Everything can be done here."""
 
     def predict(self, task: PredictChunk, keys: Iterable[Key]) -> Iterator[Key]:
         """One thread reads ahead, the caller's runs the network, a third writes behind."""

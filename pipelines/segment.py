@@ -21,7 +21,7 @@ from overtile import __version__
 from overtile.networks import GeometryError
 from overtile.pipelines.errors import ConfigurationError, DataError
 from overtile.pipelines.formats import files_of
-from overtile.pipelines.job import Job, Opened, opened, write_text
+from overtile.pipelines.job import Job, Opened, close_job, opened, write_text
 from overtile.pipelines.request import Request, Result, check_request, ready
 from overtile.pipelines.runner import LocalRunner, Runner
 from overtile.pipelines.sources import unpack
@@ -47,10 +47,12 @@ def segment(request: Request, runner: Runner | None = None) -> Result:
             work folder is of another job.
     """
     check_request(request)
-    own = runner is None
-    runner = LocalRunner() if runner is None else runner
+    own = LocalRunner() if runner is None else None
+    runner = own if runner is None else runner
+    assert runner is not None
     try:
         job, resumed = _prepare(request)
+        runner.check(job)
         finished = request.work / "finished.json"
         if not finished.is_file():
             write_text(finished, json.dumps(make(job, runner, request.target.name, request.show)))
@@ -63,8 +65,9 @@ def segment(request: Request, runner: Runner | None = None) -> Result:
             f"kept in {request.work}: make room, and give the same command again"
         ) from error
     finally:
-        if own:
-            runner.close()
+        if own is not None:
+            own.close()
+        close_job()
 
 
 def _prepare(request: Request) -> tuple[Job, bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -29,7 +30,14 @@ def open_tiff(path: Path, level: int, cache: BlockCache) -> Stored:
         DataError: if its pixels cannot be read in parts.
         ConfigurationError: if there is no such level.
     """
-    tif = tifffile.TiffFile(path)
+    with ExitStack() as stack:
+        tif = stack.enter_context(tifffile.TiffFile(path))
+        stored = _open(path, tif, level, cache)
+        stack.pop_all()  # it stays open for ``pixels``
+    return stored
+
+
+def _open(path: Path, tif: tifffile.TiffFile, level: int, cache: BlockCache) -> Stored:
     if not tif.series or not tif.series[0].levels:
         raise ValueError("it holds no pixels")
     levels = tif.series[0].levels
@@ -67,7 +75,7 @@ def open_tiff(path: Path, level: int, cache: BlockCache) -> Stored:
         return squeezed(array, index)
 
     tags = told.tags if told else {}
-    return Stored(series.axes, shape, dtype, pixels, None, spacing, tags)
+    return Stored(series.axes, shape, dtype, pixels, None, spacing, tags, tif.close)
 
 
 class _Pages:
@@ -79,7 +87,7 @@ class _Pages:
         self.path, self.series, self.cache = path, series, cache
         self.lead = shape[:lead]
         self.page = page = series.keyframe
-        self.file = path.open("rb")
+        self.file = page.parent.filehandle.fileno()
         self._lock = threading.Lock()  # pages are found by seeking
         samples, depth, length, width, colours = page.shaped
         if depth > 1 or samples > 1:
@@ -122,7 +130,7 @@ class _Pages:
         return array[..., slice(*colours[0])]
 
     def _pread(self, offset: int, size: int, what: str) -> bytes:
-        data = os.pread(self.file.fileno(), size, offset)
+        data = os.pread(self.file, size, offset)
         if len(data) < size:
             raise UnreadableError(
                 f"{self.path}: the file ends within {what}; expected {size} bytes at {offset}"
