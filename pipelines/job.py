@@ -35,6 +35,7 @@ class Job:
     """What is to be done, small enough to be sent around.
 
     Attributes:
+        name: of the image as the user gave it.
         source: the file or folder to read, uncompressed.
         level: of its pyramid.
         channel: of several the one to take.
@@ -50,6 +51,7 @@ class Job:
         token: another one for every new start, since files of the same names may hold other things.
     """
 
+    name: str
     source: str
     level: int
     channel: int | str | None
@@ -224,6 +226,7 @@ def _readable(here: Opened, key: Key, read: Callable[[], Any]) -> Any:
         return read()
     except DataError as error:
         told = str(error).replace("--skip_unreadable True", "--skip_unreadable")
+        told = told.replace(here.job.source, here.job.name)
         if here.job.skip_unreadable and isinstance(error, UnreadableError):
             here.note_unreadable(key, f"{here.layout.text(key)}: {told}")
             return None

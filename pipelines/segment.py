@@ -73,6 +73,7 @@ def segment(request: Request, runner: Runner | None = None) -> Result:
 def _prepare(request: Request) -> tuple[Job, bool]:
     """The job, and whether it was begun already."""
     job = Job(
+        str(request.source),
         str(request.source.absolute()),
         request.level,
         request.channel,

@@ -159,7 +159,7 @@ def unpack(path: Path, folder: Path) -> Path:
     partial = target.with_name(f"partial.{target.name}")
     with gzip.open(path) as packed, partial.open("wb") as plain:
         try:
-            while data := packed.read(_ASIDE):
+            while data := packed.read1(_ASIDE):  # all that there is before it breaks off
                 plain.write(data)
         except (EOFError, zlib.error, gzip.BadGzipFile):
             pass

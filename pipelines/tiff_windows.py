@@ -133,7 +133,8 @@ class _Pages:
         data = os.pread(self.file, size, offset)
         if len(data) < size:
             raise UnreadableError(
-                f"{self.path}: the file ends within {what}; expected {size} bytes at {offset}"
+                f"{self.path}: the file ends within {what}; expected {size} bytes at {offset} "
+                "(--skip_unreadable True goes on without it)"
             )
         return data
 

@@ -32,11 +32,10 @@ def toy_bundle(folder: Path, image: NDArray[Any], seed: int = 3) -> Path:
         apart = (answer[1] - answer[0]).ravel()
         apart = apart[:: max(1, len(apart) // 100_000)]
         middle, high = (torch.quantile(apart, q) for q in (0.75, 0.9))
-        last = network.head if hasattr(network, "head") else list(network.modules())[-1]
-        scale = 3 / (high - middle)
-        last.weight *= scale
-        last.bias *= scale
-        last.bias[1] -= middle * scale
+        scale = 2 / (high - middle)
+        network.head.weight *= scale
+        network.head.bias *= scale
+        network.head.bias[1] -= middle * scale
     torch.save(network.state_dict(), folder / "models" / "model.pt")
     return folder
 

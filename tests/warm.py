@@ -2,7 +2,8 @@
 
 Importing takes longer than most commands do. A fork is otherwise what a user starts: its own
 arguments, folder, environment and output, the same module run as ``__main__``, the same exit code.
-Reads one JSON object a line, answers with one exit code a line; ``kill_after`` seconds end a fork
+Reads one JSON object a line, answers with one exit code a line, or with the number of a process in
+the ``background`` at once; ``kill_after`` seconds end a fork
 that still runs then, as ``kill -9`` does, and no file may grow above ``limit_file`` bytes.
 """
 
@@ -62,7 +63,10 @@ def main() -> None:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-        print(os.waitstatus_to_exitcode(wait(child, job.get("kill_after"))), flush=True)
+        if job.get("background"):
+            print(child, flush=True)
+        else:
+            print(os.waitstatus_to_exitcode(wait(child, job.get("kill_after"))), flush=True)
 
 
 def wait(child: int, kill_after: float | None) -> int:

@@ -81,7 +81,7 @@ def whole(bundle: Path, image: NDArray[Any], **settings: Any) -> tuple[NDArray[A
 
 def run(source: Path, target: Path, bundle: Path, **options: Any) -> NDArray[Any]:
     result = segment(Request(source, target, bundle, **{"chunk": CHUNK, "show": False, **options}))
-    assert not list(target.parent.glob("partial.*"))
+    assert not list(target.parent.glob(f"partial.{target.name}*"))
     assert result.target == target
     array: NDArray[Any] = (
         tifffile.imread(target) if target.suffix == ".tif" else zarr.open(target)["0"][:]
@@ -126,7 +126,8 @@ def test_grey_values_are_those_of_the_whole_image(
     settings = {"normalize": normalize}
     found = run(tmp_path / "image.tif", tmp_path / "p.zarr", toy, labels=False, settings=settings)
     expected, _ = whole(toy, shifted, **settings)
-    assert np.abs(found - expected).max() < NEARLY
+    # grey values of thousands magnify even more
+    assert np.abs(found - expected).max() < (10 if normalize == "none" else 1) * NEARLY
     assert np.ptp(expected) > 0.1
 
 
@@ -305,26 +306,25 @@ def test_a_tiff_holds_the_same_labels(tmp_path: Path, toy: Path, image: NDArray[
 def test_killed_at_any_moment_it_goes_on(
     bundle: Bundle, toy: Path, tmp_path: Path, target: str
 ) -> None:
-    tifffile.imwrite(tmp_path / "image.tif", touching_cells(6, (260, 310))[0], tile=(64, 64))
-    command = ("segment", "image.tif", target, "--bundle", toy, "--chunk", 32)
+    tifffile.imwrite(tmp_path / "image.tif", touching_cells(6, (160, 190))[0], tile=(64, 64))
+    command = ("segment", "image.tif", target, "--bundle", toy, "--chunk", 48)
     began = time.monotonic()
     assert bundle.overtile(*command).returncode == 0
     lasts = time.monotonic() - began
     (tmp_path / "whole").mkdir()
     (tmp_path / target).rename(tmp_path / "whole" / target)
     expected = files(tmp_path / "whole" / target)
-    moments = random.Random(target)
-    kills, code = 0, -9
-    while code:
-        # sooner or later it is let through, else a slow machine would never finish
-        moment = moments.uniform(0, lasts) if kills < 12 else None
-        done = bundle.overtile(*command, kill_after=moment)
-        code = done.returncode
-        assert code in (0, -9), done.stderr
-        kills += code == -9
-        if code == -9 and (tmp_path / target).exists():
-            assert files(tmp_path / target) == expected  # never a part of the result
-    assert kills > 1
+    moments, kills = random.Random(target), 0
+    while kills < 4:
+        done = bundle.overtile(*command, kill_after=moments.uniform(0, lasts))
+        assert done.returncode in (0, -9), done.stderr
+        kills += done.returncode == -9
+        if (tmp_path / target).exists():  # whole, or not there
+            assert files(tmp_path / target) == expected
+        if not done.returncode:
+            shutil.move(tmp_path / target, tmp_path / f"finished{lasts}")
+            lasts *= 0.8  # the first one had more to load
+    assert bundle.overtile(*command).returncode == 0
     assert files(tmp_path / target) == expected
     assert not list(tmp_path.glob("partial.*"))
 
@@ -381,7 +381,7 @@ def test_a_full_disk_loses_nothing(bundle: Bundle, toy: Path, tmp_path: Path) ->
     noise = np.random.default_rng(0).normal(1000, 200, (130, 130)).astype(np.uint16)
     tifffile.imwrite(tmp_path / "image.tif", noise)
     command = ("segment", "image.tif", "p.ome.zarr", "--bundle", toy, "--output", "probabilities")
-    done = bundle.overtile(*command, "--chunk", 64, limit_file=12_000)
+    done = bundle.overtile(*command, "--chunk", 128, limit_file=8_000)
     assert done.returncode == 2, done.stderr
     assert "p.ome.zarr: cannot be written (File too large)" in done.stderr
     assert "give the same command again" in done.stderr
@@ -390,10 +390,10 @@ def test_a_full_disk_loses_nothing(bundle: Bundle, toy: Path, tmp_path: Path) ->
     # edges are smaller than a whole chunk, and these were written
     chunks = [p for p in (tmp_path / "partial.p.ome.zarr").rglob("c/*/*") if p.is_file()]
     assert all(".partial" not in p.name and p.stat().st_size for p in chunks)
-    assert bundle.overtile(*command, "--chunk", 64).returncode == 0
+    assert bundle.overtile(*command, "--chunk", 128).returncode == 0
     resumed = files(tmp_path / "p.ome.zarr")
     shutil.rmtree(tmp_path / "p.ome.zarr")
-    assert bundle.overtile(*command, "--chunk", 64).returncode == 0
+    assert bundle.overtile(*command, "--chunk", 128).returncode == 0
     assert files(tmp_path / "p.ome.zarr") == resumed
 
 
@@ -443,12 +443,12 @@ def test_truncated_nifti_and_missing_slices_are_named(
 ) -> None:
     _save(tmp_path / "v", volume, "nii.gz", (2.0, 0.5, 0.5))
     cut(tmp_path / "v.nii.gz", 0.5)
-    with pytest.raises(DataError, match=r"chunk \d/\d/\d \(z \d+:\d+, y .*v\.nii"):
+    with pytest.raises(DataError, match=r"chunk \d/\d/\d \(z \d+:\d+, y .*v\.nii\.gz"):
         run(tmp_path / "v.nii.gz", tmp_path / "l.zarr", toy_3d, chunk=16)
     _save(tmp_path / "d", volume, "dicom", (2.0, 0.5, 0.5))
     cut(tmp_path / "d" / "012.dcm", 0.4)
     with pytest.raises(DataError, match=r"chunk 0/0/0 .*012\.dcm"):
-        run(tmp_path / "d", tmp_path / "m.zarr", toy_3d, chunk=16)
+        run(tmp_path / "d", tmp_path / "l.zarr", toy_3d, chunk=16, overwrite=True)
 
 
 def test_what_cannot_be_is_refused_in_one_line(
@@ -535,5 +535,5 @@ def test_memory_stays_within_the_limit(large: Path, toy: Path, tmp_path: Path) -
         check=True,
     )
     peak = int(done.stdout.split()[-1])
-    assert limit / 1.1 < BYTES_PER_PIXEL * 4096**2  # it could not have been done at once
     assert peak < limit
+    assert peak / 2 + BYTES_PER_PIXEL * 4096**2 > limit, peak  # not possible at once
