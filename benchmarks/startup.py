@@ -9,10 +9,12 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from monai.transforms import Compose
 
+from benchmarks.figure import Figure
 from overtile.pipelines.data import find_data
 from overtile.pipelines.dataset import CachedDataset
 from overtile.pipelines.loading import ReadImaged
@@ -38,7 +40,7 @@ def read_all(folder: Path, cache: Path) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
+def figures() -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         pairs = generate("cells", {"train": IMAGES}, (256, 256), seed=0)
@@ -46,11 +48,16 @@ def main() -> None:
         naive = [read_all(folder, root / f"cache-{n}") for n in range(REPEATS)]
         later = [read_all(folder, root / "cache-0") for _ in range(REPEATS)]
     first, again = statistics.median(naive), statistics.median(later)
-    print(
-        f"start of training on {IMAGES} images: {first / again:.1f} times faster from the cache "
-        f"than by decoding ({again:.1f} s against {first:.1f} s)"
+    yield Figure(
+        f"start of training on {IMAGES} images",
+        first / again,
+        None,
+        "higher",
+        f"{first / again:.1f} times faster from the cache than by decoding ({again:.1f} s against "
+        f"{first:.1f} s)",
     )
 
 
 if __name__ == "__main__":
-    main()
+    for figure in figures():
+        print(figure)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Iterator
 
 import torch
 from monai.inferers import SimpleInferer
 
+from benchmarks.figure import Figure
 from overtile.networks import (
     MixedPrecisionInferer,
     PixelWeightedCrossEntropyLoss,
@@ -39,15 +41,20 @@ def seconds(precision: str, memory_format: torch.memory_format) -> float:
     return statistics.median(times[1:])
 
 
-def main() -> None:
+def figures() -> Iterator[Figure]:
     plain = seconds("float32", torch.contiguous_format)
     for precision in ("float32", "auto"):
         ours = seconds(precision, torch.channels_last)
-        print(
-            f"training step, precision {precision}, channels innermost: {plain / ours:.2f} times "
-            f"faster than float32 with channels outermost ({ours:.2f} s against {plain:.2f} s)"
+        yield Figure(
+            f"training step, precision {precision}, channels innermost",
+            plain / ours,
+            None,
+            "higher",
+            f"{plain / ours:.2f} times faster than float32 with channels outermost ({ours:.2f} s "
+            f"against {plain:.2f} s)",
         )
 
 
 if __name__ == "__main__":
-    main()
+    for figure in figures():
+        print(figure)
