@@ -108,13 +108,16 @@ def is_image(path: Path) -> bool:
 def is_dicom_series(folder: Path) -> bool:
     """Whether a folder holds DICOM files, with or without their suffix."""
     for file in sorted(folder.iterdir())[:3]:
-        if file.is_file():
-            if file.name.lower().endswith(DICOM):
-                return True
-            with file.open("rb") as start:
-                if start.read(132)[128:] == b"DICM":
-                    return True
+        if file.is_file() and (file.name.lower().endswith(DICOM) or _is_dicom(file)):
+            return True
     return False
+
+
+def _is_dicom(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    with file.open("rb") as start:
+        return start.read(132)[128:] == b"DICM"
 
 
 def files_of(path: Path) -> list[Path]:
@@ -267,7 +270,7 @@ def dicom_reader(path: Path, names: Sequence[str] = ()) -> Any:
         names: the files of it to read, in order; default: all.
 
     Raises:
-        DataError: if the folder holds several series.
+        DataError: if the folder holds several series, or a slice is broken.
     """
     import itk
 
@@ -283,6 +286,13 @@ def dicom_reader(path: Path, names: Sequence[str] = ()) -> Any:
                 f"{path}: {len(series)} DICOM series; expected one a folder: put each into its own"
             )
         names = list(finder.GetFileNames(series[0]))
+        known = {Path(name).name for name in names}
+        for file in sorted(path.iterdir()):  # GDCM leaves broken slices out without a word
+            if file.name not in known and file.name != "DICOMDIR" and _is_dicom(file):
+                raise UnreadableError(
+                    f"{file}: a DICOM file that is no slice of the series; expected an intact "
+                    "file: replace it, or move it elsewhere"
+                )
     reader = itk.ImageSeriesReader[itk.Image[itk.F, 3]].New()
     reader.SetImageIO(itk.GDCMImageIO.New())
     reader.SetFileNames(names)

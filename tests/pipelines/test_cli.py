@@ -30,6 +30,7 @@ COMMANDS = (
     ("data",),
     ("data", "look"),
     ("data", "synth"),
+    ("segment",),
     ("completion",),
 )
 FEW = ("--train", "2", "--val", "1", "--test", "1", "--size", "32x40")
