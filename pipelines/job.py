@@ -171,34 +171,32 @@ def _stamp(bundle: Path) -> tuple[int, ...]:
     return tuple(file.stat().st_mtime_ns for file in files if file.is_file())
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _trained(bundle: str, settings: str, stamp: tuple[int, ...]) -> Trained:
     """Loaded once for all jobs of the same files."""
     return load_trained(Path(bundle), json.loads(settings))
 
 
+_KEPT = 4  # jobs that may be open at once: a worker of a cluster may serve several users
 _lock = threading.Lock()
-_current: list[Opened] = []
+_opened: dict[Job, Opened] = {}
 
 
 def opened(job: Job) -> Opened:
-    """A job with its files, opened once in every process; the one before is closed."""
+    """A job with its files, opened once in every process."""
     with _lock:
-        if not _current or _current[0].job != job:
-            _close()
-            _current.append(Opened(job))
-        return _current[0]
+        if job not in _opened:
+            if len(_opened) == _KEPT:  # not closed: another thread may be using the oldest
+                del _opened[next(iter(_opened))]
+            _opened[job] = Opened(job)
+        return _opened[job]
 
 
-def close_job() -> None:
-    """Close the files of the job that was opened last."""
+def close_jobs() -> None:
+    """Close the files of all jobs."""
     with _lock:
-        _close()
-
-
-def _close() -> None:
-    while _current:
-        _current.pop().planes.stored.close()
+        while _opened:
+            _opened.popitem()[1].planes.stored.close()
 
 
 def seen(job: Job, function: Callable[[NDArray[Any]], Any], key: Key) -> Any:

@@ -21,7 +21,7 @@ from overtile import __version__
 from overtile.networks import GeometryError
 from overtile.pipelines.errors import ConfigurationError, DataError
 from overtile.pipelines.formats import files_of
-from overtile.pipelines.job import Job, Opened, close_job, opened, write_text
+from overtile.pipelines.job import Job, Opened, close_jobs, opened, write_text
 from overtile.pipelines.request import Request, Result, check_request, ready
 from overtile.pipelines.runner import LocalRunner, Runner
 from overtile.pipelines.sources import unpack
@@ -67,7 +67,7 @@ def segment(request: Request, runner: Runner | None = None) -> Result:
     finally:
         if own is not None:
             own.close()
-        close_job()
+        close_jobs()
 
 
 def _prepare(request: Request) -> tuple[Job, bool]:
