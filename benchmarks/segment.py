@@ -29,8 +29,8 @@ from overtile.pipelines.cluster import on_cluster
 from overtile.pipelines.job import PredictChunk, finish_labels, label_cores, opened, pieces
 from overtile.pipelines.request import Request
 from overtile.pipelines.runner import LocalRunner
-from overtile.pipelines.segment import _prepare, segment
-from overtile.pipelines.stages import _Stages
+from overtile.pipelines.segment import prepare, segment
+from overtile.pipelines.stages import Stages
 from overtile.pipelines.synthesis import touching_cells
 from overtile.pipelines.trained import load_trained
 from overtile.transforms import NormalizeImage
@@ -152,9 +152,9 @@ def estimate(folder: Path, overhead: float) -> Iterator[Figure]:
     zarr.create_array(source, data=image(4 * 512), chunks=(1024, 1024))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    job, _ = _prepare(Request(source, folder / "costs.ome.zarr", BUNDLE, show=False))
+    job, _ = prepare(Request(source, folder / "costs.ome.zarr", BUNDLE, show=False))
     here, runner = opened(job), LocalRunner()
-    stages = _Stages(job, runner, False)
+    stages = Stages(job, runner, False)
     stages.grey_values()
     stages.probabilities()  # all of them, so that a chunk has neighbours
     task, key = PredictChunk(job), (0, 0, 0)

@@ -51,7 +51,7 @@ def segment(request: Request, runner: Runner | None = None) -> Result:
     runner = own if runner is None else runner
     assert runner is not None
     try:
-        job, resumed = _prepare(request)
+        job, resumed = prepare(request)
         runner.check(job)
         finished = request.work / "finished.json"
         if not finished.is_file():
@@ -70,8 +70,14 @@ def segment(request: Request, runner: Runner | None = None) -> Result:
         close_jobs()
 
 
-def _prepare(request: Request) -> tuple[Job, bool]:
-    """The job, and whether it was begun already."""
+def prepare(request: Request) -> tuple[Job, bool]:
+    """The job in its work folder, which is made or gone on with; and whether it was begun already.
+
+    Raises:
+        ConfigurationError: if the work folder is of another job, or bundle, source, memory and
+            request do not go together.
+        DataError: if the source cannot be read.
+    """
     job = Job(
         str(request.source),
         str(request.source.absolute()),

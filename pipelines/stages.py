@@ -53,8 +53,8 @@ def make(job: Job, runner: Runner, name: str, show: bool | None) -> dict[str, An
     Raises:
         DataError: if the source cannot be read, or has colours and none is chosen.
     """
-    job = _Stages(job, runner, show).colours()
-    stages = _Stages(job, runner, show)
+    job = Stages(job, runner, show).colours()
+    stages = Stages(job, runner, show)
     stages.grey_values()
     stages.probabilities()
     cells = stages.labels() if job.labels else None
@@ -70,7 +70,15 @@ def make(job: Job, runner: Runner, name: str, show: bool | None) -> dict[str, An
 
 
 @dataclass
-class _Stages:
+class Stages:
+    """The stages of one job.
+
+    Attributes:
+        job: to do.
+        runner: hands out the tasks.
+        show: progress bars, as `make`.
+    """
+
     job: Job
     runner: Runner
     show: bool | None
