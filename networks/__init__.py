@@ -11,6 +11,7 @@ from overtile.networks.losses import (
 )
 from overtile.networks.memory import peak_bytes as peak_bytes
 from overtile.networks.precision import MixedPrecisionInferer as MixedPrecisionInferer
+from overtile.networks.region import RegionInferer as RegionInferer
 from overtile.networks.tiling import Tile as Tile
 from overtile.networks.tiling import Tiling as Tiling
 from overtile.networks.tiling import plan_tiles as plan_tiles

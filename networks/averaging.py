@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -60,19 +60,27 @@ class RotationAveragingInferer(Inferer):
             result: Tensor = self.inferer(inputs, network, *args, **kwargs)
             return result
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        total: Tensor | None = None
         quiet = not self.progress
-        for version in tqdm(range(self.versions), unit="version", disable=quiet, leave=False):
-            answer = self.inferer(turn(image, version), network, *args, **kwargs)
-            answer = self._to_average(turn_back(answer, version))
+        bar = tqdm(range(self.versions), unit="version", disable=quiet, leave=False)
+        answers = (
+            turn_back(self.inferer(turn(image, version), network, *args, **kwargs), version)
+            for version in bar
+        )
+        return with_metadata(self.average_of(answers), inputs)
+
+    def average_of(self, answers: Iterable[Tensor]) -> Tensor:
+        """Average the answers to all versions, each turned back already."""
+        total: Tensor | None = None
+        for answer in answers:
+            one = self._to_average(answer)
             if total is None:
-                total = answer
+                total = one
             elif self.average == "none":
-                total = total + answer
+                total = total + one
             else:
-                total = torch.logaddexp(total, answer)
+                total = torch.logaddexp(total, one)
         assert total is not None  # there is at least one version
-        return with_metadata(self._from_average(total), inputs)
+        return self._from_average(total)
 
     def _to_average(self, answer: Tensor) -> Tensor:
         # in logarithms: a probability of 1e-40 is 0 in float32, its logarithm is -92

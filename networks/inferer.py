@@ -112,7 +112,7 @@ class OverlapTileInferer(Inferer):
         """
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         geometry = self.geometry or geometry_of(network)
-        roi = self._roi(
+        roi = self.tile_size(
             image, geometry, lambda shape: peak_bytes(network, shape, image.dtype, *args, **kwargs)
         )
         tiling = plan_tiles(image.shape[2:], geometry, roi)
@@ -133,7 +133,7 @@ class OverlapTileInferer(Inferer):
                         for b, tile in batch
                     ]
                 )
-                outputs = _answered(network(tiles.to(sw_device)), tiling)
+                outputs = answered(network(tiles.to(sw_device)), tiling)
                 if result is None:
                     shape = (image.shape[0], outputs.shape[1], *tiling.image)
                     result = torch.empty(shape, dtype=outputs.dtype, device=device)
@@ -144,7 +144,7 @@ class OverlapTileInferer(Inferer):
         assert result is not None  # an image has at least one tile
         return result
 
-    def _roi(
+    def tile_size(
         self, image: Tensor, geometry: TileGeometry, predict: Callable[[Sequence[int]], int]
     ) -> tuple[int, ...]:
         """The input size of a tile, with what was left open filled in."""
@@ -233,7 +233,7 @@ def largest_tile(
     return tile(low)
 
 
-def _answered(outputs: Tensor, tiling: Tiling) -> Tensor:
+def answered(outputs: Tensor, tiling: Tiling) -> Tensor:
     """The pixels that tiles answer for: a valid network's all, a padded network's centre."""
     if not isinstance(outputs, Tensor):
         raise TypeError(f"the network returned {type(outputs).__name__}: expected one tensor")

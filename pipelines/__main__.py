@@ -7,6 +7,7 @@ checked: help and mistakes answer at once.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import webbrowser
 from collections.abc import Callable, Iterable, Iterator
@@ -220,8 +221,7 @@ def look(
     as_json: bool,
 ) -> None:
     """Say what the images and labels in DIR are, and which files deserve a look."""
-    if channel not in (None, "luminance") and not str(channel).isdecimal():
-        raise click.UsageError(f"--channel {channel}: expected a number from 0, or luminance")
+    number = _channel(channel)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give one that holds images")
     picture = picture or Path(f"{folder.resolve().name}-look.png")
@@ -233,7 +233,6 @@ def look(
     from overtile.pipelines.look import as_text
     from overtile.pipelines.look import look as look_at
 
-    number = int(channel) if channel is not None and channel.isdecimal() else channel
     found = look_at(folder, layout, labels, int(spatial_dims), number, picture)
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=2))
@@ -241,6 +240,13 @@ def look(
         click.echo(as_text(found))
     if found.picture and not _is("quiet") and not as_json:
         click.echo(f"\n  {'contact sheet':<14}  {found.picture}")
+
+
+def _channel(given: str | None) -> int | str | None:
+    """What ``--channel`` names."""
+    if given not in (None, "luminance") and not str(given).isdecimal():
+        raise click.UsageError(f"--channel {given}: expected a number from 0, or luminance")
+    return int(given) if given is not None and given.isdecimal() else given
 
 
 _PICTURES = (".png", ".jpg", ".pdf", ".svg")
@@ -347,6 +353,129 @@ def synth(
     elif not _is("quiet"):
         parts = ", ".join(f"{split} {count}" for split, count in counts.items())
         click.echo(f"{folder}: {parts} images of {kind}; layout {layout}, format {format}")
+
+
+class _Memory(click.ParamType[int]):
+    """``2G``, ``1.5GiB`` or ``800M``: bytes, in steps of 1024."""
+
+    name = "memory"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number of bytes."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([MG])(?:i?B)?", str(value), re.IGNORECASE)
+        if not found:
+            self.fail(f"{value!r}; expected a number with M or G, e.g. 2G", param, ctx)
+        return int(float(found[1]) * {"M": 2**20, "G": 2**30}[found[2].upper()])
+
+
+@overtile.command(
+    epilog=_examples(
+        "overtile segment slide.ome.tif nuclei.ome.zarr --bundle runs/mine",
+        "overtile segment slide.svs.tif level2.tif --bundle runs/mine --level 2",
+        "overtile segment brain.ome.zarr p.ome.zarr --bundle runs/mine --output probabilities",
+        "overtile segment slide.tif nuclei.ome.zarr --bundle runs/mine --set threshold=0.7",
+        "overtile segment slide.tif nuclei.ome.zarr --bundle runs/mine --scheduler tcp://host:8786",
+    )
+)
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of a bundle, or of a run.",
+)
+@click.option(
+    "--output",
+    type=click.Choice(["labels", "probabilities"]),
+    default="labels",
+    show_default=True,
+    help="Numbered cells, or P(cell).",
+)
+@click.option("--level", type=click.IntRange(0), default=0, show_default=True, help="Of a pyramid.")
+@click.option("--channel", metavar="N|luminance", help="Of several channels, the one to take.")
+@click.option(
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="A value of the bundle's inference.json to change; may be repeated.",
+)
+@click.option(
+    "--memory",
+    type=_Memory(),
+    default="2G",
+    show_default=True,
+    help="What the process may take (a worker, with --scheduler).",
+)
+@click.option(
+    "--chunk", type=click.IntRange(16), help="Side of a chunk in pixels.  [default: 1024; 3D: 128]"
+)
+@click.option("--overwrite", is_flag=True, help="Replace a target that exists.")
+@click.option(
+    "--skip-unreadable",
+    "--skip_unreadable",
+    is_flag=True,
+    help="Fill broken parts of the source with 0, and list them.",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster that does the work.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_loudness
+def segment(
+    source: Path,
+    target: Path,
+    bundle: Path,
+    output: str,
+    level: int,
+    channel: str | None,
+    settings: tuple[str, ...],
+    memory: int,
+    chunk: int | None,
+    overwrite: bool,
+    skip_unreadable: bool,
+    scheduler: str | None,
+    as_json: bool,
+) -> None:
+    """Segment SOURCE, an image of any size, chunk by chunk into TARGET.
+
+    TARGET is NAME.ome.zarr or NAME.tif. Stopped at any moment, the same command goes on.
+    """
+    number = _channel(channel)
+
+    from overtile.pipelines.request import Request, check_request, parse_settings
+
+    request = Request(
+        source,
+        target,
+        bundle,
+        output == "labels",
+        level,
+        number,
+        parse_settings(settings),
+        memory,
+        chunk,
+        overwrite,
+        skip_unreadable,
+        False if _is("quiet") else None,
+    )
+    check_request(request)
+
+    from overtile.pipelines.segment import segment as segment_image
+
+    if scheduler is None:
+        result = segment_image(request)
+    else:
+        from overtile.pipelines.cluster import on_cluster
+
+        with on_cluster(scheduler) as runner:
+            result = segment_image(request, runner)
+    if as_json:
+        click.echo(json.dumps(result.as_dict(), indent=2))
+    elif not _is("quiet"):
+        cells = "" if result.cells is None else f": {result.cells} cells"
+        click.echo(f"{result.target}{cells}")
+    for line in result.unreadable:
+        click.echo(f"overtile: filled with 0: {line}", err=True)
 
 
 @overtile.command(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -42,6 +42,7 @@ class Stored:
         affine: voxel index to millimetres (right, anterior, superior), where the format has one.
         spacing: micrometres a pixel by axis letter, where an OME file says so.
         tags: what a TIFF says of its resolution, to be written back.
+        close: closes what is kept open between calls of ``pixels``.
     """
 
     axes: str
@@ -51,6 +52,7 @@ class Stored:
     affine: NDArray[np.float64] | None = None
     spacing: dict[str, float] = field(default_factory=dict)
     tags: dict[str, Any] = field(default_factory=dict)
+    close: Callable[[], None] = field(default=lambda: None, repr=False)
 
 
 def open_image(path: Path, labels: bool = False) -> Stored:
@@ -106,13 +108,16 @@ def is_image(path: Path) -> bool:
 def is_dicom_series(folder: Path) -> bool:
     """Whether a folder holds DICOM files, with or without their suffix."""
     for file in sorted(folder.iterdir())[:3]:
-        if file.is_file():
-            if file.name.lower().endswith(DICOM):
-                return True
-            with file.open("rb") as start:
-                if start.read(132)[128:] == b"DICM":
-                    return True
+        if file.is_file() and (file.name.lower().endswith(DICOM) or _is_dicom(file)):
+            return True
     return False
+
+
+def _is_dicom(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    with file.open("rb") as start:
+        return start.read(132)[128:] == b"DICM"
 
 
 def files_of(path: Path) -> list[Path]:
@@ -228,7 +233,7 @@ def _load_nifti(path: Path) -> NDArray[Any]:
 def _dicom(path: Path) -> Stored:
     import itk
 
-    reader = _dicom_reader(path)
+    reader = dicom_reader(path)
     header = itk.GDCMImageIO.New()
     header.SetFileName(reader.GetFileNames()[0])
     header.ReadImageInformation()
@@ -251,17 +256,27 @@ def _dicom(path: Path) -> Stored:
 def _load_dicom(path: Path) -> NDArray[Any]:
     import itk
 
-    reader = _dicom_reader(path)
+    reader = dicom_reader(path)
     reader.Update()
     array: NDArray[Any] = itk.array_from_image(reader.GetOutput())
     return array.transpose()  # from z, y, x
 
 
-def _dicom_reader(path: Path) -> Any:
+def dicom_reader(path: Path, names: Sequence[str] = ()) -> Any:
+    """ITK's reader of a series, not run yet.
+
+    Args:
+        path: folder of one series, or a file.
+        names: the files of it to read, in order; default: all.
+
+    Raises:
+        DataError: if the folder holds several series, or a slice is broken.
+    """
     import itk
 
-    names = [str(path)]
-    if path.is_dir():
+    if not names and not path.is_dir():
+        names = [str(path)]
+    if not names:
         finder = itk.GDCMSeriesFileNames.New()
         finder.SetUseSeriesDetails(True)
         finder.SetDirectory(str(path))
@@ -271,6 +286,13 @@ def _dicom_reader(path: Path) -> Any:
                 f"{path}: {len(series)} DICOM series; expected one a folder: put each into its own"
             )
         names = list(finder.GetFileNames(series[0]))
+        known = {Path(name).name for name in names}
+        for file in sorted(path.iterdir()):  # GDCM leaves broken slices out without a word
+            if file.name not in known and file.name != "DICOMDIR" and _is_dicom(file):
+                raise UnreadableError(
+                    f"{file}: a DICOM file that is no slice of the series; expected an intact "
+                    "file: replace it, or move it elsewhere"
+                )
     reader = itk.ImageSeriesReader[itk.Image[itk.F, 3]].New()
     reader.SetImageIO(itk.GDCMImageIO.New())
     reader.SetFileNames(names)

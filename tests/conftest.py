@@ -53,19 +53,51 @@ class Bundle:
         self, name: str, run: str, *overrides: object, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         command = self.command(name, run, *overrides)
+        arguments = command[command.index("monai.bundle") + 1 :]
+        return self.fork("monai.bundle", arguments, env)
+
+    def overtile(
+        self, *words: object, env: dict[str, str] | None = None, **limits: float | None
+    ) -> subprocess.CompletedProcess[str]:
+        return self.fork("overtile.pipelines", [str(w) for w in words], env, **limits)
+
+    def fork(
+        self,
+        module: str,
+        arguments: list[str],
+        env: dict[str, str] | None = None,
+        **limits: float | None,
+    ) -> subprocess.CompletedProcess[str]:
         with tempfile.TemporaryDirectory() as folder:
-            outputs = {n: str(Path(folder) / n) for n in ("stdout", "stderr")}
-            job = {
-                "arguments": command[command.index("monai.bundle") + 1 :],
-                "cwd": str(self.folder),
-                "env": self.environment(env),
-                **outputs,
-            }
-            print(json.dumps(job), file=self.warm.stdin, flush=True)
-            assert self.warm.stdout is not None
-            code = int(self.warm.stdout.readline())
-            texts = [Path(path).read_text(errors="replace") for path in outputs.values()]
-        return subprocess.CompletedProcess(command, code, *texts)
+            outputs = [str(Path(folder) / name) for name in ("stdout", "stderr")]
+            code = self.ask(module, arguments, outputs, env, **limits)
+            texts = [Path(path).read_text(errors="replace") for path in outputs]
+        return subprocess.CompletedProcess([module, *arguments], code, *texts)
+
+    def background(self, module: str, arguments: list[str], log: Path) -> int:
+        """The number of a process that goes on; whoever starts it ends it."""
+        return self.ask(module, arguments, [str(log), str(log)], background=True)
+
+    def ask(
+        self,
+        module: str,
+        arguments: list[str],
+        outputs: list[str],
+        env: dict[str, str] | None = None,
+        **others: float | None,
+    ) -> int:
+        job = {
+            "module": module,
+            "arguments": arguments,
+            "cwd": str(self.folder),
+            "env": self.environment(env),
+            "stdout": outputs[0],
+            "stderr": outputs[1],
+            **others,
+        }
+        print(json.dumps(job), file=self.warm.stdin, flush=True)
+        assert self.warm.stdout is not None
+        return int(self.warm.stdout.readline())
 
     def start(self, name: str, run: str, *overrides: object) -> subprocess.Popen[str]:
         return subprocess.Popen(

@@ -1,8 +1,10 @@
-"""Run ``python -m monai.bundle`` in forks of one process that has imported it already.
+"""Run ``python -m monai.bundle`` or ``overtile`` in forks of one process that has imported both.
 
 Importing takes longer than most commands do. A fork is otherwise what a user starts: its own
 arguments, folder, environment and output, the same module run as ``__main__``, the same exit code.
-Reads one JSON object a line, answers with one exit code a line.
+Reads one JSON object a line, answers with one exit code a line, or with the number of a process in
+the ``background`` at once; ``kill_after`` seconds end a fork
+that still runs then, as ``kill -9`` does, and no file may grow above ``limit_file`` bytes.
 """
 
 from __future__ import annotations
@@ -10,13 +12,17 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import runpy
+import signal
 import sys
+import time
 from typing import Any
 
 import monai.bundle  # noqa: F401
 
 import overtile.pipelines.evaluation
+import overtile.pipelines.segment
 import overtile.pipelines.training  # noqa: F401
 
 
@@ -26,10 +32,12 @@ def run(job: dict[str, Any]) -> int:
     os.environ.update(job["env"])
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-    sys.argv = ["python -m monai.bundle", *job["arguments"]]
+    if "limit_file" in job:  # bytes; what is larger is refused as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit_file"], resource.RLIM_INFINITY))
+    sys.argv = [f"python -m {job['module']}", *job["arguments"]]
     sys.path[0] = job["cwd"]
     try:
-        runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+        runpy.run_module(job["module"], run_name="__main__", alter_sys=True)
         return 0
     except SystemExit as stopped:
         return exit_code(stopped)
@@ -47,14 +55,30 @@ def exit_code(stopped: SystemExit) -> int:
 
 def main() -> None:
     for line in sys.stdin:
+        job = json.loads(line)
         child = os.fork()
         if child == 0:
-            code = run(json.loads(line))
+            code = run(job)
             logging.shutdown()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        if job.get("background"):
+            print(child, flush=True)
+        else:
+            print(os.waitstatus_to_exitcode(wait(child, job.get("kill_after"))), flush=True)
+
+
+def wait(child: int, kill_after: float | None) -> int:
+    if kill_after is not None:
+        end = time.monotonic() + kill_after
+        while time.monotonic() < end:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                return status
+            time.sleep(0.002)
+        os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 METHODS = ("zscore", "percentile", "none")
+PERCENTILES = (1, 99.8)
 
 
 class NormalizeImage(Transform):
@@ -43,17 +44,23 @@ class NormalizeImage(Transform):
         if self.method == "zscore":
             low, width = values.mean(), values.std()
         elif self.method == "percentile":
-            low, high = np.percentile(values, (1, 99.8))
+            low, high = np.percentile(values, PERCENTILES)
             width = high - low
         else:
             low, width = 0.0, 1.0
-        result: NDArray[np.float32] = ((values - low) / (width or 1)).astype(np.float32)
+        result = scaled(values, float(low), float(width))
         if not isinstance(image, Tensor):
             return result
         tensor = torch.from_numpy(result).to(image.device)
         if isinstance(image, MetaTensor):
             return MetaTensor(tensor, meta=image.meta, applied_operations=image.applied_operations)
         return tensor
+
+
+def scaled(values: NDArray[Any], low: float, width: float) -> NDArray[np.float32]:
+    """Grey values of which ``low`` becomes 0 and ``low + width`` 1; a width of 0 counts as 1."""
+    result: NDArray[np.float32] = ((values - low) / (width or 1)).astype(np.float32)
+    return result
 
 
 class NormalizeImaged(MapTransform):

@@ -30,6 +30,7 @@ COMMANDS = (
     ("data",),
     ("data", "look"),
     ("data", "synth"),
+    ("segment",),
     ("completion",),
 )
 FEW = ("--train", "2", "--val", "1", "--test", "1", "--size", "32x40")
@@ -334,7 +335,7 @@ def test_a_report_is_made_and_opened(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("overtile ", {"completion", "data", "report", "show"}),
+        ("overtile ", {"completion", "data", "report", "segment", "show"}),
         ("overtile data sy", {"synth"}),
         ("overtile data synth x --la", {"--layout"}),
         ("overtile data synth --layout k", {"kaggle"}),

@@ -1,0 +1,224 @@
+"""Images larger than memory: python -m benchmarks.segment.
+
+Rate of ``overtile segment`` against segmenting the same image at once, peak memory at two sizes,
+rate of one and two workers of a Dask cluster, and what a chunk costs; from the costs, how long
+1, 10 and 100 workers take for a large slide. Needs the extra ``cluster``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import distributed
+import numpy as np
+import tifffile
+import torch
+import zarr
+
+from benchmarks.figure import Figure
+from overtile.networks import OverlapTileInferer, ValidUNet
+from overtile.pipelines.cluster import on_cluster
+from overtile.pipelines.job import PredictChunk, finish_labels, label_cores, opened, pieces
+from overtile.pipelines.request import Request
+from overtile.pipelines.runner import LocalRunner
+from overtile.pipelines.segment import prepare, segment
+from overtile.pipelines.stages import Stages
+from overtile.pipelines.synthesis import touching_cells
+from overtile.pipelines.trained import load_trained
+from overtile.transforms import NormalizeImage
+
+BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "touching_cells"
+SIDE, CHUNK = 1536, 256
+SLIDE, LARGE_CHUNK = 100_000, 1024
+SHARED = 1e9  # bytes a second that a file server is taken to give to all workers together
+SIZES = (1024, 4096)  # of the images whose peak memory is measured
+_MEMORY = """
+import resource, sys
+from overtile.pipelines.__main__ import main
+code = main(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+sys.exit(code)
+"""
+
+
+def image(side: int) -> Any:
+    part = touching_cells(0, (512, 512))[0]
+    count = side // 512
+    return np.tile(part, (count, count))
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def at_once(grey: Any) -> None:
+    """What ``inference`` does between reading and writing, with its own limit of memory."""
+    trained = load_trained(BUNDLE, {})
+    normalized = NormalizeImage(trained.normalize.method)(grey[None].astype(np.float32))
+    with torch.no_grad():
+        inferer = OverlapTileInferer(memory_limit=2**28)
+        answer = inferer(torch.from_numpy(np.asarray(normalized))[None], trained.network)
+    assert trained.settings is not None
+    trained.settings(answer[0].softmax(0).numpy())
+
+
+def rate(folder: Path) -> Iterator[Figure]:
+    source = folder / "image.tif"
+    tifffile.imwrite(source, image(SIDE), tile=(256, 256), compression="zlib")
+    segment(Request(source, folder / "warm.zarr", BUNDLE, show=False))
+    whole = seconds(lambda: at_once(tifffile.imread(source)))
+    ours = seconds(lambda: segment(Request(source, folder / "a.zarr", BUNDLE, show=False)))
+    yield Figure(
+        "segment against the image at once",
+        whole / ours,
+        0.8,
+        "higher",
+        f"{whole / ours:.2f} of its rate ({SIDE**2 / ours / 1e6:.2f} against "
+        f"{SIDE**2 / whole / 1e6:.2f} megapixels a second)",
+    )
+
+
+def memory(folder: Path) -> Iterator[Figure]:
+    """A small network: what grows with the image does not depend on it."""
+    bundle = folder / "bundle"
+    (bundle / "configs").mkdir(parents=True)
+    (bundle / "models").mkdir()
+    config = json.loads((BUNDLE / "configs" / "inference.json").read_text())
+    config["network_def"].update(features=[4, 8], dropout=0.0)
+    (bundle / "configs" / "inference.json").write_text(json.dumps(config))
+    torch.save(ValidUNet(features=(4, 8)).state_dict(), bundle / "models" / "model.pt")
+    peaks = []
+    for side in SIZES:
+        source = folder / f"{side}.zarr"  # of which nothing is kept decoded
+        zarr.create_array(source, data=image(side), chunks=(512, 512))
+        words = ["segment", str(source), str(folder / f"m{side}.zarr"), "--bundle", str(bundle)]
+        words += ["-q", "--set", "threshold=0.5", "--set", "extent=0.4"]
+        code = [sys.executable, "-W", "ignore", "-c", _MEMORY, *words]
+        done = subprocess.run(code, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.split()[-1]))
+    each = max(0.0, (peaks[1] - peaks[0]) / (SIZES[1] ** 2 - SIZES[0] ** 2))
+    there = peaks[1] + each * (30_000**2 - SIZES[1] ** 2)
+    yield Figure(
+        "peak memory",
+        there / 2**30,
+        2,
+        "lower",
+        f"{peaks[0] / 2**30:.2f} GiB at {SIZES[0]}x{SIZES[0]} and {peaks[1] / 2**30:.2f} GiB at "
+        f"{SIZES[1]}x{SIZES[1]} pixels; on that line {there / 2**30:.2f} GiB at 30000x30000",
+    )
+
+
+def workers(folder: Path) -> Iterator[Figure]:
+    source, took = folder / "scaling.tif", {}
+    tifffile.imwrite(source, image(SIDE), tile=(256, 256), compression="zlib")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    overhead = 0.0
+    for count in (1, 2):
+        with distributed.LocalCluster(
+            n_workers=count, threads_per_worker=1, dashboard_address=None, silence_logs=50
+        ) as cluster:
+            for turn in range(2):  # the first one loads
+                with on_cluster(cluster.scheduler_address, 60) as runner:
+                    target = folder / f"{count}-{turn}.zarr"
+                    request = Request(source, target, BUNDLE, chunk=CHUNK, show=False)
+                    took[count] = seconds(lambda r=request, u=runner: segment(r, u))
+                    if count == 2:
+                        overhead = seconds(lambda u=runner: list(u.map(abs, range(1000)))) / 1000
+    ratio = took[1] / took[2]
+    yield Figure(
+        "two workers against one",
+        ratio,
+        1.7,
+        "higher",
+        f"{ratio:.2f} times the rate ({took[1]:.1f} s and {took[2]:.1f} s, one thread each, for "
+        f"{(SIDE // CHUNK) ** 2} chunks)",
+    )
+    yield from estimate(folder, overhead)
+
+
+def estimate(folder: Path, overhead: float) -> Iterator[Figure]:
+    """From what one chunk costs one thread, how long a slide takes many."""
+    source = folder / "costs.zarr"
+    zarr.create_array(source, data=image(4 * 512), chunks=(1024, 1024))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    job, _ = prepare(Request(source, folder / "costs.ome.zarr", BUNDLE, show=False))
+    here, runner = opened(job), LocalRunner()
+    stages = Stages(job, runner, False)
+    stages.grey_values()
+    stages.probabilities()  # all of them, so that a chunk has neighbours
+    task, key = PredictChunk(job), (0, 0, 0)
+    window = task.read(key)
+    costs = {
+        "read": seconds(lambda: task.read(key)),
+        "network": seconds(lambda: task.compute(key, window)),
+    }
+    found = task.compute(key, window)
+    costs["write"] = seconds(lambda: task.write(key, found))
+    stages.labels()
+    for name, function, array in (
+        ("cores", label_cores, "cores"),
+        ("cells", finish_labels, "result/0"),
+    ):
+        (here.folder(array) / here.layout.name(key)).unlink()
+        costs[name] = seconds(lambda f=function: f(job, key))
+    costs["faces"] = seconds(lambda: pieces(job, 0, key[1:]))
+    stored = sum(
+        (here.folder(a) / here.layout.name(key)).stat().st_size
+        for a in ("probabilities", "cores", "result/0")
+    )
+    joined = seconds(lambda: here.stitching.join(here.plane("cores", 0))) / 4 - costs["faces"]
+    runner.close()
+    torch.set_num_threads(threads)
+
+    chunks = (SLIDE / LARGE_CHUNK) ** 2
+    tasks = 5  # grey values, network, cores, faces, cells
+    work = sum(costs.values()) + costs["read"]  # read twice
+    # written once; probabilities and cores are read again, with the chunks around
+    traffic = 2 * 2 * LARGE_CHUNK**2 + 3 * stored
+    serial = max(0.0, joined) + tasks * overhead
+    limits = {
+        "the scheduler and the joining": work / serial,
+        f"a file server of {SHARED / 1e9:g} GB a second": work / (traffic / SHARED),
+    }
+    first = min(limits, key=lambda name: limits[name])
+    parts = ", ".join(f"{name} {cost * 1e3:.0f} ms" for name, cost in costs.items())
+    yield Figure("a chunk of 1024x1024 pixels, one thread", work, None, "lower", parts)
+    for count in (1, 10, 100):
+        hours = chunks * max(work / count, serial, traffic / SHARED) / 3600
+        yield Figure(
+            f"{SLIDE}x{SLIDE} pixels, {count} workers (estimate)",
+            hours,
+            None,
+            "lower",
+            f"{hours:.2f} hours; {first} would be busy to {100 * count / limits[first]:.0f} %",
+        )
+    yield Figure(
+        "what saturates first (estimate)",
+        limits[first],
+        None,
+        "higher",
+        f"{first}, at {limits[first]:.0f} workers of one thread ({overhead * 1e3:.1f} ms a task, "
+        f"{traffic / 1e6:.0f} MB and {work:.1f} s a chunk)",
+    )
+
+
+def figures() -> Iterator[Figure]:
+    for part in (rate, memory, workers):
+        with tempfile.TemporaryDirectory() as folder:
+            yield from part(Path(folder))
+
+
+if __name__ == "__main__":
+    for figure in figures():
+        print(figure, flush=True)

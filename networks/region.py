@@ -1,0 +1,183 @@
+"""Answers of a network for one region of an image that is never in memory as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from monai.inferers import Inferer, SimpleInferer
+from torch import Tensor
+
+from overtile.networks.averaging import RotationAveragingInferer, turn, turn_back
+from overtile.networks.geometry import GeometryError, TileGeometry
+from overtile.networks.inferer import OverlapTileInferer, answered, geometry_of
+from overtile.networks.memory import peak_bytes
+from overtile.networks.precision import MixedPrecisionInferer
+from overtile.networks.tiling import Tile, plan_tiles, read_tile
+
+Box = tuple[slice, ...]
+
+
+class RegionInferer:
+    """Run an inferer on one region of an image: what it would answer there for the whole image.
+
+    The region comes in a window with `reach` pixels around it. Tiles start at multiples of the
+    network's alignment, counted from the image's origin, and in a rotated version from the origin
+    of the rotated image; so every pixel is computed as in a pass over the whole image.
+
+    Args:
+        inferer: an `OverlapTileInferer`, alone or in a `RotationAveragingInferer`, a
+            `MixedPrecisionInferer` or both.
+        network: that answers, in evaluation mode.
+        spatial_dims: 2 or 3.
+
+    Raises:
+        GeometryError: for another inferer, whose answer depends on where its windows lie, or a
+            network without a geometry.
+    """
+
+    def __init__(
+        self, inferer: Inferer, network: Callable[..., Tensor], spatial_dims: int = 2
+    ) -> None:
+        self.averaging: RotationAveragingInferer | None = None
+        self.network, found = network, inferer
+        while not isinstance(found, OverlapTileInferer):
+            if isinstance(found, RotationAveragingInferer):
+                self.averaging = found
+            elif isinstance(found, MixedPrecisionInferer):
+                self.network = _mixed(found.precision, network)
+            else:
+                raise GeometryError(
+                    f"inferer {type(found).__name__}: its answer depends on where its windows lie; "
+                    "set its _target_ to overtile.networks.OverlapTileInferer"
+                )
+            found = found.inferer
+        self.tiles = found
+        self.geometry: TileGeometry = found.geometry or geometry_of(network)
+        self.axes = tuple(self.geometry.axis(axis) for axis in range(spatial_dims))
+
+    @property
+    def multiple(self) -> tuple[int, ...]:
+        """What a region's start has to be a multiple of, along each axis."""
+        return tuple(multiple for _, multiple, _ in self.axes)
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """How far the window has to reach beyond a region on every side.
+
+        More than the margin, because in a rotated version the region is not aligned.
+        """
+        widest = [margin + multiple for margin, multiple, _ in self.axes]
+        if self.averaging is not None and self.averaging.versions > 1:
+            widest[-2:] = [max(widest[-2:])] * 2
+        return tuple(widest)
+
+    def tile_size(
+        self, region: Sequence[int], memory_limit: int, channels: int = 1
+    ) -> tuple[int, ...]:
+        """The largest input size of a tile for a region, within the inferer's own limits too.
+
+        Args:
+            region: size.
+            memory_limit: bytes that the activations of one forward pass may take.
+            channels: of the input.
+
+        Raises:
+            GeometryError: if even the smallest tile needs more.
+        """
+        own = self.tiles.memory_limit
+        self.tiles.memory_limit = memory_limit if own is None else min(own, memory_limit)
+        image = torch.empty((1, channels, *region), device="meta")
+        return self.tiles.tile_size(
+            image, self.geometry, lambda shape: peak_bytes(self.network, shape)
+        )
+
+    def __call__(
+        self, window: Tensor, region: Box, image: Sequence[int], roi: Sequence[int]
+    ) -> Tensor:
+        """Answers ``[B, K, *R]`` for a region.
+
+        Args:
+            window: ``[B, C, *W]``: the region and `reach` pixels around it, mirrored where the
+                image ends.
+            region: in pixels of the image.
+            image: size of the image.
+            roi: largest input size of a tile.
+        """
+        average = self.averaging
+        if average is None or average.versions == 1:
+            return self._version(window, region, image, roi, 0)
+        return average.average_of(self._turned(window, region, image, roi))
+
+    def _turned(
+        self, window: Tensor, region: Box, image: Sequence[int], roi: Sequence[int]
+    ) -> Iterator[Tensor]:
+        assert self.averaging is not None
+        for version in range(self.averaging.versions):
+            yield turn_back(self._version(window, region, image, roi, version), version)
+
+    def _version(
+        self, window: Tensor, region: Box, image: Sequence[int], roi: Sequence[int], version: int
+    ) -> Tensor:
+        spans = [(s.start, s.stop, n) for s, n in zip(region, image, strict=True)]
+        spans = turned_spans(spans, version)
+        window = turn(window, version)
+        reach = self.reach
+        starts = [
+            a // multiple * multiple
+            for (a, _, _), (_, multiple, _) in zip(spans, self.axes, strict=True)
+        ]
+        sizes = [b - a for a, (_, b, _) in zip(starts, spans, strict=True)]
+        # where the aligned start lies in the window
+        origin = [a - first + r for a, (first, _, _), r in zip(starts, spans, reach, strict=True)]
+        result: Tensor | None = None
+        tiling = plan_tiles(sizes, self.geometry, roi)
+        device = self.tiles.sw_device or window.device
+        for tile in tiling:
+            place = tuple(o + s for o, s in zip(origin, tile.start, strict=True))
+            # what lies beyond the window is seen only by pixels that are not asked for
+            inputs = read_tile(window, Tile(place, tile.size, tile.write), "replicate")
+            outputs = answered(self.network(inputs.to(device)), tiling)
+            if result is None:
+                shape = (*outputs.shape[:2], *sizes)
+                home = self.tiles.device or window.device
+                result = torch.empty(shape, dtype=outputs.dtype, device=home)
+            answer = _part(outputs, [slice(n) for n in tile.written])
+            _part(result, tile.write).copy_(answer)
+        assert result is not None  # a region has at least one tile
+        ahead = [first - a for a, (first, _, _) in zip(starts, spans, strict=True)]
+        return _part(result, [slice(n, None) for n in ahead])
+
+
+def _part(tensor: Tensor, box: Sequence[slice]) -> Tensor:
+    return tensor[(slice(None), slice(None), *box)]
+
+
+def turned_spans(spans: Sequence[tuple[int, int, int]], version: int) -> list[tuple[int, int, int]]:
+    """Where a box lies once the image is turned as `overtile.networks.averaging.turn` does.
+
+    Args:
+        spans: start, stop and size of the image, along each axis.
+        version: 0 to 7.
+    """
+    turned = list(spans)
+    if version >= 4:
+        turned[-1] = _flipped(turned[-1])
+    for _ in range(version % 4):
+        turned[-2], turned[-1] = _flipped(turned[-1]), turned[-2]
+    return turned
+
+
+def _flipped(span: tuple[int, int, int]) -> tuple[int, int, int]:
+    start, stop, size = span
+    return size - stop, size - start, size
+
+
+def _mixed(precision: str, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    inferer = MixedPrecisionInferer(SimpleInferer(), precision)
+
+    def run(inputs: Tensor) -> Tensor:
+        result: Tensor = inferer(inputs, network)
+        return result
+
+    return run

@@ -1,0 +1,141 @@
+"""Run tasks on an existing Dask cluster (dask.distributed)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from overtile import __version__
+from overtile.pipelines.errors import ConfigurationError, DataError
+from overtile.pipelines.job import Job, PredictChunk
+from overtile.pipelines.planes import Key
+from overtile.pipelines.runner import windowed
+
+try:
+    import distributed
+except ImportError as error:
+    raise ConfigurationError(
+        "--scheduler: dask.distributed is not installed; install overtile[cluster]"
+    ) from error
+
+Item = TypeVar("Item")
+_PATIENCE = 15  # seconds for scheduler and first worker to answer
+_WAITING = 3  # tasks a thread of a worker: one runs, others are there when it is done
+_RECOUNT = 5  # seconds after which threads are counted again: workers come and go
+
+
+@contextmanager
+def on_cluster(address: str, patience: float = _PATIENCE) -> Iterator[ClusterRunner]:
+    """A runner on the workers of a scheduler.
+
+    Args:
+        address: of the scheduler, ``tcp://host:8786``.
+        patience: seconds to wait for it, and for a first worker.
+
+    Raises:
+        ConfigurationError: if nothing answers there, or no worker comes.
+    """
+    try:
+        client = distributed.Client(address, timeout=patience, set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise ConfigurationError(
+            f"--scheduler {address}: no answer ({' '.join(str(error).split())}); start one with "
+            "`dask scheduler`, or mend the address"
+        ) from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=patience)
+        except TimeoutError as error:
+            raise ConfigurationError(
+                f"--scheduler {address}: no workers; start some with `dask worker {address}`"
+            ) from error
+        yield ClusterRunner(client, address)
+
+
+class ClusterRunner:
+    """Tasks on the workers of a cluster; a worker that is lost has its tasks done by others.
+
+    Args:
+        client: of the scheduler.
+        address: for messages.
+    """
+
+    def __init__(self, client: Any, address: str) -> None:
+        self.client, self.address = client, address
+        self._counted, self._width = 0.0, _WAITING
+
+    def check(self, job: Job) -> None:
+        """Ask every worker whether it can do the job.
+
+        Raises:
+            ConfigurationError: if one has another version, or does not see the files.
+        """
+        with self._explained():
+            answers = self.client.run(_look, (job.source, job.bundle, job.work))
+        for worker, (version, missing) in answers.items():
+            if version != __version__:
+                raise ConfigurationError(
+                    f"--scheduler {self.address}: worker {worker} has overtile {version}; expected "
+                    f"{__version__}, as here"
+                )
+            if missing:
+                raise ConfigurationError(
+                    f"--scheduler {self.address}: worker {worker} does not see {missing[0]}; "
+                    "expected a file system that all share, under the same names"
+                )
+
+    def predict(self, task: PredictChunk, keys: Iterable[Key]) -> Iterator[Any]:
+        """A worker does all steps of a chunk; its other threads read and write meanwhile."""
+        return self.map(task, keys)
+
+    def map(self, function: Callable[[Item], Any], items: Iterable[Item]) -> Iterator[Any]:
+        """What the function answers to all items, in order."""
+        submit = partial(self.client.submit, _on_worker, function, pure=False)
+        with self._explained():
+            yield from windowed(submit, items, self._threads)
+
+    def _threads(self) -> int:
+        """How many tasks to keep under way."""
+        if time.monotonic() - self._counted > _RECOUNT:
+            threads = sum(self.client.nthreads().values())
+            self._width, self._counted = max(1, threads) * _WAITING, time.monotonic()
+        return self._width
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say in one line what becomes of the work when the cluster fails."""
+        try:
+            yield
+        except distributed.KilledWorker as error:
+            raise DataError(
+                f"--scheduler {self.address}: several workers died at the same chunk "
+                f"({' '.join(str(error).split())[:200]}); give them more memory, and the same "
+                "command again: what is done is kept"
+            ) from error
+        except (distributed.CancelledError, distributed.comm.CommClosedError) as error:
+            raise DataError(
+                f"--scheduler {self.address}: the connection is lost; what is done is kept: give "
+                "the same command again once it is back"
+            ) from error
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(
+                f"--scheduler {self.address}: a worker has no module {error.name}; install the "
+                "same packages there as here"
+            ) from error
+
+
+def _look(paths: tuple[str, ...]) -> tuple[str, list[str]]:
+    """On a worker: its version, and what it does not see."""
+    return __version__, [path for path in paths if not Path(path).exists()]
+
+
+def _on_worker(function: Callable[[Item], Any], item: Item) -> Any:
+    """On a worker: do a task with as many threads as the worker was given."""
+    import torch
+
+    torch.set_num_threads(max(1, distributed.get_worker().state.nthreads))
+    return function(item)

@@ -1,0 +1,212 @@
+"""Open images that may be larger than memory: any part is read without the rest."""
+
+from __future__ import annotations
+
+import zlib
+from functools import partial as bound
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overtile.pipelines.blocks import BlockCache, no_level, spans_of, squeezed
+from overtile.pipelines.errors import DataError, UnreadableError
+from overtile.pipelines.formats import (
+    NIFTI,
+    TIFF,
+    ZARR,
+    Index,
+    Stored,
+    is_dicom_series,
+    open_image,
+    unreadable,
+)
+
+_ASIDE = 2**20  # bytes that are unpacked at a time
+
+
+def open_source(path: Path, level: int = 0, cache_limit: int = 2**28) -> Stored:
+    """Open a TIFF, OME-Zarr, Zarr array, NIfTI or DICOM series for reading in parts.
+
+    Pictures (PNG, JPEG, BMP) have no parts: they are decoded whole and kept.
+
+    Args:
+        path: file or folder.
+        level: of a pyramid, 0 is full resolution.
+        cache_limit: bytes of decoded blocks to keep.
+
+    Raises:
+        DataError: if it is missing or cannot be read, has no such level or no pixels, or has to be
+            unpacked in pieces of more than ``cache_limit`` bytes.
+    """
+    if not path.exists():
+        raise UnreadableError(f"{path}: no such file")
+    name = path.name.lower()
+    cache = BlockCache(cache_limit)
+    try:
+        if name.endswith(ZARR) or (path / "zarr.json").is_file() or (path / ".zarray").is_file():
+            source = _zarr(path, level)
+        elif name.endswith(TIFF):
+            from overtile.pipelines.tiff_windows import open_tiff
+
+            source = open_tiff(path, level, cache)
+        else:
+            if level:
+                raise no_level(path, level, [open_image(path).shape])
+            if name.endswith(NIFTI):
+                source = _nifti(path)
+            elif path.is_dir() and is_dicom_series(path):
+                source = _dicom(path, cache)
+            else:
+                source = _flat(path, cache)
+    except DataError:
+        raise
+    except Exception as error:  # decoders raise whatever their formats suggest
+        raise unreadable(path, error) from error
+    if not all(source.shape):
+        size = "x".join(map(str, source.shape))
+        raise DataError(f"{path}: {size} pixels (axes {source.axes}); expected none of size 0")
+    return source
+
+
+def _zarr(path: Path, level: int) -> Stored:
+    import zarr
+
+    opened: Any = zarr.open(path, mode="r")
+    attributes: dict[str, Any] = dict(opened.attrs)
+    if isinstance(opened, zarr.Array):
+        if level:
+            raise no_level(path, level, [opened.shape])
+        axes, spacing, array = _axes_of(path, opened), {}, opened
+    else:
+        described = attributes.get("ome", attributes).get("multiscales")
+        if not described:
+            raise DataError(
+                f"{path}: a Zarr group without multiscales metadata; expected an OME-Zarr image, "
+                "or the path of one array in it"
+            )
+        datasets = described[0]["datasets"]
+        if not 0 <= level < len(datasets):
+            raise no_level(path, level, [opened[d["path"]].shape for d in datasets])
+        array = opened[datasets[level]["path"]]
+        told = [a if isinstance(a, dict) else {"name": a} for a in described[0]["axes"]]
+        axes = "".join(axis["name"][0].upper() for axis in told)
+        changes = datasets[level].get("coordinateTransformations", ())
+        steps: list[float] = next((t["scale"] for t in changes if t["type"] == "scale"), [])
+        units = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3}
+        spacing = {
+            axis["name"].upper(): float(step) * units[axis["unit"]]
+            for axis, step in zip(told, steps, strict=False)
+            if axis["name"] in "xyz" and axis.get("unit") in units
+        }
+
+    def pixels(index: Index) -> NDArray[Any]:
+        try:
+            part: NDArray[Any] = np.asarray(array[index])
+        except Exception as error:
+            raise unreadable(path, error) from error
+        return part
+
+    shape = tuple(int(n) for n in array.shape)
+    return Stored(axes, shape, np.dtype(array.dtype), pixels, None, spacing)
+
+
+def _axes_of(path: Path, array: Any) -> str:
+    """The axes of a bare array: its dimension names, or the usual ones for their number."""
+    names = getattr(array.metadata, "dimension_names", None)
+    if names and all(names):
+        return "".join(name[0].upper() for name in names)
+    usual = {2: "YX", 3: "ZYX", 4: "TZYX"}
+    if array.ndim not in usual:
+        raise DataError(
+            f"{path}: an array of {array.ndim} axes without names; expected 2 to 4, or "
+            "dimension_names in its metadata"
+        )
+    return usual[array.ndim]
+
+
+def _nifti(path: Path) -> Stored:
+    """From an uncompressed file; `unpack` makes one."""
+    import nibabel
+
+    told = open_image(path)
+    volume = nibabel.load(path, mmap=False)
+    rest = (0,) * (len(volume.shape) - len(told.shape))
+
+    def pixels(index: Index) -> NDArray[Any]:
+        # nibabel reads slices of slices; a number would change which axes are left
+        spans = [slice(a, b) for a, b in spans_of(index, told.shape)]
+        try:
+            array = np.asanyarray(volume.dataobj[(*spans, *rest)])
+        except Exception as error:
+            raise unreadable(path, error) from error
+        return squeezed(array, index)
+
+    return Stored(told.axes, told.shape, told.dtype, pixels, told.affine, {}, told.tags)
+
+
+def unpack(path: Path, folder: Path) -> Path:
+    """A compressed NIfTI file unpacked into ``folder``, since a part of it cannot be read.
+
+    A file that ends too early is unpacked as far as it goes; reading says later what is missing.
+    """
+    import gzip
+
+    target = folder / path.name[: -len(".gz")]
+    if target.is_file():
+        return target
+    partial = target.with_name(f"partial.{target.name}")
+    with gzip.open(path) as packed, partial.open("wb") as plain:
+        try:
+            while data := packed.read1(_ASIDE):  # all that there is before it breaks off
+                plain.write(data)
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            pass
+    partial.replace(target)
+    return target
+
+
+def _dicom(path: Path, cache: BlockCache) -> Stored:
+    from overtile.pipelines.formats import dicom_reader
+
+    told = open_image(path)
+    names = list(dicom_reader(path).GetFileNames())
+
+    def load(number: int) -> NDArray[Any]:
+        import itk
+
+        reader = dicom_reader(path, [names[number]])
+        try:
+            reader.Update()
+        except Exception as error:
+            raise unreadable(names[number], error) from error
+        array: NDArray[Any] = itk.array_from_image(reader.GetOutput())
+        plane: NDArray[Any] = array[0].transpose()
+        return plane
+
+    def pixels(index: Index) -> NDArray[Any]:
+        (left, right), (top, bottom), (first, last) = spans_of(index, told.shape)
+        slices = [cache.get(z, bound(load, z)) for z in range(first, last)]
+        array = np.stack([one[left:right, top:bottom] for one in slices], axis=-1)
+        return squeezed(array, index)
+
+    return Stored(told.axes, told.shape, told.dtype, pixels, told.affine)
+
+
+def _flat(path: Path, cache: BlockCache) -> Stored:
+    told = open_image(path)
+    needed = int(np.prod(told.shape)) * told.dtype.itemsize
+    if needed > cache.limit:
+        raise DataError(
+            f"{path}: {needed / 2**20:.0f} MiB that have to be decoded at once; only "
+            f"{cache.limit / 2**20:.0f} MiB are free for that: convert it to a tiled TIFF or "
+            "OME-Zarr, or allow more --memory"
+        )
+
+    def pixels(index: Index) -> NDArray[Any]:
+        whole = cache.get("whole", lambda: told.pixels((slice(None),) * len(told.shape)))
+        part: NDArray[Any] = whole[index]
+        return part
+
+    return Stored(told.axes, told.shape, told.dtype, pixels, told.affine, told.spacing, told.tags)

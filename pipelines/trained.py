@@ -1,0 +1,200 @@
+"""A bundle's network with all that it has to be used with, for images that come in parts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.transforms import Activationsd, Compose
+from numpy.typing import NDArray
+from torch import nn
+
+from overtile.networks import GeometryError, RegionInferer
+from overtile.pipelines.checkpoints import check_settings, load_weights
+from overtile.pipelines.config import check_inferer, check_keys
+from overtile.pipelines.errors import ConfigurationError, users_mistake, wrong_value
+from overtile.pipelines.loading import ReadImaged
+from overtile.pipelines.reading import Channel
+from overtile.transforms import InstancesFromProbabilities, InstancesFromProbabilitiesd
+from overtile.transforms.normalize import NormalizeImage, NormalizeImaged
+
+_ELSEWHERE = (
+    *("bundle_root", "checkpoint", "output_dir", "dataset_dir", "device", "imports", "initialize"),
+    *("run", "image_memory_limit", "skip_unreadable", "save_probabilities", "memory_limit"),
+    *("dataset", "dataloader", "handlers", "evaluator", "inference"),
+)
+"""Keys of a configuration that do not change what is found in an image."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a bundle's ``inference.json`` describes.
+
+    Attributes:
+        network: with its weights, on its device, in evaluation mode.
+        inferer: that runs it on a region.
+        device: of the network.
+        activation: from the network's answer to probabilities.
+        settings: from probabilities to instances; None where the bundle does not make any.
+        normalize: how grey values are brought to a common range.
+        spatial_dims: 2 or 3.
+        channel: of several the one that is read.
+        facts: what decides over the result, as text, by name.
+    """
+
+    network: nn.Module
+    inferer: RegionInferer
+    device: torch.device
+    activation: Compose
+    settings: InstancesFromProbabilities | None
+    normalize: NormalizeImage
+    spatial_dims: int
+    channel: Channel
+    facts: dict[str, str]
+
+    @torch.no_grad()
+    def probabilities(
+        self,
+        window: NDArray[np.float32],
+        region: tuple[slice, ...],
+        image: Sequence[int],
+        roi: Sequence[int],
+    ) -> NDArray[np.float32]:
+        """P(cell) ``[*R]`` of a region; arguments as `RegionInferer`, the window ``[*W]``."""
+        inputs = torch.from_numpy(window)[None, None].to(self.device)
+        answer = self.inferer(inputs, region, image, roi)[0]
+        found: torch.Tensor = self.activation({"pred": answer})["pred"]
+        plain: NDArray[np.float32] = np.asarray(found[-1].float().cpu())
+        return plain
+
+
+def load_trained(bundle: Path, settings: Mapping[str, Any]) -> Trained:
+    """Build what a bundle's ``configs/inference.json`` describes, as its own ``inference`` does.
+
+    Args:
+        bundle: its folder, or that of a run.
+        settings: values of the configuration that are to be others.
+
+    Raises:
+        ConfigurationError: if there is no such bundle, a setting or a file of it is wrong, or it
+            does more to an image than can be done in parts.
+    """
+    file = bundle / "configs" / "inference.json"
+    if not file.is_file():
+        raise ConfigurationError(
+            f"--bundle {bundle}: no configs/inference.json in it; give a bundle or the folder of "
+            "a run"
+        )
+    try:
+        return _load(file, bundle, settings)
+    except Exception as error:
+        mistake = users_mistake(error) or wrong_value(error)
+        if mistake is None:
+            raise
+        # the configuration's own words are those of the bundle's command line
+        hint = " (here: --set KEY=VALUE)" if "--" in str(mistake) else ""
+        raise ConfigurationError(f"{mistake}{hint}") from error
+
+
+def _load(file: Path, bundle: Path, settings: Mapping[str, Any]) -> Trained:
+    parser = ConfigParser()
+    parser.read_config(file)
+    parser["bundle_root"] = str(bundle)
+    for key, value in settings.items():
+        parser[key] = value
+    check_keys(parser)
+    config = {k: v for k, v in parser.get().items() if k != parser.meta_key}
+    facts = {k: json.dumps(v, default=str) for k, v in config.items() if k not in _ELSEWHERE}
+
+    reader, normalize = _preprocessing(parser)
+    network: nn.Module = parser.get_parsed_content("network")
+    inferer = parser.get_parsed_content("inferer")
+    check_inferer(inferer, network)
+    checkpoint = parser.get_parsed_content("checkpoint")
+    load_weights(network, checkpoint)
+    check_settings(
+        parser.get_parsed_content("settings") if "settings" in parser else {}, checkpoint
+    )
+    facts["weights"] = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
+    activation, instances = _postprocessing(parser)
+    trained = Trained(
+        network.eval(),
+        RegionInferer(inferer, network, reader.spatial_dims),
+        torch.device(parser.get_parsed_content("device")),
+        activation,
+        instances,
+        normalize,
+        reader.spatial_dims,
+        reader.channel,
+        facts,
+    )
+    _try_out(trained)
+    return trained
+
+
+def _steps(parser: ConfigParser, key: str) -> int:
+    """How many transforms a part of the configuration has."""
+    transforms = parser.get(f"{key}::transforms", None)
+    if not isinstance(transforms, list):
+        raise ConfigurationError(f"{key}: expected a Compose with a list of transforms")
+    return len(transforms)
+
+
+def _preprocessing(parser: ConfigParser) -> tuple[ReadImaged, NormalizeImage]:
+    reader, normalize = None, NormalizeImage("none")
+    for place in range(_steps(parser, "preprocessing")):
+        step = parser.get_parsed_content(f"preprocessing::transforms::{place}")
+        if isinstance(step, ReadImaged):
+            reader = step
+        elif isinstance(step, NormalizeImaged):
+            normalize = step.normalize
+        else:
+            raise _whole_only("preprocessing", step, "ReadImaged and NormalizeImaged")
+    if reader is None:
+        raise ConfigurationError("preprocessing: no overtile.pipelines.loading.ReadImaged in it")
+    return reader, normalize
+
+
+def _postprocessing(parser: ConfigParser) -> tuple[Compose, InstancesFromProbabilities | None]:
+    """What makes probabilities of the network's answer, and instances of these."""
+    steps: list[Any] = []
+    for place in range(_steps(parser, "postprocessing")):
+        name = f"postprocessing::transforms::{place}"
+        if "WriteResultsd" in str(parser.get(f"{name}::_target_", "")):
+            break
+        step = parser.get_parsed_content(name)
+        if isinstance(step, InstancesFromProbabilitiesd):
+            return Compose(steps), step.instances
+        if not isinstance(step, Activationsd):
+            raise _whole_only("postprocessing", step, "Activationsd")
+        steps.append(step)
+    return Compose(steps), None
+
+
+def _whole_only(part: str, step: Any, known: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{part}: {type(step).__name__} may look at the whole image; expected {known} alone"
+    )
+
+
+def _try_out(trained: Trained) -> None:
+    """One pass over the smallest tile, so that what does not fit says so at once."""
+    smallest = tuple(minimum for _, _, minimum in trained.inferer.axes)
+    try:
+        with torch.no_grad():
+            trained.network(torch.zeros((1, 1, *smallest), device=trained.device))
+    except (RuntimeError, ValueError, TypeError) as error:
+        if isinstance(error, GeometryError):
+            raise
+        raise ConfigurationError(
+            f"network {type(trained.network).__name__}: refuses one grey channel of "
+            f"{'x'.join(map(str, smallest))} pixels ({' '.join(str(error).split())[:200]}); "
+            "expected a network for images of one channel"
+        ) from error

@@ -1,0 +1,541 @@
+"""``overtile segment``: images in chunks give what the whole image gives, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+import zarr
+from conftest import Bundle
+from numpy.typing import NDArray
+from toy import ROOT, files, same_cells, toy_bundle
+
+from overtile.networks import OverlapTileInferer, RotationAveragingInferer
+from overtile.pipelines.errors import ConfigurationError, DataError
+from overtile.pipelines.reading import read_image
+from overtile.pipelines.request import Request
+from overtile.pipelines.segment import segment
+from overtile.pipelines.synthesis import touching_cells
+from overtile.pipelines.trained import load_trained
+from overtile.pipelines.writing import _save
+from overtile.transforms import NormalizeImage
+
+SIZE = (150, 205)
+CHUNK = 48
+NEARLY = 2e-4  # the toy's steep answers magnify rounding
+
+
+@pytest.fixture(scope="module")
+def image() -> NDArray[Any]:
+    return touching_cells(5, SIZE)[0]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory, image: NDArray[Any]) -> Path:
+    return toy_bundle(tmp_path_factory.mktemp("toy") / "bundle", image)
+
+
+@pytest.fixture(scope="module")
+def volume() -> NDArray[Any]:
+    rng = np.random.default_rng(0)
+    return np.stack([touching_cells(i // 3, (40, 52))[0] for i in range(20)]) + rng.integers(
+        0, 50, (20, 40, 52), np.uint16
+    )
+
+
+@pytest.fixture(scope="module")
+def toy_3d(tmp_path_factory: pytest.TempPathFactory, volume: NDArray[Any]) -> Path:
+    return toy_bundle(tmp_path_factory.mktemp("toy") / "bundle", volume)
+
+
+@pytest.fixture
+def tiled(tmp_path: Path, image: NDArray[Any]) -> Path:
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, image, tile=(32, 32), compression="zlib")
+    return path
+
+
+def whole(bundle: Path, image: NDArray[Any], **settings: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Probabilities and labels of an image at once, as ``inference`` makes them."""
+    trained = load_trained(bundle, settings)
+    grey = NormalizeImage(trained.normalize.method)(image[None].astype(np.float32))
+    inferer = RotationAveragingInferer(OverlapTileInferer(), settings.get("versions", 1))
+    with torch.no_grad():
+        answer = inferer(torch.from_numpy(np.asarray(grey))[None], trained.network)
+    probabilities = answer[0].softmax(0).numpy()
+    assert trained.settings is not None
+    return probabilities[-1], np.asarray(trained.settings(probabilities))[0]
+
+
+def run(source: Path, target: Path, bundle: Path, **options: Any) -> NDArray[Any]:
+    result = segment(Request(source, target, bundle, **{"chunk": CHUNK, "show": False, **options}))
+    assert not list(target.parent.glob(f"partial.{target.name}*"))
+    assert result.target == target
+    array: NDArray[Any] = (
+        tifffile.imread(target) if target.suffix == ".tif" else zarr.open(target)["0"][:]
+    )
+    return array
+
+
+def test_the_command_gives_what_inference_gives(
+    bundle: Bundle, tiled: Path, image: NDArray[Any]
+) -> None:
+    """With the network that ships."""
+    shipped = ROOT / "bundles" / "touching_cells"
+    for output in ("labels", "probabilities"):
+        done = bundle.overtile(
+            *("segment", tiled, f"{output}.ome.zarr", "--bundle", shipped, "--chunk", CHUNK),
+            *("--output", output, "--json"),
+        )
+        assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["shape"] == list(SIZE)
+    done = bundle.run(
+        *("touching_cells", "inference", "--dataset_dir", tiled, "--save_probabilities", "True")
+    )
+    assert done.returncode == 0, done.stderr
+    expected = tifffile.imread(bundle.folder / "segmented" / "image_instances.tif")
+    labels = zarr.open(bundle.folder / "labels.ome.zarr")["0"][:]
+    assert labels.max() > 20
+    assert labels.dtype == np.uint16
+    assert same_cells(labels, expected)
+    expected = tifffile.imread(bundle.folder / "segmented" / "image_probabilities.tif")
+    found = zarr.open(bundle.folder / "probabilities.ome.zarr")["0"][:]
+    assert np.abs(found - expected).max() < 1e-5
+    assert not list(bundle.folder.glob("partial.*"))
+
+
+@pytest.mark.parametrize("normalize", ["zscore", "percentile", "none"])
+@pytest.mark.parametrize("dtype", ["uint16", "float32", "int32"])
+def test_grey_values_are_those_of_the_whole_image(
+    tmp_path: Path, toy: Path, image: NDArray[Any], normalize: str, dtype: str
+) -> None:
+    shifted = (image.astype(np.float64) * (0.37 if dtype == "float32" else 1) - 300).astype(dtype)
+    tifffile.imwrite(tmp_path / "image.tif", shifted)
+    settings = {"normalize": normalize}
+    found = run(tmp_path / "image.tif", tmp_path / "p.zarr", toy, labels=False, settings=settings)
+    expected, _ = whole(toy, shifted, **settings)
+    # grey values of thousands magnify even more
+    assert np.abs(found - expected).max() < (10 if normalize == "none" else 1) * NEARLY
+    assert np.ptp(expected) > 0.1
+
+
+@pytest.mark.parametrize("padding_mode", ["reflect", "replicate", "constant"])
+def test_versions_and_borders_are_those_of_the_whole_image(
+    tmp_path: Path, toy: Path, tiled: Path, image: NDArray[Any], padding_mode: str
+) -> None:
+    settings = {"versions": 7, "padding_mode": padding_mode}
+    found = run(tiled, tmp_path / "p.zarr", toy, labels=False, settings=settings)
+    trained = load_trained(toy, {})
+    grey = torch.from_numpy(np.asarray(NormalizeImage("percentile")(image[None].astype("f4"))))
+    inferer = RotationAveragingInferer(OverlapTileInferer(padding_mode=padding_mode), 7)
+    with torch.no_grad():
+        expected = inferer(grey[None], trained.network)[0].softmax(0)[1].numpy()
+    assert np.abs(found - expected).max() < NEARLY
+
+
+Writer = Callable[[Path, NDArray[Any]], tuple[Path, dict[str, Any]]]
+
+
+def striped(folder: Path, image: NDArray[Any]) -> tuple[Path, dict[str, Any]]:
+    path = folder / "image.tif"
+    tifffile.imwrite(path, image, rowsperstrip=7, bigtiff=True, byteorder=">")
+    return path, {}
+
+
+def one_strip(folder: Path, image: NDArray[Any]) -> tuple[Path, dict[str, Any]]:
+    path = folder / "image.tif"
+    tifffile.imwrite(path, image, rowsperstrip=len(image), compression="zstd", predictor=True)
+    return path, {}
+
+
+def inverted(folder: Path, image: NDArray[Any]) -> tuple[Path, dict[str, Any]]:
+    path = folder / "image.tif"
+    tifffile.imwrite(path, 65535 - image, photometric="miniswhite", tile=(64, 32))
+    return path, {}
+
+
+def pyramidal(folder: Path, image: NDArray[Any]) -> tuple[Path, dict[str, Any]]:
+    path = folder / "image.tif"
+    large = image.repeat(2, 0).repeat(2, 1)
+    with tifffile.TiffWriter(path, bigtiff=True) as tif:
+        tif.write(large, tile=(64, 64), subifds=1, compression="deflate")
+        tif.write(image, tile=(64, 64), subfiletype=1, compression="deflate")
+    return path, {"level": 1}
+
+
+def ome_zarr(folder: Path, image: NDArray[Any]) -> tuple[Path, dict[str, Any]]:
+    _save(folder / "image", image, "ome.zarr", (2.0, 0.5, 0.25))
+    return folder / "image.ome.zarr", {}
+
+
+def bare_zarr(folder: Path, image: NDArray[Any]) -> tuple[Path, dict[str, Any]]:
+    zarr.create_array(folder / "image.zarr", data=image, chunks=(40, 50), zarr_format=2)
+    return folder / "image.zarr", {}
+
+
+def grey_as_colours(folder: Path, image: NDArray[Any]) -> tuple[Path, dict[str, Any]]:
+    path = folder / "image.tif"
+    tifffile.imwrite(path, np.stack([image] * 3, -1), tile=(32, 32), photometric="rgb")
+    return path, {}
+
+
+def second_channel(folder: Path, image: NDArray[Any]) -> tuple[Path, dict[str, Any]]:
+    path = folder / "image.ome.tif"
+    stack = np.stack([image[::-1], image])
+    tifffile.imwrite(path, stack, ome=True, metadata={"axes": "CYX"}, photometric="minisblack")
+    return path, {"channel": 1}
+
+
+def picture(folder: Path, image: NDArray[Any]) -> tuple[Path, dict[str, Any]]:
+    from PIL import Image
+
+    Image.fromarray(image).save(folder / "image.png")
+    return folder / "image.png", {}
+
+
+SOURCES = [
+    *(striped, one_strip, inverted, pyramidal, ome_zarr, bare_zarr),
+    *(grey_as_colours, second_channel, picture),
+]
+
+
+@pytest.mark.parametrize("write", SOURCES, ids=lambda write: write.__name__)
+def test_every_source_gives_the_labels_of_the_whole_image(
+    tmp_path: Path, toy: Path, image: NDArray[Any], write: Writer
+) -> None:
+    source, options = write(tmp_path, image)
+    found = run(source, tmp_path / "labels.ome.zarr", toy, **options)
+    assert same_cells(found, whole(toy, image)[1])
+
+
+def test_colours_become_grey_as_the_reader_has_it(tmp_path: Path, toy: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 255, (70, 90, 3), np.uint8)
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, colours, tile=(32, 32), photometric="rgb")
+    with pytest.raises(DataError, match=r"3 channels.*--channel 0 to 2 or --channel luminance"):
+        run(path, tmp_path / "p.zarr", toy, labels=False)
+    found = run(path, tmp_path / "p.zarr", toy, labels=False, channel="luminance", overwrite=True)
+    expected, _ = whole(toy, read_image(path, channel="luminance")[0])
+    assert np.abs(found - expected).max() < NEARLY
+
+
+def test_planes_of_a_stack_are_segmented_one_by_one(tmp_path: Path, toy: Path) -> None:
+    stack = np.stack([touching_cells(seed, (60, 70))[0] for seed in range(6)]).reshape(2, 3, 60, 70)
+    path = tmp_path / "image.ome.tif"
+    sizes = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.25, "PhysicalSizeZ": 2.0}
+    tifffile.imwrite(path, stack, ome=True, metadata={"axes": "TZYX", **sizes})
+    target = tmp_path / "labels.ome.zarr"
+    found = run(path, target, toy)
+    assert found.shape == stack.shape
+    for plane, expected in zip(found.reshape(6, 60, 70), stack.reshape(6, 60, 70), strict=True):
+        assert same_cells(plane, whole(toy, expected)[1])
+        assert plane.max() == len(np.unique(plane)) - 1  # each counts its own from 1
+    described = zarr.open(target).attrs["ome"]["multiscales"][0]
+    assert [axis["name"] for axis in described["axes"]] == ["t", "z", "y", "x"]
+    steps = [d["coordinateTransformations"][0]["scale"] for d in described["datasets"]]
+    assert steps[:2] == [[1, 2, 0.25, 0.5], [1, 2, 0.5, 1]]
+
+
+@pytest.mark.parametrize("format", ["nii", "nii.gz", "dicom", "tif"])
+def test_volumes_are_segmented_whole(
+    tmp_path: Path, toy_3d: Path, volume: NDArray[Any], format: str
+) -> None:
+    if format == "nii":
+        import nibabel
+
+        nibabel.save(nibabel.Nifti1Image(volume.T, np.diag([0.5, 0.5, 2, 1])), tmp_path / "v.nii")
+    else:
+        _save(tmp_path / "v", volume, format, (2.0, 0.5, 0.5))
+    source = next(tmp_path.glob("v*"))
+    target = tmp_path / "labels.ome.zarr"
+    found = run(source, target, toy_3d, chunk=16)
+    array = read_image(source, 3)[0]
+    expected = whole(toy_3d, array)[1]
+    assert expected.max() > 10
+    assert same_cells(found, expected if format == "tif" else expected.transpose())
+    if format == "nii":  # millimetres there, micrometres here
+        described = zarr.open(target).attrs["ome"]["multiscales"][0]
+        scale = described["datasets"][0]["coordinateTransformations"][0]["scale"]
+        assert scale == [2000, 500, 500]
+
+
+def test_the_pyramid_halves_labels_and_averages_probabilities(
+    tmp_path: Path, toy: Path, tiled: Path
+) -> None:
+    for labels in (True, False):
+        target = tmp_path / f"{labels}.ome.zarr"
+        full = run(tiled, target, toy, labels=labels)
+        group = zarr.open(target)
+        assert [group[name].shape for name in "012"] == [(150, 205), (75, 103), (38, 52)]
+        assert "3" in group
+        half = group["1"][:]
+        if labels:
+            assert (half == full[::2, ::2]).all()
+        else:
+            assert half[3, 5] == pytest.approx(full[6:8, 10:12].mean())
+            assert half[0, 102] == pytest.approx(full[0:2, 204].mean())
+
+
+def test_a_tiff_holds_the_same_labels(tmp_path: Path, toy: Path, image: NDArray[Any]) -> None:
+    source = tmp_path / "image.ome.tif"
+    sizes = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.25}
+    tifffile.imwrite(source, image, ome=True, metadata={"axes": "YX", **sizes})
+    found = run(source, tmp_path / "labels.tif", toy)
+    assert (found == run(source, tmp_path / "labels.zarr", toy)).all()
+    with tifffile.TiffFile(tmp_path / "labels.tif") as tif:
+        assert tif.pages[0].is_tiled
+        assert 'PhysicalSizeX="0.5"' in str(tif.ome_metadata)
+    first = (tmp_path / "labels.tif").read_bytes()
+    run(source, tmp_path / "labels.tif", toy, overwrite=True)
+    assert (tmp_path / "labels.tif").read_bytes() == first
+
+
+@pytest.mark.parametrize("target", ["labels.ome.zarr", "labels.ome.tif"])
+def test_killed_at_any_moment_it_goes_on(
+    bundle: Bundle, toy: Path, tmp_path: Path, target: str
+) -> None:
+    tifffile.imwrite(tmp_path / "image.tif", touching_cells(6, (160, 190))[0], tile=(64, 64))
+    command = ("segment", "image.tif", target, "--bundle", toy, "--chunk", 48)
+    began = time.monotonic()
+    assert bundle.overtile(*command).returncode == 0
+    lasts = time.monotonic() - began
+    (tmp_path / "whole").mkdir()
+    (tmp_path / target).rename(tmp_path / "whole" / target)
+    expected = files(tmp_path / "whole" / target)
+    moments, kills = random.Random(target), 0
+    while kills < 4:
+        done = bundle.overtile(*command, kill_after=moments.uniform(0, lasts))
+        assert done.returncode in (0, -9), done.stderr
+        kills += done.returncode == -9
+        if (tmp_path / target).exists():  # whole, or not there
+            assert files(tmp_path / target) == expected
+        if (tmp_path / target).exists() and not (
+            tmp_path / f"partial.{target}" / "job.json"
+        ).exists():
+            shutil.move(tmp_path / target, tmp_path / f"finished{lasts}")
+            lasts *= 0.8  # the first one had more to load
+    assert bundle.overtile(*command).returncode == 0
+    assert files(tmp_path / target) == expected
+    assert not list(tmp_path.glob("partial.*"))
+
+
+def test_finished_chunks_are_not_computed_again(
+    tmp_path: Path, toy: Path, tiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that fails half way leaves what it has; another one computes the rest alone."""
+    from overtile.pipelines.trained import Trained
+
+    computed, compute = [], Trained.probabilities
+
+    def failing(self: Trained, window: Any, region: Any, *rest: Any) -> Any:
+        if len(computed) == 9:
+            raise OSError(28, "No space left on device")
+        computed.append(region)
+        return compute(self, window, region, *rest)
+
+    monkeypatch.setattr(Trained, "probabilities", failing)
+    with pytest.raises(DataError, match=r"No space left.*make room, and give the same command"):
+        run(tiled, tmp_path / "labels.zarr", toy)
+    assert not (tmp_path / "labels.zarr").exists()
+    monkeypatch.setattr(
+        Trained, "probabilities", lambda *a: (computed.append(a[2]), compute(*a))[1]
+    )
+    run(tiled, tmp_path / "labels.zarr", toy)
+    chunks = 4 * 5
+    assert len(computed) <= chunks + 3  # those that were to be written when it failed
+    assert len({str(region) for region in computed}) == chunks
+
+
+def test_other_settings_or_another_source_are_not_mixed_in(
+    tmp_path: Path, toy: Path, tiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from overtile.pipelines.trained import Trained
+
+    target = tmp_path / "labels.zarr"
+    with monkeypatch.context() as patched:
+        patched.setattr(Trained, "probabilities", lambda *_: (_ for _ in ()).throw(OSError(5, "x")))
+        with pytest.raises(DataError):
+            run(tiled, target, toy)
+    with pytest.raises(ConfigurationError, match=r"begun with threshold 0\.6, but now it is 0\.9"):
+        run(tiled, target, toy, settings={"threshold": 0.9})
+    with pytest.raises(ConfigurationError, match="begun with output labels"):
+        run(tiled, target, toy, labels=False)
+    os.utime(tiled, (1, 1))
+    with pytest.raises(ConfigurationError, match=r"time of the source.*--overwrite"):
+        run(tiled, target, toy)
+    run(tiled, target, toy, overwrite=True)
+
+
+def test_a_full_disk_loses_nothing(bundle: Bundle, toy: Path, tmp_path: Path) -> None:
+    """The system refuses files above a size, as it refuses all on a full disk."""
+    noise = np.random.default_rng(0).normal(1000, 200, (130, 130)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "image.tif", noise)
+    command = ("segment", "image.tif", "p.ome.zarr", "--bundle", toy, "--output", "probabilities")
+    done = bundle.overtile(*command, "--chunk", 128, limit_file=8_000)
+    assert done.returncode == 2, done.stderr
+    assert "p.ome.zarr: cannot be written (File too large)" in done.stderr
+    assert "give the same command again" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "p.ome.zarr").exists()
+    # edges are smaller than a whole chunk, and these were written
+    chunks = [p for p in (tmp_path / "partial.p.ome.zarr").rglob("c/*/*") if p.is_file()]
+    assert all(".partial" not in p.name and p.stat().st_size for p in chunks)
+    assert bundle.overtile(*command, "--chunk", 128).returncode == 0
+    resumed = files(tmp_path / "p.ome.zarr")
+    shutil.rmtree(tmp_path / "p.ome.zarr")
+    assert bundle.overtile(*command, "--chunk", 128).returncode == 0
+    assert files(tmp_path / "p.ome.zarr") == resumed
+
+
+def cut(path: Path, share: float) -> None:
+    with path.open("r+b") as file:
+        file.truncate(int(path.stat().st_size * share))
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_truncated_source_names_the_chunk(
+    tmp_path: Path, toy: Path, image: NDArray[Any], compression: str | None
+) -> None:
+    path, target = tmp_path / "image.tif", tmp_path / "p.zarr"
+    options: dict[str, Any] = {"tile": (32, 32), "compression": compression} if compression else {}
+    tifffile.imwrite(path, image, **options)
+    cut(path, 0.6)
+    with pytest.raises(DataError, match=r"chunk 1/\d \(y 48:96, x \d+:\d+\).*--skip_unreadable"):
+        run(path, target, toy, labels=False)
+    assert not target.exists()
+    result = segment(
+        Request(path, target, toy, labels=False, chunk=CHUNK, skip_unreadable=True, show=False)
+    )
+    found = zarr.open(target)["0"][:]
+    lines = (tmp_path / "p.zarr.unreadable.txt").read_text().splitlines()
+    assert list(result.unreadable) == lines
+    # the last rows are lost, the first are not; 0 fills whole chunks
+    assert "chunk 3/4 (y 144:150, x 192:205)" in lines[-1]
+    assert (found[144:] == 0).all()
+    assert (found[:48, :] > 0).all()
+    empty = {line.split()[1] for line in lines}
+    for row in range(4):
+        for column in range(5):
+            chunk = found[row * CHUNK : (row + 1) * CHUNK, column * CHUNK : (column + 1) * CHUNK]
+            assert (chunk == 0).all() == (f"{row}/{column}" in empty)
+
+
+def test_a_broken_chunk_of_a_zarr_array_is_named(tmp_path: Path, toy: Path) -> None:
+    source = tmp_path / "image.zarr"
+    zarr.create_array(source, data=touching_cells(1, (96, 96))[0], chunks=(48, 48))
+    cut(source / "c" / "1" / "0", 0.5)
+    with pytest.raises(DataError, match=r"chunk 1/0 \(y 48:96, x 0:48\): .*image\.zarr"):
+        run(source, tmp_path / "p.zarr", toy)
+
+
+def test_truncated_nifti_and_missing_slices_are_named(
+    tmp_path: Path, toy_3d: Path, volume: NDArray[Any]
+) -> None:
+    _save(tmp_path / "v", volume, "nii.gz", (2.0, 0.5, 0.5))
+    cut(tmp_path / "v.nii.gz", 0.5)
+    with pytest.raises(DataError, match=r"chunk \d/\d/\d \(z \d+:\d+, y .*v\.nii\.gz"):
+        run(tmp_path / "v.nii.gz", tmp_path / "l.zarr", toy_3d, chunk=16)
+    _save(tmp_path / "d", volume, "dicom", (2.0, 0.5, 0.5))
+    cut(tmp_path / "d" / "012.dcm", 0.4)
+    with pytest.raises(DataError, match=r"012\.dcm: a DICOM file that is no slice"):
+        run(tmp_path / "d", tmp_path / "l.zarr", toy_3d, chunk=16, overwrite=True)
+
+
+def test_what_cannot_be_is_refused_in_one_line(
+    bundle: Bundle, toy: Path, toy_3d: Path, tiled: Path, tmp_path: Path
+) -> None:
+    zarr.create_array(tmp_path / "empty.zarr", shape=(0, 40), chunks=(1, 1), dtype="u1")
+    (tmp_path / "there.zarr").mkdir()
+    tifffile.imwrite(tmp_path / "nan.tif", np.full((40, 40), np.nan, np.float32))
+    words: list[tuple[tuple[Any, ...], str]] = [
+        ((tiled, "there.zarr"), "there.zarr: exists; name another target, or give --overwrite"),
+        ((tiled, tiled, "--overwrite"), "is the source itself"),
+        ((tiled, "a.png"), "expected a target that ends in .ome.zarr"),
+        ((tiled, "no/a.zarr"), "no folder no"),
+        (("none.tif", "a.zarr"), "none.tif: no such file"),
+        ((tiled, "a.zarr", "--level", 2), "no level 2; it has 0: 150x205"),
+        ((tiled, "a.zarr", "--memory", "100M"), "GiB are needed"),
+        ((tiled, "a.zarr", "--memory", "lots"), "expected a number with M or G"),
+        ((tiled, "a.zarr", "--set", "treshold=1"), "did you mean --threshold?"),
+        ((tiled, "a.zarr", "--set", "growth=watershed"), "growth 'watershed'"),
+        (("empty.zarr", "a.zarr"), "0x40 pixels (axes YX); expected none of size 0"),
+        (("nan.tif", "a.zarr"), "1600 pixels are NaN"),
+    ]
+    for arguments, expected in words:
+        done = bundle.overtile("segment", *arguments, "--bundle", toy)
+        assert done.returncode == 2, (arguments, done.stderr)
+        assert expected in done.stderr, arguments
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+    done = bundle.overtile("segment", tiled, "a.zarr", "--bundle", toy_3d)
+    assert "150x205 pixels (axes YX); the bundle segments images of 3 dimensions" in done.stderr
+    done = bundle.overtile("segment", tiled, "a.zarr", "--bundle", tmp_path)
+    assert "no configs/inference.json" in done.stderr
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_a_target_is_replaced_only_once_the_new_one_is_whole(
+    tmp_path: Path, toy: Path, tiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "labels.zarr"
+    run(tiled, target, toy)
+    before = files(target)
+    from overtile.pipelines.trained import Trained
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trained, "probabilities", lambda *_: (_ for _ in ()).throw(OSError(5, "x")))
+        with pytest.raises(DataError):
+            run(tiled, target, toy, overwrite=True, settings={"threshold": 0.8})
+    assert files(target) == before
+    run(tiled, target, toy, overwrite=True, settings={"threshold": 0.8})
+    assert files(target) != before
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Iterator[Path]:
+    """16 million pixels, of which segmenting at once would take 64 bytes each."""
+    part = touching_cells(0, (512, 512))[0]
+    tifffile.imwrite(
+        tmp_path / "large.tif", np.tile(part, (8, 8)), tile=(256, 256), compression="zlib"
+    )
+    yield tmp_path / "large.tif"
+    (tmp_path / "large.tif").unlink()
+
+
+def test_memory_stays_within_the_limit(large: Path, toy: Path, tmp_path: Path) -> None:
+    """The most that a process took, as the system counts it.
+
+    The limit is that of a 30,000 x 30,000 image, 2 GiB, less the share of what grows with the
+    image: nothing may grow by more than a byte a pixel.
+    """
+    from overtile.pipelines.data import BYTES_PER_PIXEL
+
+    limit = 1.1 * 2**30
+    code = (
+        "import sys, resource\n"
+        "from overtile.pipelines.__main__ import main\n"
+        "code = main(sys.argv[1:])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
+        "sys.exit(code)\n"
+    )
+    words = ["segment", str(large), str(tmp_path / "labels.zarr"), "--bundle", str(toy), "-q"]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *words, "--memory", "1.1G", "--chunk", "512"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    peak = int(done.stdout.split()[-1])
+    assert peak < limit
+    assert peak / 2 + BYTES_PER_PIXEL * 4096**2 > limit, peak  # not possible at once
