@@ -9,7 +9,7 @@ import importlib
 import sys
 import time
 
-MODULES = ("metrics", "startup", "step")
+MODULES = ("metrics", "startup", "step", "tiles")
 
 
 def main(names: list[str]) -> None:
