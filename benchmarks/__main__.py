@@ -9,7 +9,7 @@ import importlib
 import sys
 import time
 
-MODULES = ("weights", "elastic", "feeding", "segment", "metrics", "startup", "step")
+MODULES = ("weights", "elastic", "feeding", "tiles", "segment", "metrics", "startup", "step")
 
 
 def main(names: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import product
@@ -14,10 +15,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from overtile.networks.geometry import GeometryError, TileGeometry
-from overtile.networks.memory import peak_bytes
+from overtile.networks.memory import PassCost, exact_memory, pass_cost
 from overtile.networks.tiling import PADDING_MODES, Tiling, plan_tiles, read_tile
 
 _DEFAULT_MEMORY = 2 * 1024**3
+# Operations in whose time a byte of a large block is fetched from memory and paged in. Measured
+# with 16 to 256 features in bfloat16 on Zen 4: rates at 828 to 2236 pixels fit with 50 to 80.
+_OPERATIONS_A_BYTE = 64
+_SMALL = 128**2  # pixels of a tile whose memory is not worth a prediction
 # Arguments of SlidingWindowInferer that choose how overlapping answers are blended or
 # buffered. Here no two tiles answer for the same pixel, so there is nothing to choose.
 _WITHOUT_EFFECT = frozenset(
@@ -36,8 +41,9 @@ class OverlapTileInferer(Inferer):
 
     Args:
         roi_size: *input* size of a tile (the paper's 572): an int, one int an axis, or None to
-            take the largest that ``memory_limit`` allows. An axis given as None or <= 0 gets
-            as large as the image needs. Tiles may come out smaller, never larger.
+            take the size that is the fastest by `choose_tile` within ``memory_limit``. An axis
+            given as None or <= 0 gets as large as the image needs. Tiles may come out smaller,
+            never larger.
         sw_batch_size: tiles per forward pass.
         padding_mode: context beyond the image: ``"reflect"`` (mirrored without doubling the
             edge, the paper's), ``"replicate"`` or ``"constant"``.
@@ -52,6 +58,9 @@ class OverlapTileInferer(Inferer):
             that of one pass over the whole image. Networks that normalise by batch or
             instance statistics in evaluation depend on the tile and are not covered.
         cval: the constant of ``padding_mode="constant"``.
+        compile: run the network through `torch.compile`, which needs a C++ compiler on a CPU and
+            takes a minute for every new size of tile; see docs/concepts/tiles.md for when that
+            pays. Its convolutions may round otherwise.
 
     Raises:
         GeometryError: for a network without a geometry, or a ``roi_size`` that it cannot take.
@@ -76,6 +85,7 @@ class OverlapTileInferer(Inferer):
         memory_limit: int | None = None,
         geometry: TileGeometry | None = None,
         cval: float = 0.0,
+        compile: bool = False,
         **without_effect: Any,
     ) -> None:
         super().__init__()
@@ -97,6 +107,8 @@ class OverlapTileInferer(Inferer):
         self.padding_mode, self.cval = padding_mode, cval
         self.sw_device, self.device = sw_device, device
         self.progress, self.memory_limit, self.geometry = progress, memory_limit, geometry
+        self.compile = compile
+        self._compiled: tuple[Any, Callable[..., Tensor]] | None = None
 
     def __call__(
         self,
@@ -112,47 +124,64 @@ class OverlapTileInferer(Inferer):
         """
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         geometry = self.geometry or geometry_of(network)
-        roi = self.tile_size(
-            image, geometry, lambda shape: peak_bytes(network, shape, image.dtype, *args, **kwargs)
-        )
-        tiling = plan_tiles(image.shape[2:], geometry, roi)
-        result = self._run(image, tiling, lambda tile: network(tile, *args, **kwargs))
+
+        def cost(tile: Sequence[int]) -> PassCost:
+            shape = (self.sw_batch_size, image.shape[1], *tile)
+            return pass_cost(network, shape, image.dtype, *args, **kwargs)
+
+        device = torch.device(self.sw_device or image.device).type
+        tiling = plan_tiles(image.shape[2:], geometry, self.tile_size(image, geometry, cost))
+        small = device != "cpu" or math.prod(tiling.size) < _SMALL
+        with exact_memory(0 if small else cost(tiling.size).peak):
+            run = self._compile(network) if self.compile else network
+            result = self._run(image, tiling, lambda tile: run(tile, *args, **kwargs))
         return with_metadata(result, inputs)
+
+    def _compile(self, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        if self._compiled is None or self._compiled[0] is not network:
+            # all tiles of an image have one size, for which the code is made
+            self._compiled = network, torch.compile(network, dynamic=False)
+        return self._compiled[1]
 
     def _run(self, image: Tensor, tiling: Tiling, network: Callable[[Tensor], Tensor]) -> Tensor:
         sw_device, device = self.sw_device or image.device, self.device or image.device
         windows = list(product(range(image.shape[0]), tiling))
         result: Tensor | None = None
         quiet = not self.progress or len(windows) == 1
+        autocast = torch.is_autocast_enabled(torch.device(sw_device).type)
         with tqdm(total=len(windows), unit="tile", disable=quiet, leave=False) as bar:
             for first in range(0, len(windows), self.sw_batch_size):
                 batch = windows[first : first + self.sw_batch_size]
-                tiles = torch.cat(
-                    [
-                        read_tile(image[b : b + 1], tile, self.padding_mode, self.cval)
-                        for b, tile in batch
-                    ]
-                )
-                outputs = answered(network(tiles.to(sw_device)), tiling)
+                tiles = [
+                    read_tile(image[b : b + 1], tile, self.padding_mode, self.cval)
+                    for b, tile in batch
+                ]
+                joined = torch.cat(tiles) if len(tiles) > 1 else tiles[0]
+                with torch.inference_mode(not torch.is_grad_enabled()):
+                    outputs = answered(network(joined.to(sw_device)), tiling)
                 if result is None:
                     shape = (image.shape[0], outputs.shape[1], *tiling.image)
-                    result = torch.empty(shape, dtype=outputs.dtype, device=device)
+                    # not in half precision, which whoever asked for autocast would widen: at once
+                    # here, tile by tile, or later in a second image
+                    dtype = image.dtype if autocast else outputs.dtype
+                    result = torch.empty(shape, dtype=dtype, device=device)
                 for output, (b, tile) in zip(outputs, batch, strict=True):
                     region = result[b][(slice(None), *tile.write)]
                     region.copy_(output[(slice(None), *(slice(n) for n in tile.written))])
+                del outputs, output  # before the next pass needs the memory
                 bar.update(len(batch))
         assert result is not None  # an image has at least one tile
         return result
 
     def tile_size(
-        self, image: Tensor, geometry: TileGeometry, predict: Callable[[Sequence[int]], int]
+        self, image: Tensor, geometry: TileGeometry, cost: Callable[[Sequence[int]], PassCost]
     ) -> tuple[int, ...]:
         """The input size of a tile, with what was left open filled in."""
         whole = geometry.input_size(image.shape[2:])
         if self.roi_size is None:
             limit = _DEFAULT_MEMORY if self.memory_limit is None else self.memory_limit
-            batch = (self.sw_batch_size, image.shape[1])
-            return largest_tile(lambda tile: predict((*batch, *tile)), whole, geometry, limit)
+            device = torch.device(self.sw_device or image.device).type
+            return choose_tile(cost, image.shape[2:], geometry, limit, device)
         given = (
             (int(self.roi_size),) * len(whole)
             if isinstance(self.roi_size, SupportsIndex)
@@ -176,12 +205,16 @@ def with_metadata(result: Tensor, inputs: Tensor) -> Tensor:
 
 
 def geometry_of(network: Any) -> TileGeometry:
-    """The geometry that a network owns, also behind DataParallel's wrappers.
+    """The geometry that a network owns, also behind the wrappers of DataParallel and compile.
 
     Raises:
         GeometryError: if it has none; the message says how to give one.
     """
-    for candidate in (network, getattr(network, "module", None)):
+    for candidate in (
+        network,
+        getattr(network, "module", None),
+        getattr(network, "_orig_mod", None),
+    ):
         geometry = getattr(candidate, "geometry", None)
         if isinstance(geometry, TileGeometry):
             return geometry
@@ -193,44 +226,75 @@ def geometry_of(network: Any) -> TileGeometry:
     )
 
 
-def largest_tile(
-    predict: Callable[[tuple[int, ...]], int],
-    whole: Sequence[int],
+def choose_tile(
+    cost: Callable[[tuple[int, ...]], PassCost],
+    image: Sequence[int],
     geometry: TileGeometry,
     memory_limit: int,
+    device: str = "cpu",
 ) -> tuple[int, ...]:
-    """The largest tile, as square as ``whole`` allows, that stays within ``memory_limit`` bytes.
+    """The tile that segments an image in the least time within ``memory_limit`` bytes.
+
+    Small tiles compute much context in vain. Large ones have maps that fit into no cache. So the
+    time of a plan is the sum over its tiles of their operations, and on a CPU of 64 more for each
+    byte in blocks of 32 MiB and above. Tried are the largest tile that the memory allows, and
+    each time one by an eighth smaller.
 
     Args:
-        predict: bytes that a forward pass takes for a tile's spatial size.
-        whole: input size that covers the whole image; no tile needs to be larger.
+        cost: memory and work of a pass, for a tile's spatial size.
+        image: spatial size of the image.
         geometry: of the network.
         memory_limit: in bytes, for the activations of one pass.
+        device: kind of device that the network runs on.
 
     Raises:
         GeometryError: if even the smallest aligned tile needs more.
     """
+    whole = geometry.input_size(image)
+    steps = _most_steps(lambda size: cost(size).peak, whole, geometry, memory_limit)
+    a_byte = _OPERATIONS_A_BYTE if device == "cpu" else 0
+    plans: list[tuple[float, tuple[int, ...]]] = []
+    while True:
+        tiling = plan_tiles(image, geometry, _square(steps, whole, geometry))
+        found = cost(tiling.size)
+        plans.append((len(tiling) * (found.operations + a_byte * found.large), tiling.size))
+        if steps == 0 or found.large * a_byte == 0:  # smaller tiles can only have more context
+            break
+        steps = steps * 7 // 8
+    # of those about as good the largest: fewer passes, in which threads wait for each other
+    least = min(work for work, _ in plans)
+    return next(size for work, size in plans if work <= 1.05 * least)
+
+
+def _square(steps: int, whole: Sequence[int], geometry: TileGeometry) -> tuple[int, ...]:
+    """A tile as square as ``whole`` allows; its output has (steps + 1) alignments."""
     axes = [geometry.axis(i) for i in range(len(whole))]
+    sizes = geometry.input_size([m * (steps + 1) for _, m, _ in axes])
+    return tuple(min(size, n) for size, n in zip(sizes, whole, strict=True))
 
-    def tile(steps: int) -> tuple[int, ...]:
-        # outputs of (steps + 1) alignments: the smallest that can advance at all, and up
-        sizes = geometry.input_size([m * (steps + 1) for _, m, _ in axes])
-        return tuple(min(size, n) for size, n in zip(sizes, whole, strict=True))
 
-    def fits(steps: int) -> bool:
-        return predict(tile(steps)) <= memory_limit
+def _most_steps(
+    predict: Callable[[tuple[int, ...]], int],
+    whole: Sequence[int],
+    geometry: TileGeometry,
+    memory_limit: int,
+) -> int:
+    """Steps of the largest `_square` that stays within ``memory_limit`` bytes."""
 
-    if not fits(0):
+    def needs(steps: int) -> int:
+        return predict(_square(steps, whole, geometry))
+
+    if needs(0) > memory_limit:
         raise GeometryError(
-            f"memory_limit of {memory_limit} bytes: the smallest tile, {tile(0)}, needs "
-            f"{predict(tile(0))}"
+            f"memory_limit of {memory_limit} bytes: the smallest tile, "
+            f"{_square(0, whole, geometry)}, needs {needs(0)}"
         )
     low = 0
-    high = max(n // m for n, (_, m, _) in zip(whole, axes, strict=True)) + 1
-    while high - low > 1:  # fits(low) holds, and tile(high) is the whole image or too large
+    high = max(n // geometry.axis(i)[1] for i, n in enumerate(whole)) + 1
+    while high - low > 1:  # low fits, and high is the whole image or too large
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return tile(low)
+        low, high = (middle, high) if needs(middle) <= memory_limit else (low, middle)
+    return low
 
 
 def answered(outputs: Tensor, tiling: Tiling) -> Tensor:

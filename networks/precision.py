@@ -39,13 +39,16 @@ class MixedPrecisionInferer(Inferer):
     ) -> Tensor:
         """What ``inferer`` returns, as float32."""
         device = inputs.device.type
-        half = self.precision == "bfloat16" or (self.precision == "auto" and has_bfloat16(device))
-        if not half:
+        if not self.is_half(device):
             result: Tensor = self.inferer(inputs, network, *args, **kwargs)
             return result
         with torch.autocast(device, torch.bfloat16):
             result = self.inferer(inputs, network, *args, **kwargs)
         return result.float()
+
+    def is_half(self, device: str) -> bool:
+        """Whether networks run in bfloat16 on a kind of device."""
+        return self.precision == "bfloat16" or (self.precision == "auto" and has_bfloat16(device))
 
 
 def has_bfloat16(device: str) -> bool:

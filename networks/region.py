@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from monai.inferers import Inferer, SimpleInferer
-from torch import Tensor
+from monai.inferers import Inferer
+from torch import Tensor, nn
 
 from overtile.networks.averaging import RotationAveragingInferer, turn, turn_back
 from overtile.networks.geometry import GeometryError, TileGeometry
 from overtile.networks.inferer import OverlapTileInferer, answered, geometry_of
-from overtile.networks.memory import peak_bytes
+from overtile.networks.memory import exact_memory, pass_cost
 from overtile.networks.precision import MixedPrecisionInferer
 from overtile.networks.tiling import Tile, plan_tiles, read_tile
 
@@ -40,12 +40,14 @@ class RegionInferer:
         self, inferer: Inferer, network: Callable[..., Tensor], spatial_dims: int = 2
     ) -> None:
         self.averaging: RotationAveragingInferer | None = None
-        self.network, found = network, inferer
+        self.network, self.half, found = network, False, inferer
+        weight = next(network.parameters(), None) if isinstance(network, nn.Module) else None
+        self.device = torch.device("cpu") if weight is None else weight.device
         while not isinstance(found, OverlapTileInferer):
             if isinstance(found, RotationAveragingInferer):
                 self.averaging = found
             elif isinstance(found, MixedPrecisionInferer):
-                self.network = _mixed(found.precision, network)
+                self.half = found.is_half(self.device.type)
             else:
                 raise GeometryError(
                     f"inferer {type(found).__name__}: its answer depends on where its windows lie; "
@@ -87,10 +89,14 @@ class RegionInferer:
         """
         own = self.tiles.memory_limit
         self.tiles.memory_limit = memory_limit if own is None else min(own, memory_limit)
-        image = torch.empty((1, channels, *region), device="meta")
-        return self.tiles.tile_size(
-            image, self.geometry, lambda shape: peak_bytes(self.network, shape)
-        )
+        image = torch.empty(1, device=self.device).expand(1, channels, *region)
+        with self._precision():
+            return self.tiles.tile_size(
+                image, self.geometry, lambda tile: pass_cost(self.network, (1, channels, *tile))
+            )
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
 
     def __call__(
         self, window: Tensor, region: Box, image: Sequence[int], roi: Sequence[int]
@@ -105,9 +111,13 @@ class RegionInferer:
             roi: largest input size of a tile.
         """
         average = self.averaging
-        if average is None or average.versions == 1:
-            return self._version(window, region, image, roi, 0)
-        return average.average_of(self._turned(window, region, image, roi))
+        cpu = self.device.type == "cpu"
+        with self._precision():
+            peak = pass_cost(self.network, (*window.shape[:2], *roi)).peak if cpu else 0
+            with exact_memory(peak):
+                if average is None or average.versions == 1:
+                    return self._version(window, region, image, roi, 0)
+                return average.average_of(self._turned(window, region, image, roi))
 
     def _turned(
         self, window: Tensor, region: Box, image: Sequence[int], roi: Sequence[int]
@@ -141,7 +151,8 @@ class RegionInferer:
             if result is None:
                 shape = (*outputs.shape[:2], *sizes)
                 home = self.tiles.device or window.device
-                result = torch.empty(shape, dtype=outputs.dtype, device=home)
+                dtype = window.dtype if self.half else outputs.dtype
+                result = torch.empty(shape, dtype=dtype, device=home)
             answer = _part(outputs, [slice(n) for n in tile.written])
             _part(result, tile.write).copy_(answer)
         assert result is not None  # a region has at least one tile
@@ -171,13 +182,3 @@ def turned_spans(spans: Sequence[tuple[int, int, int]], version: int) -> list[tu
 def _flipped(span: tuple[int, int, int]) -> tuple[int, int, int]:
     start, stop, size = span
     return size - stop, size - start, size
-
-
-def _mixed(precision: str, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    inferer = MixedPrecisionInferer(SimpleInferer(), precision)
-
-    def run(inputs: Tensor) -> Tensor:
-        result: Tensor = inferer(inputs, network)
-        return result
-
-    return run

@@ -16,7 +16,6 @@ from overtile.networks.geometry import GeometryError, TileGeometry
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 _DECONV = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 
 class ValidUNet(nn.Module):
@@ -92,7 +91,8 @@ class ValidUNet(nn.Module):
         layout = torch.channels_last if dims == 2 else torch.channels_last_3d
         for weight in self.parameters():
             if weight.ndim == dims + 2:
-                weight.data = weight.data.contiguous(memory_format=layout)
+                # with one channel both layouts count as contiguous; only a clone gets its strides
+                weight.data = weight.data.clone(memory_format=layout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[B, out_channels, *out]`` of an image ``[B, in_channels, *in]``."""
@@ -155,6 +155,25 @@ class PaddedUNet(ValidUNet):
             )
 
 
+class _MaxPool2d(nn.MaxPool2d):
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting() and _pools_by_maximum(x):  # type: ignore[attr-defined]
+            return _maximum_of_two(_maximum_of_two(x, 2), 3)
+        return nn.functional.max_pool2d(x, 2)
+
+
+def _pools_by_maximum(x: Tensor) -> bool:
+    # PyTorch's pooling on CPU also stores where each maximum was, in 64 bits: four times slower,
+    # and as large as the map itself. Training needs these places.
+    return x.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+def _maximum_of_two(x: Tensor, axis: int) -> Tensor:
+    """Maximum over pairs of neighbours along an axis of even length."""
+    even, odd = x.unflatten(axis, (-1, 2)).unbind(axis + 1)
+    return torch.maximum(even, odd)
+
+
 def centre_crop(x: Tensor, like: Tensor) -> Tensor:
     """The centre of ``x`` in the spatial size of ``like``; the difference is always even."""
     for axis in range(2, x.ndim):
@@ -172,7 +191,7 @@ def _double_convolution(dims: int, before: int, width: int, dropout: float = 0.0
 
 def _down(dims: int, width: int, kind: str) -> nn.Module:
     if kind == "maxpool":
-        return _POOL[dims](kernel_size=2)
+        return _MaxPool2d(kernel_size=2) if dims == 2 else nn.MaxPool3d(kernel_size=2)
     return _CONV[dims](width, width, kernel_size=2, stride=2)
 
 

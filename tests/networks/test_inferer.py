@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,18 @@ from monai.data.utils import list_data_collate
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
-from overtile.networks import GeometryError, OverlapTileInferer, TileGeometry, ValidUNet
+from overtile.networks import (
+    GeometryError,
+    MixedPrecisionInferer,
+    OverlapTileInferer,
+    TileGeometry,
+    ValidUNet,
+    geometry_of,
+    plan_tiles,
+)
+from overtile.networks.inferer import choose_tile
+from overtile.networks.memory import PassCost, pass_cost
+from overtile.networks.precision import has_bfloat16
 
 MARGIN = {1: 8, 2: 20, 4: 92}
 
@@ -170,6 +182,102 @@ def live_bytes(network: ValidUNet, shape: tuple[int, ...]) -> int:
     (batch, channels, *size), width = shape, network.head.in_channels
     image, skip, joined = (np.prod([n - k for n in size]) for k in (0, 4, 2 * 20 - 4))
     return 4 * batch * int(channels * image + width * skip + 3 * width * joined)
+
+
+@pytest.mark.parametrize("image", [(3000, 3000), (700, 5000), (100, 90)])
+@pytest.mark.parametrize("features", [(16, 32, 64, 128, 256), (64, 128)])
+@pytest.mark.parametrize("limit", [2**28, 2**31])
+def test_chosen_tile_is_close_to_the_best_of_a_search(
+    image: tuple[int, int], features: tuple[int, ...], limit: int
+) -> None:
+    network = ValidUNet(features=features).eval()
+    geometry = network.geometry
+
+    def cost(tile: tuple[int, ...]) -> PassCost:
+        return pass_cost(network, (1, 1, *tile))
+
+    def seconds(roi: tuple[int, ...]) -> float:
+        tiling = plan_tiles(image, geometry, roi)
+        found = cost(tiling.size)
+        return len(tiling) * (found.operations + 64 * found.large)
+
+    chosen = choose_tile(cost, image, geometry, limit)
+    assert cost(chosen).peak <= limit
+    whole = geometry.input_size(image)
+    sides = range(geometry.input_size(geometry.axis(0)[1]), max(whole) + 1, 80)
+    searched = {
+        tuple(min(geometry.input_size(n - 2 * geometry.axis(0)[0]), w) for w in whole)
+        for n in sides
+    }
+    best = min(seconds(roi) for roi in searched if cost(roi).peak <= limit)
+    assert seconds(chosen) <= 1.1 * best
+
+
+def test_on_a_gpu_the_largest_tile_is_the_best() -> None:
+    network, image = ValidUNet(features=(16, 32)).eval(), (5000, 5000)
+
+    def cost(tile: tuple[int, ...]) -> PassCost:
+        return pass_cost(network, (1, 1, *tile))
+
+    found = {d: choose_tile(cost, image, network.geometry, 2**31, d) for d in ("cpu", "cuda")}
+    assert cost(found["cpu"]).peak < cost(found["cuda"]).peak <= 2**31
+    tiles = len(plan_tiles(image, network.geometry, found["cuda"]))
+    fewer = network.geometry.input_size([round(5000 / (tiles**0.5 - 1))] * 2)
+    assert cost(fewer).peak > 2**31
+
+
+@pytest.mark.skipif(not has_bfloat16("cpu"), reason="this processor emulates bfloat16")
+@torch.no_grad()
+def test_tiles_in_half_precision_equal_the_whole_image_in_half_precision() -> None:
+    network, image = network_of(3, depth=2), torch.rand(1, 1, 150, 170)
+    found, expected = (
+        MixedPrecisionInferer(OverlapTileInferer(roi), "bfloat16")(image, network)
+        for roi in (60, 0)
+    )
+    assert found.dtype == expected.dtype == torch.float32
+    assert (found - expected).abs().max() <= 2**-7 * expected.abs().max()
+    assert (found - whole(network, image)).abs().max() > 0  # it did multiply in half precision
+
+
+@torch.no_grad()
+def test_the_answer_is_an_ordinary_tensor_under_no_grad() -> None:
+    found = OverlapTileInferer(26)(torch.rand(1, 1, 50, 50), network_of(0))
+    assert not found.is_inference()
+
+
+def test_gradients_reach_the_network_through_tiles() -> None:
+    network = network_of(0)
+    OverlapTileInferer(26)(torch.rand(1, 1, 50, 50), network).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+class Sharpen(nn.Module):
+    """A network that compiles in seconds."""
+
+    geometry = TileGeometry(margin=1, multiple=1, minimum=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., 1:-1, 1:-1] * 5 - x[..., 2:, 1:-1] * 2 - x[..., 1:-1, 2:] * 2
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs g++")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("roi", [24, None])
+def test_compiled_network_gives_the_same(roi: int | None) -> None:
+    network, image = Sharpen(), torch.rand(1, 1, 60, 60)
+    inferer = OverlapTileInferer(roi, compile=True)
+    expected = OverlapTileInferer(roi)(image, network)
+    with torch.inference_mode():
+        assert torch.allclose(inferer(image, network), expected, atol=1e-6)
+        compiled = inferer._compiled
+        assert compiled is not None
+        assert torch.allclose(inferer(image + 1, network), expected + 1, atol=1e-5)
+        assert inferer._compiled is compiled  # not again for the next image
+
+
+def test_geometry_is_found_behind_compile() -> None:
+    network = network_of(0)
+    assert geometry_of(torch.compile(network)) is network.geometry
 
 
 @torch.no_grad()

@@ -1,8 +1,13 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 
 from overtile.networks import ValidUNet, peak_bytes
+from overtile.networks.memory import _mallopt, pass_cost
+from overtile.networks.precision import has_bfloat16
 
 
 def peak_of_two_levels(n: int, upper: int, lower: int) -> int:
@@ -63,3 +68,71 @@ def test_prediction_is_close_to_what_cuda_holds() -> None:
         network(image)
         held = torch.cuda.max_memory_allocated() - before
     assert held >= 0.9 * peak_bytes(network, shape)
+
+
+MEASURE = """
+import ctypes, sys, torch
+from pathlib import Path
+from overtile.networks import ValidUNet, peak_bytes
+from overtile.networks.memory import exact_memory
+
+def resident(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
+
+torch.set_num_threads(1)
+network = ValidUNet(features=(16, 32, 64, 128)).eval()
+half = sys.argv[1] == "bfloat16"
+with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+    network(torch.randn(1, 1, 252, 252))  # loads libraries
+    for size in map(int, sys.argv[2:]):
+        predicted = peak_bytes(network, (1, 1, size, size))
+        ctypes.CDLL(None).malloc_trim(0)
+        before = resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+        image = torch.randn(1, 1, size, size)
+        with exact_memory(predicted):
+            network(image)
+            network(image)
+        print(predicted, resident("VmHWM") - before)
+        del image
+"""
+
+
+@pytest.mark.skipif(_mallopt() is None, reason="resident memory is predicted with glibc alone")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_prediction_is_close_to_what_a_process_takes(precision: str) -> None:
+    if precision == "bfloat16" and not has_bfloat16("cpu"):
+        pytest.skip("this processor emulates bfloat16, with memory for float32")
+    command = [sys.executable, "-W", "ignore", "-c", MEASURE, precision, "900", "1100", "1300"]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    pairs = [tuple(map(int, line.split())) for line in printed.splitlines()]
+    assert len(pairs) == 3
+    for predicted, measured in pairs:
+        assert abs(predicted / measured - 1) < 0.2, pairs
+
+
+def test_autocast_halves_activations_and_copies_weights() -> None:
+    network, shape = ValidUNet(features=(4, 8)).eval(), (1, 1, 300, 300)
+    weights = sum(p.numel() for p in network.parameters())
+    full = peak_bytes(network, shape)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert peak_bytes(network, shape) == full // 2 + 2 * weights
+    assert peak_bytes(network, shape) == full
+
+
+def test_cost_counts_operations_and_large_blocks() -> None:
+    layer = nn.Conv2d(3, 5, 3, bias=False)
+    cost = pass_cost(layer, (1, 3, 102, 202))
+    assert cost.operations == 2 * 9 * 3 * 5 * 100 * 200
+    assert cost.large == 0
+    assert pass_cost(layer, (1, 3, 2002, 1002)).large == 4 * 5 * 2000 * 1000
+    layer.double()
+    assert pass_cost(layer, (1, 3, 102, 202), torch.float64).peak == 8 * (3 * 102 * 202 + 10**5)
+
+
+def test_inference_mode_hides_nothing() -> None:
+    network = ValidUNet(features=(4, 8)).eval()
+    expected = peak_bytes(network, (1, 1, 300, 300))
+    with torch.inference_mode():
+        assert peak_bytes(ValidUNet(features=(4, 8)).eval(), (1, 1, 300, 300)) == expected

@@ -217,3 +217,26 @@ def test_padded_network_has_the_valid_ones_weights_and_is_seamless(
 def test_padded_network_refuses_what_it_cannot_pool() -> None:
     with pytest.raises(GeometryError, match="expected multiples of 4"):
         PaddedUNet(features=(2, 2, 2))(torch.rand(1, 1, 16, 18))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pooling_without_a_gradient_is_max_pooling(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    pool = ValidUNet(features=(3, 4)).down[0]
+    image = torch.randn(2, 3, 8, 10).to(dtype)
+    image[0, 0, 0, 0], image[0, 1, 1, 1] = float("nan"), float("-inf")
+    expected = torch.nn.functional.max_pool2d(image, 2)
+    with torch.no_grad():
+        found = pool(image.contiguous(memory_format=torch.channels_last))
+    assert torch.equal(found.nan_to_num(7), expected.nan_to_num(7))
+    ties = torch.zeros(1, 1, 2, 2, requires_grad=True)
+    pool(ties).backward(torch.ones(1, 1, 1, 1))
+    assert ties.grad is not None
+    assert ties.grad.flatten().tolist() == [1, 0, 0, 0]  # training is as it was
+
+
+def test_the_first_layer_has_channels_innermost_too() -> None:
+    network = ValidUNet(features=(8, 16))
+    with torch.no_grad():
+        answer = network.contract[0][0](torch.rand(1, 1, 20, 20))
+    assert answer.is_contiguous(memory_format=torch.channels_last)
