@@ -23,7 +23,7 @@ import torch
 from mlflow import MlflowClient
 from PIL import Image
 
-from overtile.networks import OverlapTileInferer, ValidUNet
+from overtile.networks import MixedPrecisionInferer, OverlapTileInferer, ValidUNet
 from overtile.pipelines.metrics import seg_measure
 from overtile.pipelines.predictions import load
 from overtile.pipelines.reading import read_image
@@ -185,9 +185,10 @@ def segmented(
     network = ValidUNet(features=(4, 8)).eval()
     network.load_state_dict(torch.load(checkpoint, weights_only=True))
     with torch.no_grad():
-        logits = OverlapTileInferer()(torch.from_numpy(image).float()[None, None], network)
+        inferer = MixedPrecisionInferer(OverlapTileInferer())
+        logits = inferer(torch.from_numpy(image).float()[None, None], network)
     p = logits.softmax(1)[0].numpy()
-    find = InstancesFromProbabilities(0.6, min_size, grow=3, extent=0.4, max_hole=max_hole, line=2)
+    find = InstancesFromProbabilities(0.5, min_size, grow=3, extent=0.3, max_hole=max_hole, line=2)
     return find(p)[0]
 
 
