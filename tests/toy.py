@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def toy_bundle(folder: Path, image: NDArray[Any], seed: int = 3) -> Path:
     """A bundle with a network of random weights, scaled so that a quarter of ``image`` is cell."""
     config = json.loads((ROOT / "bundles/touching_cells/configs/inference.json").read_text())
-    config["spatial_dims"] = image.ndim
+    config["spatial_dims"], config["precision"] = image.ndim, "float32"
     config["network_def"].update(features=[4, 8], dropout=0.0)
     (folder / "configs").mkdir(parents=True)
     (folder / "models").mkdir()

@@ -368,7 +368,7 @@ def test_other_settings_or_another_source_are_not_mixed_in(
         patched.setattr(Trained, "probabilities", lambda *_: (_ for _ in ()).throw(OSError(5, "x")))
         with pytest.raises(DataError):
             run(tiled, target, toy)
-    with pytest.raises(ConfigurationError, match=r"begun with threshold 0\.6, but now it is 0\.9"):
+    with pytest.raises(ConfigurationError, match=r"begun with threshold 0\.5, but now it is 0\.9"):
         run(tiled, target, toy, settings={"threshold": 0.9})
     with pytest.raises(ConfigurationError, match="begun with output labels"):
         run(tiled, target, toy, labels=False)
