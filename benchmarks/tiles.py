@@ -150,7 +150,7 @@ def pass_seconds(network: nn.Module, half: bool, size: int, batch: int = 1) -> f
     image = torch.randn(batch, 1, size, size)
     with precision(half):
         network(image)
-        return statistics.median(seconds(lambda: network(image)) for _ in range(REPEATS))
+        return min(seconds(lambda: network(image)) for _ in range(REPEATS))
 
 
 def tile(network: nn.Module, image: Tensor, roi: int | None = None, half: bool = HALF) -> Tensor:
@@ -278,29 +278,37 @@ def times_of_tiles(sizes: Sequence[int], image_size: int) -> dict[int, list[floa
     return times
 
 
-def chosen() -> tuple[int, list[int]]:
-    """The tile that ``roi_size=None`` takes, and all that the memory limit allows."""
+def plans() -> tuple[int, list[int]]:
+    """The tile that ``roi_size=None`` takes, and the others that the memory limit allows.
+
+    Tiles are made as small as their number allows, so that several sizes ask for the same tiles.
+    """
     network = ours()
+    geometry = network.geometry
     with precision(HALF):
-        tile, _ = choose_tile(
-            lambda size: pass_cost(network, (1, 1, *size)), (SIZE,) * 2, network.geometry, LIMIT
+        found = choose_tile(
+            lambda size: pass_cost(network, (1, 1, *size)), (SIZE,) * 2, geometry, LIMIT
         )
         allowed = [n for n in SEARCH if peak_bytes(network, (1, 1, n, n)) <= LIMIT]
-    return tile, allowed
+    auto, *others = (
+        plan_tiles((SIZE,) * 2, geometry, (size,) * 2).size[0] for size in (found[0], *allowed)
+    )
+    return auto, sorted({*others} - {auto})
 
 
 def choice() -> Iterator[Figure]:
-    auto, allowed = in_process(chosen)
-    times = in_process(times_of_tiles, sorted({*allowed, auto}), SIZE)
-    best = min(allowed, key=lambda n: statistics.median(times[n]))
+    auto, others = in_process(plans)
+    times = in_process(times_of_tiles, [auto, *others], SIZE)
+    best = min(others, key=lambda size: statistics.median(times[size]))
+    times = in_process(times_of_tiles, [auto, best], SIZE)  # the luckiest is not the best
     ratio = statistics.median(a / b for a, b in zip(times[auto], times[best], strict=True))
     yield Figure(
         f"chosen tile, {SIZE} x {SIZE} within {LIMIT // 1024**2} MiB, against the best of a search",
         ratio,
         1.1,
         "lower",
-        f"{ratio:.2f} times the time (tile {auto} against {best} of {min(allowed)} to "
-        f"{max(allowed)})",
+        f"{ratio:.2f} times the time (tile {auto} against {best} of {min(others)} to "
+        f"{max(others)})",
     )
 
 
