@@ -15,6 +15,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from overtile.pipelines.blocks import no_level
 from overtile.pipelines.errors import DataError, UnreadableError
 
 TIFF = (".tif", ".tiff")
@@ -302,28 +303,39 @@ def dicom_reader(path: Path, names: Sequence[str] = ()) -> Any:
 def _zarr(path: Path) -> Stored:
     import zarr
 
-    group = zarr.open_group(path, mode="r")
+    return ome_zarr(path, zarr.open_group(path, mode="r"))
+
+
+def ome_zarr(path: Path, group: Any, level: int = 0) -> Stored:
+    """A level of the pyramid in an opened OME-Zarr group; pixel size from its metadata.
+
+    Raises:
+        DataError: if the group does not say that it is an image.
+        ConfigurationError: if there is no such level.
+    """
     attributes: dict[str, Any] = dict(group.attrs)
     described = attributes.get("ome", attributes).get("multiscales")
     if not described:
         raise DataError(
-            f"{path}: a Zarr group without multiscales metadata; expected an OME-Zarr image"
+            f"{path}: a Zarr group without multiscales metadata; expected an OME-Zarr image, "
+            "or the path of one array in it"
         )
-    level = described[0]["datasets"][0]
-    array: Any = group[level["path"]]
-    names = [axis["name"] if isinstance(axis, dict) else axis for axis in described[0]["axes"]]
-    changes = level.get("coordinateTransformations", ())
+    datasets = described[0]["datasets"]
+    if not 0 <= level < len(datasets):
+        raise no_level(path, level, [group[d["path"]].shape for d in datasets])
+    array: Any = group[datasets[level]["path"]]
+    told = [a if isinstance(a, dict) else {"name": a} for a in described[0]["axes"]]
+    changes = datasets[level].get("coordinateTransformations", ())
     steps: list[float] = next((t["scale"] for t in changes if t["type"] == "scale"), [])
     units = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3}
-    told = [axis.get("unit") if isinstance(axis, dict) else None for axis in described[0]["axes"]]
     spacing = {
-        name.upper(): float(step) * units[unit]
-        for name, step, unit in zip(names, steps, told, strict=False)
-        if name in "xyz" and unit in units
+        axis["name"].upper(): float(step) * units[axis["unit"]]
+        for axis, step in zip(told, steps, strict=False)
+        if axis["name"] in "xyz" and axis.get("unit") in units
     }
     return Stored(
-        "".join(n[0].upper() for n in names),
-        tuple(array.shape),
+        "".join(axis["name"][0].upper() for axis in told),
+        tuple(int(n) for n in array.shape),
         np.dtype(array.dtype),
         lambda index: np.asarray(array[index]),
         spacing=spacing,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from functools import partial as bound
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from overtile.pipelines.formats import (
     Index,
     Stored,
     is_dicom_series,
+    ome_zarr,
     open_image,
     unreadable,
 )
@@ -74,42 +76,22 @@ def _zarr(path: Path, level: int) -> Stored:
     import zarr
 
     opened: Any = zarr.open(path, mode="r")
-    attributes: dict[str, Any] = dict(opened.attrs)
-    if isinstance(opened, zarr.Array):
-        if level:
-            raise no_level(path, level, [opened.shape])
-        axes, spacing, array = _axes_of(path, opened), {}, opened
+    if not isinstance(opened, zarr.Array):
+        stored = ome_zarr(path, opened, level)
+    elif level:
+        raise no_level(path, level, [opened.shape])
     else:
-        described = attributes.get("ome", attributes).get("multiscales")
-        if not described:
-            raise DataError(
-                f"{path}: a Zarr group without multiscales metadata; expected an OME-Zarr image, "
-                "or the path of one array in it"
-            )
-        datasets = described[0]["datasets"]
-        if not 0 <= level < len(datasets):
-            raise no_level(path, level, [opened[d["path"]].shape for d in datasets])
-        array = opened[datasets[level]["path"]]
-        told = [a if isinstance(a, dict) else {"name": a} for a in described[0]["axes"]]
-        axes = "".join(axis["name"][0].upper() for axis in told)
-        changes = datasets[level].get("coordinateTransformations", ())
-        steps: list[float] = next((t["scale"] for t in changes if t["type"] == "scale"), [])
-        units = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3}
-        spacing = {
-            axis["name"].upper(): float(step) * units[axis["unit"]]
-            for axis, step in zip(told, steps, strict=False)
-            if axis["name"] in "xyz" and axis.get("unit") in units
-        }
+        shape = tuple(int(n) for n in opened.shape)
+        stored = Stored(_axes_of(path, opened), shape, np.dtype(opened.dtype), opened.__getitem__)
 
     def pixels(index: Index) -> NDArray[Any]:
         try:
-            part: NDArray[Any] = np.asarray(array[index])
+            part: NDArray[Any] = np.asarray(stored.pixels(index))
         except Exception as error:
             raise unreadable(path, error) from error
         return part
 
-    shape = tuple(int(n) for n in array.shape)
-    return Stored(axes, shape, np.dtype(array.dtype), pixels, None, spacing)
+    return replace(stored, pixels=pixels)
 
 
 def _axes_of(path: Path, array: Any) -> str:
