@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 DOCS_STAMP := $(VENV)/installed-docs
 BENCH_STAMP := $(VENV)/installed-bench
+LABEL_STAMP := $(VENV)/installed-label
 RUN := runs/touching_cells
 BUNDLE := bundles/touching_cells
 MONAI := $(BIN)/python -W ignore -m monai.bundle run
 
-.PHONY: help setup train test test-all lint format docs pictures bench clean
+.PHONY: help setup train label install-label test test-all lint format docs pictures bench clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -30,6 +31,19 @@ train: setup ## train on generated cells, track the run, segment a large image (
 	$(MONAI) inference --bundle_root $(RUN) --config_file $(RUN)/configs/inference.json \
 		--dataset_dir $(RUN)-data-0/large --output_dir $(RUN)/segmented
 	$(BIN)/overtile show $(RUN)
+
+label: $(LABEL_STAMP) ## annotate in the browser: make label STUDIES=DIR (without: generated cells)
+	@test -n "$(STUDIES)" || test -d runs/studies || \
+		$(BIN)/overtile data synth runs/studies --train 12 --val 0 --test 0
+	$(BIN)/overtile label --studies $(or $(STUDIES),runs/studies/train/images) --open
+
+install-label: $(LABEL_STAMP) ## install MONAI Label, so that the tests of it run too
+
+# without what it names: builds of PyTorch, NumPy and CUDA that nothing here needs
+$(LABEL_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[label]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps monailabel pydicom-seg
+	@touch $(LABEL_STAMP)
 
 test: setup ## run the tests (ten minutes)
 	$(BIN)/python -m pytest -m 'not slow'

@@ -39,6 +39,7 @@ class RegionInferer:
     def __init__(
         self, inferer: Inferer, network: Callable[..., Tensor], spatial_dims: int = 2
     ) -> None:
+        self.whole = inferer
         self.averaging: RotationAveragingInferer | None = None
         self.network, self.half, found = network, False, inferer
         weight = next(network.parameters(), None) if isinstance(network, nn.Module) else None
@@ -90,12 +91,13 @@ class RegionInferer:
         own = self.tiles.memory_limit
         self.tiles.memory_limit = memory_limit if own is None else min(own, memory_limit)
         image = torch.empty(1, device=self.device).expand(1, channels, *region)
-        with self._precision():
+        with self.precision():
             return self.tiles.tile_size(
                 image, self.geometry, lambda tile: pass_cost(self.network, (1, channels, *tile))
             )
 
-    def _precision(self) -> torch.autocast:
+    def precision(self) -> torch.autocast:
+        """A context in which the network computes as precisely as its inferer wants."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
 
     def __call__(
@@ -112,7 +114,7 @@ class RegionInferer:
         """
         average = self.averaging
         cpu = self.device.type == "cpu"
-        with self._precision():
+        with self.precision():
             peak = pass_cost(self.network, (*window.shape[:2], *roi)).peak if cpu else 0
             with exact_memory(peak):
                 if average is None or average.versions == 1:

@@ -7,8 +7,10 @@ checked: help and mistakes answer at once.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
+import threading
 import webbrowser
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -111,7 +113,7 @@ class _Size(click.ParamType[tuple[int, int]]):
 @click.version_option(__version__, prog_name="overtile", message="%(prog)s %(version)s")
 @_loudness
 def overtile() -> None:
-    """Beside the bundles: look at data sets, make them, look at runs.
+    """Beside the bundles: look at data sets, make them, look at runs, annotate.
 
     Training and segmentation are the bundles' commands (python -m monai.bundle run ...).
     """
@@ -476,6 +478,70 @@ def segment(
         click.echo(f"{result.target}{cells}")
     for line in result.unreadable:
         click.echo(f"overtile: filled with 0: {line}", err=True)
+
+
+@overtile.command(
+    epilog=_examples(
+        "overtile label --studies nuclei",
+        "overtile label --studies nuclei --bundle runs/mine --port 8080 --no-open",
+        "overtile label --studies /archive/slides --read-only --work ./proposals",
+    )
+)
+@click.option(
+    "--studies",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of the images; labels go to labels/ in it.",
+)
+@click.option(
+    "--bundle",
+    "bundles",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="A further bundle, or folder of a run; may be repeated.",
+)
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path),
+    help="Folder for networks and trainings.  [default: STUDIES/overtile]",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+@click.option("--read-only", "--read_only", is_flag=True, help="Propose labels, but keep none.")
+@click.option("--open/--no-open", "show_it", help="Open the page in the browser.")
+@_loudness
+def label(
+    studies: Path,
+    bundles: tuple[Path, ...],
+    work: Path | None,
+    host: str,
+    port: int,
+    read_only: bool,
+    show_it: bool,
+) -> None:
+    """Annotate, train and segment in the browser, or in a viewer that knows MONAI Label."""
+    from overtile.pipelines.label.launch import (
+        check_host,
+        check_installed,
+        check_port,
+        prepare,
+        serve,
+    )
+
+    check_installed()
+    check_host(host)
+    check_port(host, port)
+    if studies.is_dir() and work is None and not os.access(studies, os.W_OK):
+        raise DataError(f"--studies {studies}: read-only; give --work DIR for networks and runs")
+    work = work or studies / "overtile"
+    models = prepare(studies, work, bundles)
+    _note(f"networks and trainings are kept in {work}")
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/annotate/"
+    if not _is("quiet"):
+        click.echo(f"{address}  (Ctrl-C ends it; models: {', '.join(models)})")
+    if show_it:
+        threading.Timer(8, webbrowser.open, [address]).start()  # when the server is up
+    serve(studies, work, models, host, port, read_only)
 
 
 @overtile.command(

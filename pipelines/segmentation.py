@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -153,7 +153,7 @@ class WriteResultsd(MapTransform):
         grey, instances = (a.repeat(zoom, 0).repeat(zoom, 1) for a in (grey, instances))
         picture = Image.fromarray(outlined(grey, instances))
         name = stem(file if count > 1 else source)
-        _whole(self.output_dir / f"{name}_outlines.png", picture.save)
+        write_whole(self.output_dir / f"{name}_outlines.png", picture.save)
 
     def _collect(self, source: str, array: NDArray[Any], kind: str) -> None:
         file, plane = split_plane(source)
@@ -175,7 +175,7 @@ class WriteResultsd(MapTransform):
         if array.dtype.kind in "iu":
             array = array.astype(np.uint16 if array.max(initial=0) < 2**16 else np.uint32)
             found = f": {self._found.pop(file)} cells"
-        path = _write_like(base, array, stored)
+        path = write_like(base, array, stored)
         tqdm.write(f"{path}{found}")
 
 
@@ -187,14 +187,16 @@ def _in_stored_order(planes: NDArray[Any], stored: Stored, spatial_dims: int) ->
     return grid.transpose(np.argsort(order))
 
 
-def _write_like(base: Path, array: NDArray[Any], stored: Stored | None) -> Path:
-    """Write ``array`` as the file it came from lies in space."""
+def write_like(
+    base: Path, array: NDArray[Any], stored: Stored | None, nifti: str = ".nii.gz"
+) -> Path:
+    """Write ``array`` as the file it came from lies in space, and return the path."""
     if stored is not None and stored.affine is not None:
         volume = nibabel.Nifti1Image(array.reshape(stored.shape), stored.affine)
         volume.header.set_xyzt_units(*stored.tags.get("units", ("mm", "unknown")))
         if "zooms" in stored.tags:
             volume.header.set_zooms(stored.tags["zooms"][: len(stored.shape)])
-        return _whole(base.with_name(base.name + ".nii.gz"), volume.to_filename)
+        return write_whole(base.with_name(base.name + nifti), volume.to_filename)
     options: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib"}
     suffix, axes = ".tif", ""
     if stored is not None:
@@ -213,10 +215,11 @@ def _write_like(base: Path, array: NDArray[Any], stored: Stored | None) -> Path:
             options.update(ome=True, metadata={"axes": axes, **sizes_um, **units})
             suffix = ".ome.tif"
     path = base.with_name(base.name + suffix)
-    return _whole(path, lambda partial: tifffile.imwrite(partial, array, **options))
+    return write_whole(path, lambda partial: tifffile.imwrite(partial, array, **options))
 
 
-def _whole(path: Path, write: Any) -> Path:
+def write_whole(path: Path, write: Callable[[Path], Any]) -> Path:
+    """Let ``write`` make a file, whole or not at all."""
     partial = path.with_name("partial." + path.name)
     write(partial)
     partial.replace(path)

@@ -67,11 +67,7 @@ class RunTracker:
         self.data, self.optimizer, self.evaluator = data, optimizer, evaluator
         self.bundle_root = bundle_root
         self._store = self.output_dir.resolve().parent
-        self.uri = (
-            os.environ.get("MLFLOW_TRACKING_URI")
-            or tracking_uri
-            or f"sqlite:///{self._store / 'mlflow.db'}"
-        )
+        self.uri = store_of(self.output_dir, tracking_uri)
         self.run_id: str | None = None
         self._client: MlflowClient | None = None
         self._metrics: list[Metric] = []
@@ -236,6 +232,30 @@ class RunTracker:
         for first in range(0, len(metrics), 10 * _BATCH):
             if self.run_id is not None:
                 self.client.log_batch(self.run_id, metrics=metrics[first : first + 10 * _BATCH])
+
+
+def store_of(output_dir: Path, tracking_uri: str | None = None) -> str:
+    """Address of the MLflow store for the run in a folder."""
+    own = f"sqlite:///{output_dir.resolve().parent / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri or own
+
+
+def end_abandoned(output_dir: Path, status: str, tracking_uri: str | None = None) -> None:
+    """End the run of a folder whose process is gone and could not do so itself.
+
+    Args:
+        output_dir: folder of the run, as the run was given it.
+        status: ``"KILLED"`` or ``"FAILED"``.
+        tracking_uri: as of `RunTracker`.
+    """
+    uri = store_of(output_dir, tracking_uri)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        return
+    client = MlflowClient(uri)
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    for run in client.search_runs(experiments, "attributes.status = 'RUNNING'"):
+        if run.data.params.get("output_dir") == str(output_dir):
+            client.set_terminated(run.info.run_id, status)
 
 
 def append_epoch(row: Mapping[str, float], path: Path) -> None:

@@ -74,6 +74,24 @@ class Trained:
         plain: NDArray[np.float32] = np.asarray(found[-1].float().cpu())
         return plain
 
+    @torch.no_grad()
+    def instances(self, image: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Numbered cells ``[*S]`` of a whole image, its grey values scaled as in training.
+
+        Raises:
+            ConfigurationError: if the bundle makes no instances.
+        """
+        if self.settings is None:
+            raise ConfigurationError(
+                "postprocessing: no InstancesFromProbabilitiesd in it; expected a bundle that "
+                "numbers cells"
+            )
+        inputs = torch.from_numpy(np.ascontiguousarray(image))[None, None].to(self.device)
+        answer = self.inferer.whole(inputs, self.network)[0]
+        found = self.settings(self.activation({"pred": answer})["pred"].float().cpu())
+        plain: NDArray[np.int32] = np.asarray(found[0])
+        return plain
+
 
 def load_trained(bundle: Path, settings: Mapping[str, Any]) -> Trained:
     """Build what a bundle's ``configs/inference.json`` describes, as its own ``inference`` does.

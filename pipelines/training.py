@@ -27,7 +27,12 @@ from tqdm import tqdm
 
 from overtile.pipelines import figures
 from overtile.pipelines.bundle import check_bundle, write_bundle
-from overtile.pipelines.checkpoints import Checkpoints, read_checkpoint
+from overtile.pipelines.checkpoints import (
+    Checkpoints,
+    check_settings,
+    load_weights,
+    read_checkpoint,
+)
 from overtile.pipelines.config import check_inferer, current_parser
 from overtile.pipelines.dataset import TileDataset
 from overtile.pipelines.errors import ConfigurationError
@@ -84,6 +89,7 @@ def run_training(
     resume: bool = False,
     bundle_root: str | Path | None = None,
     metrics: Mapping[str, IgniteMetricHandler] | None = None,
+    initial_weights: str | Path | None = None,
 ) -> dict[str, Any]:
     """Train, then score the best network on images that it has not seen, and say where all is.
 
@@ -99,6 +105,7 @@ def run_training(
         bundle_root: of the bundle that trains; the run's folder becomes a bundle that uses the
             network as it was trained.
         metrics: the evaluator's, by name, which score image by image.
+        initial_weights: a checkpoint that a new run starts from; None starts from random weights.
 
     Returns:
         The summary that is printed and written to ``summary.json``.
@@ -118,6 +125,9 @@ def run_training(
             checkpoints.resume(trainer)
             log.info("%d of %d epochs are done", trainer.state.epoch, trainer.state.max_epochs)
         else:
+            if initial_weights is not None:
+                load_weights(trainer.network, initial_weights)
+                check_settings(checkpoints.settings, initial_weights)
             _move_aside(tracker.output_dir)
         parser = current_parser()
         if parser is not None and bundle_root is not None:

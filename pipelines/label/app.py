@@ -1,0 +1,142 @@
+"""The app that MONAI Label runs: bundles as models, a folder of images as datastore."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from monailabel.config import settings
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.tasks.batch_infer import BatchInferTask
+
+import overtile
+from overtile.pipelines.errors import ConfigurationError
+from overtile.pipelines.label.choose import MostUncertain, Plain, Uncertainty, by_chance, in_order
+from overtile.pipelines.label.infer import Segmenter
+from overtile.pipelines.label.refusals import MissingError, RefusedError
+from overtile.pipelines.label.studies import Studies
+from overtile.pipelines.label.train import Trainer
+from overtile.pipelines.uncertainty import METHODS
+
+
+class OvertileLabel(MONAILabelApp):
+    """Every bundle in ``model/`` of the app's folder is a model and its training.
+
+    Args:
+        app_dir: the app's folder; runs go to ``runs/`` in it.
+        studies: folder of the images.
+        conf: of MONAI Label's command; ``models`` names bundles, separated by commas, all without.
+
+    Raises:
+        ConfigurationError: if there is no such bundle.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        self.home = Path(app_dir)
+        self.bundles = _bundles(self.home / "model", (conf or {}).get("models", ""))
+        super().__init__(
+            app_dir,
+            studies,
+            conf,
+            name="Overtile",
+            description="U-Net with exact tiles: touching cells, membranes, and your own",
+            version=overtile.__version__,
+        )
+
+    @property
+    def runs(self) -> Path:
+        """Folder of the trainings."""
+        return self.home / "runs"
+
+    def init_datastore(self) -> Studies:
+        """The folder of images."""
+        return Studies(self.studies, settings.MONAI_LABEL_DATASTORE_READ_ONLY)
+
+    def init_infers(self) -> dict[str, Segmenter]:
+        """A model for every bundle."""
+        return {folder.name: Segmenter(folder) for folder in self.bundles}
+
+    def init_trainers(self) -> dict[str, Trainer]:
+        """A training for every bundle."""
+        return {folder.name: Trainer(folder, self.runs) for folder in self.bundles}
+
+    def init_scoring_methods(self) -> dict[str, Uncertainty]:
+        """Both kinds of uncertainty for every model."""
+        return {
+            f"{method}_{name}": Uncertainty(segmenter, method)
+            for name, segmenter in self._infers.items()
+            for method in METHODS
+        }
+
+    def init_strategies(self) -> dict[str, Any]:
+        """How the next image is chosen."""
+        first = self.bundles[0].name
+        uncertain = {
+            method: MostUncertain(
+                {name: Uncertainty(segmenter, method) for name, segmenter in self._infers.items()},
+                first,
+            )
+            for method in METHODS
+        }
+        return {
+            "first": Plain("First by name", in_order),
+            "random": Plain("Any of them", by_chance),
+            **uncertain,
+        }
+
+    def init_batch_infer(self) -> BatchInferTask:
+        """Proposals for many images."""
+        return _OneByOne()
+
+    def segmenter(self, model: str) -> Segmenter:
+        """The model of a name.
+
+        Raises:
+            MissingError: if there is none.
+        """
+        if model not in self._infers:
+            raise MissingError(f"model {model!r}: expected one of {', '.join(self._infers)}")
+        found: Segmenter = self._infers[model]
+        return found
+
+    def infer(self, request: dict[str, Any], datastore: Studies | None = None) -> dict[str, Any]:
+        """Segment an image of the studies folder, or the one at ``request["upload"]``.
+
+        Whatever else ``request["image"]`` may name, a path is never followed.
+        """
+        task = self.segmenter(request.get("model", ""))
+        studies = datastore or self.datastore()
+        image = request.get("image")
+        if not isinstance(image, str):
+            raise RefusedError("image: expected the id of an image in the studies folder")
+        upload = request.get("upload")
+        path = Path(upload) if upload else studies.path_of(image)
+        file, told = task({"image": str(path)})
+        label: str = file
+        tag = request.get("label_tag") or "original"
+        if request.get("save_label") and not upload:
+            label = studies.save_label(
+                image, file, tag, {"model": task.bundle.name, "params": told}
+            )
+        return {"label": label, "tag": tag, "file": file, "params": told}
+
+
+class _OneByOne(BatchInferTask):
+    """MONAI Label's own, which divides by the number of GPUs, where there is none too."""
+
+    def __call__(self, request: dict[str, Any], datastore: Any, infer: Any) -> Any:
+        quiet = {"multi_gpu": False, "device": "cpu", "max_workers": 1}
+        return super().__call__({**request, **quiet}, datastore, infer)
+
+
+def _bundles(folder: Path, names: str) -> list[Path]:
+    found = sorted(p for p in folder.iterdir() if (p / "configs" / "inference.json").is_file())
+    wanted = [n.strip() for n in names.split(",") if n.strip()]
+    known = {p.name: p for p in found}
+    unknown = [n for n in wanted if n not in known]
+    if unknown or not found:
+        raise ConfigurationError(
+            f"{folder}: no bundle {unknown[0] if unknown else 'at all'}; expected one of "
+            f"{', '.join(known) or 'those that come with Overtile'}"
+        )
+    return [known[n] for n in wanted] or found

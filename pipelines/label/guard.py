@@ -1,0 +1,118 @@
+"""What every request has to pass, and what every answer says to the browser."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.responses import JSONResponse
+
+from overtile.pipelines.label.refusals import (
+    ForbiddenError,
+    MissingError,
+    RefusedError,
+    TooLargeError,
+)
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+SERVED = (
+    *("/annotate", "/info", "/infer", "/batch", "/train", "/activelearning", "/scoring"),
+    *("/datastore", "/model", "/logs", "/auth", "/docs", "/openapi.json", "/static"),
+    "/favicon.ico",
+)
+"""What is served of MONAI Label, and the page; the rest fetches for others, or unpacks archives."""
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class Guard:
+    """Refuse requests that no user of this server makes, before anything else sees them.
+
+    - for another host than those given: a page elsewhere may have renamed its own to this address;
+    - from a page of another origin: MONAI Label itself lets every page read and change all;
+    - with more bytes than ``limit``, told or not;
+    - for a path that is not in `SERVED`.
+
+    Args:
+        app: what comes behind, as ASGI has it.
+        hosts: names that the server is reached under, without port; empty for any.
+        limit: bytes of a request's body.
+    """
+
+    def __init__(self, app: Any, hosts: tuple[str, ...], limit: int) -> None:
+        self.app, self.hosts, self.limit = app, hosts, limit
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Serve a request, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                own = dict(_HEADERS)
+                if scope["path"].startswith("/annotate"):
+                    own["Content-Security-Policy"] = POLICY
+                    own["Cache-Control"] = "no-store"
+                message["headers"] = [
+                    *message.get("headers", []),
+                    *((k.encode(), v.encode()) for k, v in own.items()),
+                ]
+            await send(message)
+
+        try:
+            self._check(scope)
+        except RefusedError as refusal:
+            await refused(refusal)(scope, receive, answer)
+            return
+        await self.app(scope, self._counted(receive), answer)
+
+    def _check(self, scope: Any) -> None:
+        headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
+        host = headers.get("host", "")
+        if self.hosts and (urlsplit(f"//{host}").hostname or "") not in self.hosts:
+            raise ForbiddenError(f"host {host[:100]!r}: this server is {' or '.join(self.hosts)}")
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != host:
+            raise ForbiddenError("a page of another origin may not ask for anything here")
+        path = scope["path"]
+        if path != "/" and not any(path == p or path.startswith(f"{p}/") for p in SERVED):
+            raise MissingError(f"{path[:100]}: not served here")
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > self.limit:
+            raise self._too_large()
+
+    def _too_large(self) -> TooLargeError:
+        return TooLargeError(f"more than {self.limit // 2**20} MiB; expected less in one request")
+
+    def _counted(self, receive: Receive) -> Receive:
+        count = 0
+
+        async def counted() -> Message:
+            nonlocal count
+            message = await receive()
+            count += len(message.get("body", b""))
+            if count > self.limit:
+                raise self._too_large()
+            return message
+
+        return counted
+
+
+def refused(error: Exception) -> JSONResponse:
+    """A user's mistake as MONAI Label's clients expect it: ``{"detail": sentence}``."""
+    status = getattr(error, "status", 400)
+    return JSONResponse({"detail": " ".join(str(error).split())}, status)

@@ -1,0 +1,130 @@
+"""Proposals: a bundle's network on one image, as MONAI Label's inference task."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from numpy.typing import NDArray
+
+from overtile.pipelines.data import check_memory
+from overtile.pipelines.label.refusals import RefusedError
+from overtile.pipelines.label.results import spatial_dims_of, write_label
+from overtile.pipelines.reading import check_pixels, open_view, read_image
+from overtile.pipelines.trained import Trained, load_trained
+
+
+class Segmenter(InferTask):
+    """Cells of an image, numbered, by the network of a bundle.
+
+    The network is loaded when it is first needed, and again once its file has changed.
+
+    Args:
+        bundle: folder, with ``configs/inference.json`` and ``models/model.pt``.
+    """
+
+    def __init__(self, bundle: Path) -> None:
+        metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+        tensors = metadata["network_data_format"]
+        pred = tensors["outputs"]["pred"]
+        names = {k: v.lower() for k, v in pred.get("channel_def", {}).items()}
+        super().__init__(
+            type=InferType.SEGMENTATION,
+            labels={name: int(k) for k, name in names.items() if int(k)},  # 0 is what is no cell
+            dimension=len(tensors["inputs"]["image"]["spatial_shape"]),
+            description=metadata["description"],
+            config={"device": ["cuda", "cpu"]},
+        )
+        self.bundle, self.version = bundle, metadata["version"]
+        self._lock = threading.RLock()
+        self._loaded: tuple[tuple[int, int], Trained] | None = None
+
+    @property
+    def weights(self) -> Path:
+        """File of the network."""
+        return self.bundle / "models" / "model.pt"
+
+    def is_valid(self) -> bool:
+        """Whether there is a network."""
+        return self.weights.is_file()
+
+    def get_path(self, validate: bool = True) -> str | None:
+        """File of the network."""
+        return str(self.weights) if self.is_valid() or not validate else None
+
+    def info(self) -> dict[str, Any]:
+        """For clients."""
+        return {**super().info(), "version": self.version}
+
+    @property
+    def trained(self) -> Trained:
+        """Network, inferer and what goes with them.
+
+        Raises:
+            ConfigurationError: if the bundle cannot be used.
+        """
+        with self._lock:
+            seen = self.weights.stat()
+            stamp = seen.st_mtime_ns, seen.st_size
+            if self._loaded is None or self._loaded[0] != stamp:
+                self._loaded = stamp, load_trained(self.bundle, {})
+            return self._loaded[1]
+
+    def read(self, path: Path) -> list[NDArray[np.float32]]:
+        """Grey values of the planes (or the volume) of an image, on the network's scale.
+
+        Raises:
+            DataError: if it cannot be read or is too large.
+            RefusedError: if it is a volume in space and the network takes planes, or the reverse.
+        """
+        trained = self.trained
+        dims = spatial_dims_of(path)
+        if dims != trained.spatial_dims:
+            shape = "x".join(map(str, open_view(path, dims).shape))
+            raise RefusedError(
+                f"{path.name}: {'a volume' if dims == 3 else 'an image'} of {shape} pixels; "
+                f"model {self.bundle.name} takes {trained.spatial_dims} dimensions: choose "
+                f"a model of {dims}, or save the sections as images"
+            )
+        seen = open_view(path, dims)
+        check_memory(path, seen.shape)
+        grey, _ = read_image(path, dims, trained.channel)
+        check_pixels(path, grey)
+        planes = grey[None] if grey.ndim == dims else grey
+        return [np.asarray(trained.normalize(p[None].astype(np.float32)))[0] for p in planes]
+
+    def segment(self, path: Path) -> NDArray[np.int32]:
+        """Numbered cells ``[*S]``, of a stack ``[planes, *S]``, each plane from 1 on.
+
+        Raises:
+            DataError: as `read`.
+        """
+        with self._lock:
+            found = [self.trained.instances(plane) for plane in self.read(path)]
+        return found[0] if len(found) == 1 else np.stack(found)
+
+    def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Segment the image that ``request["image"]`` names.
+
+        Returns:
+            A temporary file, of the image's own kind, and what is told about it.
+        """
+        start = time.perf_counter()
+        path = Path(request["image"])
+        cells = self.segment(path)
+        with tempfile.NamedTemporaryFile(prefix="overtile-") as name:
+            base = Path(name.name)
+        file = write_label(base, cells, path)
+        told = {
+            "model": self.bundle.name,
+            "label_names": self.labels,
+            "cells": len(np.unique(cells[cells > 0])),
+            "latencies": {"total": round(time.perf_counter() - start, 3)},
+        }
+        return str(file), told

@@ -1,0 +1,167 @@
+"""Start MONAI Label's server with this app. Imports nothing of MONAI Label before it has to."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import ipaddress
+import logging
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from overtile.pipelines.errors import ConfigurationError, DataError
+
+BUNDLES = ("touching_cells", "em_membranes")
+_MAIN = '''"""Written by ``overtile label``."""
+
+from overtile.pipelines.label.app import OvertileLabel
+
+__all__ = ["OvertileLabel"]
+'''
+
+
+def check_installed() -> None:
+    """Refuse to start without MONAI Label.
+
+    Raises:
+        ConfigurationError: saying how to install it.
+    """
+    if importlib.util.find_spec("monailabel") is None:
+        raise ConfigurationError(
+            "MONAI Label is not installed; in a checkout `make label` does it: "
+            "pip install -c constraints.txt -e '.[label]', then "
+            "pip install --no-deps monailabel==0.8.5 pydicom-seg==0.4.1"
+        )
+
+
+def check_host(host: str) -> tuple[str, ...]:
+    """The names that a server at ``host`` is reached under; none for any name.
+
+    Raises:
+        ConfigurationError: for an address that others reach, unless MONAI Label asks for
+            passwords.
+    """
+    if _is_loopback(host):
+        return ("127.0.0.1", "localhost", "::1", host)
+    if os.environ.get("MONAI_LABEL_AUTH_ENABLE", "").lower() not in ("1", "true", "yes", "on"):
+        raise ConfigurationError(
+            f"--host {host}: others could reach images, labels and trainings without a password; "
+            "expected 127.0.0.1, or MONAI Label's authentication (MONAI_LABEL_AUTH_ENABLE=true "
+            "with MONAI_LABEL_AUTH_REALM_URI of a Keycloak server)"
+        )
+    return ()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuse a port that is taken.
+
+    Raises:
+        ConfigurationError: if the server could not listen there.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with contextlib.closing(socket.socket(family)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"--host {host} --port {port}: {error.strerror or error}; give another --port"
+            ) from error
+
+
+def prepare(studies: Path, work: Path, bundles: Sequence[Path]) -> list[str]:
+    """Make the app's folder: its ``main.py``, and a copy of every bundle that is not there yet.
+
+    Args:
+        studies: folder of the images.
+        work: the app's folder.
+        bundles: further ones; those that come with Overtile always are.
+
+    Returns:
+        The names of the models.
+
+    Raises:
+        DataError: if there is no folder of images, or the app's folder cannot be made.
+        ConfigurationError: for a folder that is no bundle with a trained network.
+    """
+    if not studies.is_dir():
+        raise DataError(f"--studies {studies}: no such folder; give one that holds images")
+    labels = studies / "labels"
+    if labels.exists() and not labels.resolve().is_relative_to(studies.resolve()):
+        raise DataError(f"{labels}: a link out of the folder; expected a folder: move it in")
+    try:
+        (work / "model").mkdir(parents=True, exist_ok=True)
+        (work / "main.py").write_text(_MAIN)
+    except OSError as error:
+        raise DataError(
+            f"--work {work}: {error.strerror}; expected a folder that can be written: networks "
+            "and trainings are kept there"
+        ) from error
+    with contextlib.ExitStack() as stack:
+        home = stack.enter_context(as_file(files("overtile.bundles")))
+        given = [*(home / name for name in BUNDLES), *bundles]
+        return [_copied(bundle, work / "model") for bundle in given]
+
+
+def _copied(bundle: Path, home: Path) -> str:
+    name = bundle.resolve().name
+    weights = bundle / "models" / "model.pt"
+    for part in ("configs/inference.json", "configs/train.json", "configs/metadata.json"):
+        if not (bundle / part).is_file():
+            raise ConfigurationError(
+                f"--bundle {bundle}: no {part} in it; give a bundle or the folder of a run"
+            )
+    if not weights.is_file():
+        raise ConfigurationError(f"--bundle {bundle}: no models/model.pt in it; train it first")
+    target = home / name
+    if not target.exists():
+        partial = home / f".{name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / "models").mkdir(parents=True)
+        shutil.copytree(bundle / "configs", partial / "configs")
+        shutil.copyfile(weights, partial / "models" / "model.pt")
+        shutil.copyfile(weights, partial / "models" / "shipped.pt")
+        settings = bundle / "models" / "settings.json"
+        if settings.is_file():
+            shutil.copyfile(settings, partial / "models" / "settings.json")
+        partial.rename(target)
+    return name
+
+
+def serve(
+    studies: Path, work: Path, models: Sequence[str], host: str, port: int, read_only: bool
+) -> None:
+    """Run the server until it is told to stop, and end a training that still goes on."""
+    os.environ.update(
+        MONAI_LABEL_AUTO_UPDATE_SCORING="false",  # somebody may be waiting for the two cores
+        MONAI_LABEL_SESSIONS="false",  # they unpack archives that anybody sends
+        MONAI_LABEL_DATASTORE_READ_ONLY=str(read_only).lower(),
+        OVERTILE_LABEL_HOSTS=",".join(check_host(host)),
+    )
+    from monailabel.main import Main
+
+    from overtile.pipelines.label import train
+
+    train.close_abandoned(work / "runs")
+    sys.argv = ["monailabel", "start_server", "--app", str(work), "--studies", str(studies)]
+    sys.argv += ["--host", host, "--port", str(port), "--verbose", "WARNING"]
+    sys.argv += ["--conf", "models", ",".join(models), "--log_level", "warning"]
+    sys.argv += ["--uvicorn_app", "overtile.pipelines.label.server:app"]
+    try:
+        Main(loglevel=logging.WARNING).run()
+    finally:
+        train.stop_training(work / "runs")

@@ -1,0 +1,760 @@
+// Draw cells on an image, submit them, train, and see what the network makes of it.
+
+const $ = (id) => document.getElementById(id);
+const canvas = $("canvas"), stage = $("stage"), context = canvas.getContext("2d");
+
+const TOOLS = {
+  brush: ["Brush", "b", "from the background a new cell, from a cell more of it"],
+  eraser: ["Eraser", "e", "take pixels away"],
+  lasso: ["Lasso", "l", "draw around a cell"],
+  split: ["Split", "s", "draw a line across a cell"],
+  merge: ["Merge", "m", "draw from one cell over others: they become one"],
+  select: ["Select", "v", "click a cell; Delete removes it"],
+  pan: ["Pan", "h", "move the image; also with the space bar held"],
+};
+const KEYS = [
+  ...Object.values(TOOLS).map(([name, key, text]) => [key.toUpperCase(), `${name}: ${text}`]),
+  ["[ ]", "smaller and larger brush"], ["+ -", "zoom; also the wheel"], ["F", "fit the image"],
+  ["Arrows", "move the image"], ["O", "outlines, filled cells, nothing"],
+  ["Ctrl+Z", "undo; with Shift, or Ctrl+Y, redo"], ["Delete", "remove the selected cell"],
+  ["P", "propose"], ["Enter", "submit as final"], ["N", "next image"], ["T", "train"],
+];
+const VIEWS = ["filled", "outlines", "nothing"];
+
+const state = {
+  data: null, id: null, width: 0, height: 0, picture: null, overlay: null, pixels: null,
+  cells: null, stamp: null, stroke: 0, top: 0, count: 0, selected: 0, edited: false,
+  tool: "brush", view: "filled", zoom: 1, x: 0, y: 0, space: false,
+  undo: [], redo: [], drafts: new Map(), token: null, task: null, busy: 0, kind: "",
+};
+let drawing = null; // what the pointer is doing
+
+// ---- talking to the server
+
+async function ask(path, options = {}) {
+  const headers = { ...(options.headers || {}) };
+  if (state.token) headers.Authorization = `Bearer ${state.token}`;
+  let response;
+  try {
+    response = await fetch(path, { ...options, headers });
+  } catch {
+    throw new Error("the server does not answer; is it still running?");
+  }
+  if (response.status === 401) {
+    await logIn();
+    return ask(path, options);
+  }
+  if (!response.ok) {
+    const text = await response.text();
+    let detail = text;
+    try { detail = JSON.parse(text).detail; } catch { /* no JSON: as it is */ }
+    const error = new Error(typeof detail === "string" ? detail : `${response.status}`);
+    error.status = response.status;
+    throw error;
+  }
+  return response;
+}
+
+async function logIn() {
+  const dialog = $("login");
+  dialog.showModal();
+  await new Promise((done) => dialog.addEventListener("close", done, { once: true }));
+  const form = new URLSearchParams({ username: $("user").value, password: $("password").value });
+  const response = await fetch("/auth/token", { method: "POST", body: form });
+  if (response.ok) state.token = (await response.json()).access_token;
+}
+
+const asJson = (body) => ({
+  method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" },
+});
+const query = (values) => new URLSearchParams(values).toString();
+
+function say(text, bad = false) {
+  $("status").textContent = text;
+  $("status").className = bad ? "bad" : "";
+}
+
+// run something that takes a moment, and say what went wrong
+async function working(text, action) {
+  say(text);
+  state.busy += 1;
+  document.body.dataset.busy = "true";
+  try {
+    return await action();
+  } catch (error) {
+    say(error.message, true);
+    return undefined;
+  } finally {
+    state.busy -= 1;
+    document.body.dataset.busy = String(state.busy > 0);
+    buttons();
+  }
+}
+
+// ---- images
+
+async function load() {
+  state.data = await (await ask("/annotate/data")).json();
+  $("name").textContent = state.data.name;
+  fill($("model"), state.data.models);
+  fill($("strategy"), state.data.strategies);
+  list();
+  const broken = Object.values(state.data.unreadable);
+  $("broken").hidden = broken.length === 0;
+  $("broken").querySelector("summary").textContent = `${broken.length} left out`;
+  $("broken").querySelector("ul").replaceChildren(...broken.map((text) => element("li", text)));
+  const first = state.data.images.find((image) => !image.labelled) || state.data.images[0];
+  if (first) await open(first.id);
+  else say("no image in the folder that can be read", true);
+}
+
+function element(kind, text) {
+  const made = document.createElement(kind);
+  made.textContent = text;
+  return made;
+}
+
+function fill(select, names) {
+  const before = select.value;
+  select.replaceChildren(...names.map((name) => new Option(name, name)));
+  if (names.includes(before)) select.value = before;
+}
+
+function list() {
+  const done = state.data.images.filter((image) => image.labelled).length;
+  $("count").textContent = `${done} of ${state.data.images.length} images labelled`;
+  $("images").replaceChildren(...state.data.images.map((image) => {
+    const item = document.createElement("li"), button = element("button", image.id);
+    button.classList.toggle("labelled", image.labelled);
+    button.classList.toggle("edited", image.id === state.id ? state.edited : state.drafts.has(image.id));
+    button.setAttribute("aria-current", image.id === state.id);
+    button.addEventListener("click", () => open(image.id));
+    item.append(button);
+    return item;
+  }));
+}
+
+async function open(id) {
+  keepDraft();
+  state.opening = id;
+  await working(`opening ${id}`, async () => {
+    const blob = await (await ask(`/annotate/image?${query({ id })}`)).blob();
+    const picture = await createImageBitmap(blob);
+    if (state.opening !== id) return; // another one was chosen meanwhile
+    Object.assign(state, {
+      id, picture, width: picture.width, height: picture.height, undo: [], redo: [],
+      selected: 0, edited: false, stamp: new Uint32Array(picture.width * picture.height), stroke: 0,
+    });
+    state.overlay = new OffscreenCanvas(state.width, state.height);
+    state.pixels = state.overlay.getContext("2d").createImageData(state.width, state.height);
+    setCells(new Uint32Array(state.width * state.height), "");
+    fit();
+    document.body.dataset.image = id;
+    $("image").textContent = id;
+    list();
+    document.querySelector("#images [aria-current=true]").scrollIntoView({ block: "nearest" });
+    await firstCells();
+  });
+}
+
+async function firstCells() {
+  const { id } = state;
+  const draft = state.drafts.get(id);
+  if (draft) {
+    setCells(draft, "your draft, not submitted");
+    state.edited = true;
+    state.drafts.delete(id);
+    say("");
+    return;
+  }
+  const known = state.data.images.find((image) => image.id === id);
+  if (!known.labelled) {
+    await propose();
+    return;
+  }
+  const cells = await raw(await ask(`/annotate/label?${query({ id })}`));
+  if (state.id !== id) return;
+  setCells(cells, "final label");
+  say("");
+}
+
+async function propose() {
+  const { id } = state, model = $("model").value;
+  if (!id || !model) return;
+  await working(`${model} is looking at ${id}`, async () => {
+    const response = await ask(`/annotate/proposal?${query({ id, model })}`, { method: "POST" });
+    const cells = await raw(response);
+    if (state.id !== id) return;
+    if (state.edited) {
+      change(() => cells.forEach((cell, i) => put(i, cell)));
+      state.kind = `proposal of ${model}`;
+      recount();
+    } else {
+      setCells(cells, `proposal of ${model}`);
+    }
+    say(`${state.count} cells proposed`);
+  });
+}
+
+async function raw(response) {
+  const width = Number(response.headers.get("X-Width")), height = Number(response.headers.get("X-Height"));
+  if (width !== state.width || height !== state.height) {
+    throw new Error(`cells of ${width}x${height} pixels for an image of ${state.width}x${state.height}`);
+  }
+  return new Uint32Array(await response.arrayBuffer()); // little-endian, as every browser's machine
+}
+
+function setCells(cells, kind) {
+  Object.assign(state, { cells, kind, edited: false, selected: 0, undo: [], redo: [] });
+  state.stamp.fill(0);
+  state.stroke = 0;
+  repaint(0, 0, state.width, state.height);
+  recount();
+}
+
+function recount() {
+  const seen = new Set(state.cells);
+  seen.delete(0);
+  state.count = seen.size;
+  state.top = 0;
+  for (const cell of seen) if (cell > state.top) state.top = cell;
+  $("cells").textContent = `${state.count} ${state.count === 1 ? "cell" : "cells"}`;
+  $("kind").textContent = state.kind + (state.edited ? " (edited)" : "");
+  document.body.dataset.cells = String(state.count);
+  buttons();
+}
+
+function keepDraft() {
+  if (state.id && state.edited) state.drafts.set(state.id, state.cells);
+}
+
+async function submit() {
+  const { id, width, height } = state;
+  if (!id || state.data.read_only) return;
+  const sent = state.cells, steps = state.undo.length;
+  await working(`saving ${id}`, async () => {
+    const options = { method: "PUT", body: sent, headers: { "Content-Type": "application/octet-stream" } };
+    const answer = await (await ask(`/annotate/label?${query({ id, width, height })}`, options)).json();
+    state.data.images.find((image) => image.id === id).labelled = true;
+    state.drafts.delete(id);
+    if (state.id === id && state.undo.length === steps) {
+      state.edited = false;
+      state.kind = "final label";
+      recount();
+    }
+    list();
+    say(`${id}: ${answer.cells} cells saved as final`);
+  });
+}
+
+async function next() {
+  await working("looking for the image to annotate next", async () => {
+    const strategy = $("strategy").value;
+    const answer = await (await ask(`/activelearning/${strategy}`, asJson({ model: $("model").value }))).json();
+    if (!answer.id) say("every image has a final label");
+    else await open(answer.id);
+  });
+}
+
+// ---- training
+
+async function train() {
+  const model = $("model").value;
+  await working(`starting to train ${model}`, async () => {
+    await ask(`/train/${model}`, asJson({ max_epochs: Number($("epochs").value) }));
+    state.task = model;
+    buttons();
+    watch();
+  });
+}
+
+async function watch() {
+  const told = (text) => { $("trained").textContent = text; };
+  for (;;) {
+    let task;
+    try {
+      task = await (await ask("/train/")).json();
+    } catch (error) {
+      if (error.status === 404) break; // no training yet
+      told(error.message);
+      await new Promise((go) => setTimeout(go, 3000));
+      continue;
+    }
+    const { epoch, max_epochs: epochs, done } = task.progress;
+    const model = task.request.model;
+    const going = task.status === "RUNNING" || task.status === "SUBMITTED";
+    state.task = going ? model : null;
+    document.body.dataset.training = task.status;
+    $("bar").hidden = !going;
+    if (done > 0) $("bar").value = done;
+    else $("bar").removeAttribute("value");
+    buttons();
+    if (!going) {
+      const said = { DONE: `${model}: trained`, STOPPED: `${model}: stopped`, ERROR: lastLine(task) };
+      told(said[task.status] || task.status);
+      if (task.status === "DONE" && watch.going && !state.edited && state.kind !== "final label") await propose();
+      break;
+    }
+    watch.going = true;
+    told(epochs ? `${model}: epoch ${epoch} of ${epochs}` : `${model}: starting`);
+    await new Promise((go) => setTimeout(go, 1000));
+  }
+  watch.going = false;
+}
+
+function lastLine(task) {
+  const lines = (task.details || []).filter((line) => line.includes("error"));
+  return lines.length ? lines[lines.length - 1] : "the training failed; see the server's log";
+}
+
+async function stop() {
+  await working("stopping the training", async () => {
+    await ask("/train/", { method: "DELETE" });
+    say("stopped");
+  });
+}
+
+function buttons() {
+  const none = !state.id, locked = !state.data || state.data.read_only;
+  $("submit").disabled = none || locked;
+  $("propose").disabled = none;
+  $("undo").disabled = state.undo.length === 0;
+  $("redo").disabled = state.redo.length === 0;
+  $("train").disabled = locked || state.task !== null;
+  $("stop").hidden = state.task === null;
+  for (const button of $("modes").children) {
+    button.setAttribute("aria-pressed", button.dataset.tool === state.tool);
+  }
+  document.body.dataset.edited = String(state.edited);
+}
+
+// ---- cells: every change goes through put, so that it can be undone
+
+let record = null;
+
+function change(action) {
+  state.stroke += 1;
+  record = { index: [], value: [], kind: state.kind };
+  action();
+  finish();
+}
+
+function put(i, cell) {
+  if (state.cells[i] === cell) return;
+  if (state.stamp[i] !== state.stroke) {
+    state.stamp[i] = state.stroke;
+    record.index.push(i);
+    record.value.push(state.cells[i]);
+  }
+  state.cells[i] = cell;
+}
+
+function finish() {
+  const done = record;
+  record = null;
+  if (!done.index.length) return;
+  state.undo.push(done);
+  if (state.undo.length > 200) state.undo.shift();
+  state.redo = [];
+  state.edited = true;
+  refresh(done.index);
+  recount();
+  markEdited();
+}
+
+function markEdited() {
+  const button = document.querySelector("#images [aria-current=true]");
+  if (button) button.classList.toggle("edited", state.edited);
+}
+
+function swap(from, to) {
+  const step = from.pop();
+  if (!step) return;
+  for (let k = 0; k < step.index.length; k += 1) {
+    const i = step.index[k], now = state.cells[i];
+    state.cells[i] = step.value[k];
+    step.value[k] = now;
+  }
+  to.push(step);
+  state.edited = true;
+  state.selected = 0;
+  refresh(step.index);
+  recount();
+  markEdited();
+}
+
+function refresh(index) {
+  let left = state.width, upper = state.height, right = 0, lower = 0;
+  for (const i of index) {
+    const x = i % state.width, y = (i - x) / state.width;
+    if (x < left) left = x;
+    if (x > right) right = x;
+    if (y < upper) upper = y;
+    if (y > lower) lower = y;
+  }
+  repaint(left - 1, upper - 1, right + 2, lower + 2);
+}
+
+function disc(x, y, radius, act) {
+  const r = radius - 0.5, limit = r * r + 0.25;
+  for (let b = Math.max(0, Math.ceil(y - r)); b <= Math.min(state.height - 1, y + r); b += 1) {
+    for (let a = Math.max(0, Math.ceil(x - r)); a <= Math.min(state.width - 1, x + r); a += 1) {
+      if ((a - x) ** 2 + (b - y) ** 2 <= limit) act(b * state.width + a);
+    }
+  }
+}
+
+// pixels of a line from point to point, without gaps along either axis
+function line(points, act) {
+  for (let k = 0; k < points.length; k += 1) {
+    const [x1, y1] = points[Math.max(0, k - 1)], [x2, y2] = points[k];
+    const steps = Math.max(1, Math.ceil(2 * Math.max(Math.abs(x2 - x1), Math.abs(y2 - y1))));
+    for (let s = 0; s <= steps; s += 1) {
+      const x = Math.floor(x1 + ((x2 - x1) * s) / steps), y = Math.floor(y1 + ((y2 - y1) * s) / steps);
+      if (inside(x, y)) act(y * state.width + x);
+    }
+  }
+}
+
+const inside = (x, y) => x >= 0 && y >= 0 && x < state.width && y < state.height;
+
+// pixels whose centres lie in a polygon, by the even-odd rule
+function polygon(points, act) {
+  const rows = points.map(([, y]) => y);
+  const last = Math.min(state.height - 1, Math.floor(Math.max(...rows)));
+  for (let y = Math.max(0, Math.floor(Math.min(...rows))); y <= last; y += 1) {
+    const cuts = [];
+    points.forEach(([x1, y1], k) => {
+      const [x2, y2] = points[(k + 1) % points.length], middle = y + 0.5;
+      if (y1 <= middle !== y2 <= middle) cuts.push(x1 + ((middle - y1) * (x2 - x1)) / (y2 - y1));
+    });
+    cuts.sort((a, b) => a - b);
+    for (let k = 0; k + 1 < cuts.length; k += 2) {
+      const from = Math.max(0, Math.ceil(cuts[k] - 0.5)), to = Math.min(state.width - 1, cuts[k + 1] - 0.5);
+      for (let x = from; x <= to; x += 1) act(y * state.width + x);
+    }
+  }
+}
+
+function lassoed(points) {
+  change(() => {
+    const from = at(points[0]), cell = from || (state.top += 1);
+    const free = (i) => { if (state.cells[i] === 0) put(i, cell); };
+    polygon(points, free);
+    state.selected = cell;
+  });
+}
+
+function splitBy(points) {
+  change(() => {
+    const cut = new Map();
+    line(points, (i) => {
+      const cell = state.cells[i];
+      if (cell) (cut.get(cell) || cut.set(cell, new Set()).get(cell)).add(i);
+    });
+    for (const [cell, pixels] of cut) separate(cell, pixels);
+  });
+}
+
+// the parts of a cell that a line leaves; its own pixels go to a part beside them
+function separate(cell, pixels) {
+  const { width, cells } = state, parts = [], part = new Map();
+  for (let i = 0; i < cells.length; i += 1) {
+    if (cells[i] !== cell || pixels.has(i) || part.has(i)) continue;
+    const found = [i], number = parts.length;
+    part.set(i, number);
+    for (let k = 0; k < found.length; k += 1) {
+      for (const j of beside(found[k])) {
+        if (cells[j] === cell && !pixels.has(j) && !part.has(j)) {
+          part.set(j, number);
+          found.push(j);
+        }
+      }
+    }
+    parts.push(found);
+  }
+  if (parts.length < 2) return;
+  const order = parts.map((_, k) => k).sort((a, b) => parts[b].length - parts[a].length);
+  const names = new Array(parts.length);
+  order.forEach((k, rank) => { names[k] = rank === 0 ? cell : (state.top += 1); });
+  const left = new Set(pixels);
+  for (let grown = true; grown && left.size;) {
+    grown = false;
+    for (const i of left) {
+      const near = [...beside(i)].find((j) => part.has(j));
+      if (near === undefined) continue;
+      part.set(i, part.get(near));
+      left.delete(i);
+      grown = true;
+    }
+  }
+  for (const [i, k] of part) put(i, names[k]);
+
+  function* beside(i) {
+    const x = i % width;
+    if (x > 0) yield i - 1;
+    if (x < width - 1) yield i + 1;
+    if (i >= width) yield i - width;
+    if (i < cells.length - width) yield i + width;
+  }
+}
+
+function mergeAlong(points) {
+  const met = [];
+  line(points, (i) => {
+    const cell = state.cells[i];
+    if (cell && !met.includes(cell)) met.push(cell);
+  });
+  if (met.length < 2) return;
+  const others = new Set(met.slice(1));
+  change(() => state.cells.forEach((cell, i) => { if (others.has(cell)) put(i, met[0]); }));
+  state.selected = met[0];
+}
+
+function remove(cell) {
+  if (!cell) return;
+  change(() => state.cells.forEach((c, i) => { if (c === cell) put(i, 0); }));
+  state.selected = 0;
+}
+
+const at = ([x, y]) => (inside(Math.floor(x), Math.floor(y)) ? state.cells[Math.floor(y) * state.width + Math.floor(x)] : 0);
+
+// ---- showing
+
+function colour(cell) {
+  const hue = (cell * 137.508) % 360, f = (n) => {
+    const k = (n + hue / 30) % 12;
+    return Math.round(255 * (0.62 - 0.38 * Math.max(-1, Math.min(k - 3, 9 - k, 1))));
+  };
+  return [f(0), f(8), f(4)];
+}
+
+function repaint(left, upper, right, lower) {
+  const { width, height, cells, selected, view } = state, { data } = state.pixels;
+  left = Math.max(0, left); upper = Math.max(0, upper);
+  right = Math.min(width, right); lower = Math.min(height, lower);
+  const known = new Map();
+  for (let y = upper; y < lower; y += 1) {
+    for (let x = left; x < right; x += 1) {
+      const i = y * width + x, cell = cells[i];
+      let opacity = 0;
+      if (cell && view !== "nothing") {
+        const edge = (x > 0 && cells[i - 1] !== cell) || (x < width - 1 && cells[i + 1] !== cell)
+          || (y > 0 && cells[i - width] !== cell) || (y < height - 1 && cells[i + width] !== cell);
+        const inner = view === "filled" ? 70 : 0;
+        opacity = edge ? 255 : cell === selected ? 130 : inner;
+      }
+      if (opacity) {
+        let rgb = known.get(cell);
+        if (!rgb) known.set(cell, rgb = colour(cell));
+        [data[4 * i], data[4 * i + 1], data[4 * i + 2]] = rgb;
+      }
+      data[4 * i + 3] = opacity;
+    }
+  }
+  state.overlay.getContext("2d").putImageData(state.pixels, 0, 0, left, upper, right - left, lower - upper);
+  draw();
+}
+
+let waiting = false;
+function draw() {
+  if (waiting) return;
+  waiting = true;
+  requestAnimationFrame(() => {
+    waiting = false;
+    const scale = window.devicePixelRatio || 1;
+    const width = Math.round(stage.clientWidth * scale), height = Math.round(stage.clientHeight * scale);
+    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, width, height);
+    if (!state.picture) return;
+    const zoom = state.zoom * scale;
+    context.setTransform(zoom, 0, 0, zoom, state.x * scale, state.y * scale);
+    context.imageSmoothingEnabled = zoom < 1;
+    context.drawImage(state.picture, 0, 0);
+    context.drawImage(state.overlay, 0, 0);
+    if (drawing && drawing.points && drawing.points.length) {
+      context.lineWidth = 1.5 / state.zoom;
+      context.strokeStyle = "#ffffff";
+      context.beginPath();
+      drawing.points.forEach(([x, y], k) => (k ? context.lineTo(x, y) : context.moveTo(x, y)));
+      context.stroke();
+    }
+    if (state.pointer && (state.tool === "brush" || state.tool === "eraser") && !state.space) {
+      context.lineWidth = 1 / state.zoom;
+      context.strokeStyle = "#ffffff";
+      context.beginPath();
+      context.arc(...state.pointer, Number($("size").value), 0, 2 * Math.PI);
+      context.stroke();
+    }
+  });
+}
+
+function fit() {
+  const { clientWidth: width, clientHeight: height } = stage;
+  state.zoom = 0.96 * Math.min(width / state.width, height / state.height);
+  state.x = (width - state.width * state.zoom) / 2;
+  state.y = (height - state.height * state.zoom) / 2;
+  draw();
+}
+
+function zoomAt(factor, x = stage.clientWidth / 2, y = stage.clientHeight / 2) {
+  const zoom = Math.min(64, Math.max(0.02, state.zoom * factor)), by = zoom / state.zoom;
+  Object.assign(state, { zoom, x: x - (x - state.x) * by, y: y - (y - state.y) * by });
+  draw();
+}
+
+// ---- pointer
+
+function point(event) {
+  const box = canvas.getBoundingClientRect();
+  return [(event.clientX - box.left - state.x) / state.zoom, (event.clientY - box.top - state.y) / state.zoom];
+}
+
+function stroke(from, to) {
+  const radius = Number($("size").value), [x1, y1] = from, [x2, y2] = to;
+  const steps = Math.ceil(Math.hypot(x2 - x1, y2 - y1) / Math.max(0.5, radius / 3));
+  for (let k = 0; k <= Math.max(1, steps); k += 1) {
+    const share = steps ? Math.min(1, k / steps) : 1;
+    disc(x1 + (x2 - x1) * share - 0.5, y1 + (y2 - y1) * share - 0.5, radius, drawing.act);
+  }
+  const reach = Math.ceil(radius) + 2;
+  repaint(Math.floor(Math.min(x1, x2)) - reach, Math.floor(Math.min(y1, y2)) - reach,
+    Math.ceil(Math.max(x1, x2)) + reach, Math.ceil(Math.max(y1, y2)) + reach);
+}
+
+canvas.addEventListener("pointerdown", (event) => {
+  if (!state.picture || drawing) return;
+  canvas.focus();
+  canvas.setPointerCapture(event.pointerId);
+  const here = point(event), pan = state.space || state.tool === "pan" || event.button === 1;
+  if (pan) drawing = { pan: [event.clientX, event.clientY] };
+  else if (event.button !== 0) return;
+  else if (state.tool === "brush" || state.tool === "eraser") {
+    state.stroke += 1;
+    record = { index: [], value: [] };
+    const cell = state.tool === "eraser" ? 0 : at(here) || state.top + 1;
+    const act = cell ? (i) => { if (state.cells[i] === 0) put(i, cell); } : (i) => put(i, 0);
+    drawing = { act, last: here };
+    if (cell) state.selected = cell;
+    stroke(here, here);
+  } else if (state.tool === "select") {
+    state.selected = at(here);
+    repaint(0, 0, state.width, state.height);
+  } else drawing = { points: [here] };
+});
+
+canvas.addEventListener("pointermove", (event) => {
+  const here = point(event);
+  state.pointer = here;
+  const [x, y] = here.map(Math.floor);
+  $("place").textContent = state.cells && inside(x, y) ? `${x}, ${y}  cell ${at(here) || "none"}` : "";
+  if (drawing && drawing.pan) {
+    state.x += event.clientX - drawing.pan[0];
+    state.y += event.clientY - drawing.pan[1];
+    drawing.pan = [event.clientX, event.clientY];
+  } else if (drawing && drawing.act) {
+    for (const part of event.getCoalescedEvents?.() ?? [event]) {
+      stroke(drawing.last, point(part));
+      drawing.last = point(part);
+    }
+    stroke(drawing.last, here);
+    drawing.last = here;
+  } else if (drawing && drawing.points) drawing.points.push(here);
+  draw();
+});
+
+function release() {
+  const done = drawing;
+  drawing = null;
+  if (done && done.act) finish();
+  else if (done && done.points) {
+    if (state.tool === "lasso" && done.points.length > 2) lassoed(done.points);
+    if (state.tool === "split") splitBy(done.points);
+    if (state.tool === "merge") mergeAlong(done.points);
+  }
+  draw();
+}
+canvas.addEventListener("pointerup", release);
+canvas.addEventListener("pointercancel", release);
+canvas.addEventListener("pointerleave", () => { state.pointer = null; draw(); });
+canvas.addEventListener("wheel", (event) => {
+  event.preventDefault();
+  const box = canvas.getBoundingClientRect();
+  zoomAt(Math.exp(-event.deltaY / 400), event.clientX - box.left, event.clientY - box.top);
+}, { passive: false });
+
+// ---- keys and buttons
+
+function choose(tool) {
+  state.tool = tool;
+  document.body.dataset.tool = tool;
+  say(`${TOOLS[tool][0]}: ${TOOLS[tool][2]}`);
+  buttons();
+  draw();
+}
+
+function show() {
+  state.view = VIEWS[(VIEWS.indexOf(state.view) + 1) % VIEWS.length];
+  document.body.dataset.view = state.view;
+  if (state.cells) repaint(0, 0, state.width, state.height);
+}
+
+function resize(by) {
+  $("size").value = Number($("size").value) + by;
+  draw();
+}
+
+const undo = () => swap(state.undo, state.redo), redo = () => swap(state.redo, state.undo);
+const move = (x, y) => { state.x += x; state.y += y; draw(); };
+const ACTIONS = {
+  "[": () => resize(-1), "]": () => resize(1), "+": () => zoomAt(1.3), "=": () => zoomAt(1.3), "-": () => zoomAt(1 / 1.3),
+  f: fit, o: show, p: propose, n: next, t: train, Enter: submit, Delete: () => remove(state.selected),
+  Backspace: () => remove(state.selected), "?": () => $("keys").showModal(),
+  ArrowLeft: () => move(60, 0), ArrowRight: () => move(-60, 0), ArrowUp: () => move(0, 60), ArrowDown: () => move(0, -60),
+};
+for (const [tool, [, key]] of Object.entries(TOOLS)) ACTIONS[key] = () => choose(tool);
+
+window.addEventListener("keydown", (event) => {
+  const typing = event.target.closest("input:not([type=range]), select, dialog, textarea");
+  if (typing || drawing || event.altKey) return;
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (event.ctrlKey || event.metaKey) {
+    if (key !== "z" && key !== "y") return;
+    event.preventDefault();
+    (key === "y" || event.shiftKey ? redo : undo)();
+  } else if (event.key === " ") {
+    event.preventDefault();
+    state.space = true;
+  } else if (ACTIONS[key] && !(key === "Enter" && event.target.closest("button, summary"))) {
+    event.preventDefault();
+    ACTIONS[key]();
+  }
+});
+window.addEventListener("keyup", (event) => { if (event.key === " ") state.space = false; });
+window.addEventListener("resize", draw);
+window.addEventListener("beforeunload", (event) => {
+  if (state.edited || state.drafts.size) event.preventDefault();
+});
+
+for (const [tool, [name, key]] of Object.entries(TOOLS)) {
+  const button = element("button", name);
+  button.dataset.tool = tool;
+  button.title = key.toUpperCase();
+  button.addEventListener("click", () => choose(tool));
+  $("modes").append(button);
+}
+const CLICKS = { undo, redo, show, fit, next, propose, submit, train, stop };
+for (const [id, action] of Object.entries(CLICKS)) $(id).addEventListener("click", () => action());
+$("clear").addEventListener("click", () => change(() => state.cells.forEach((_, i) => put(i, 0))));
+$("help").addEventListener("click", ACTIONS["?"]);
+$("model").addEventListener("change", () => { if (!state.edited && state.kind !== "final label") propose(); });
+$("keys").querySelector("table").replaceChildren(...KEYS.map(([key, text]) => {
+  const row = document.createElement("tr"), cell = document.createElement("td");
+  cell.append(element("kbd", key));
+  row.append(cell, element("td", text));
+  return row;
+}));
+choose("brush");
+say("");
+working("loading", async () => { await load(); watch(); });

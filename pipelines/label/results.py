@@ -1,0 +1,62 @@
+"""Labels as files of the kind that their image is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from overtile.pipelines.formats import FLAT, NIFTI, TIFF, open_image
+from overtile.pipelines.segmentation import write_like, write_whole
+
+
+def spatial_dims_of(file: Path) -> int:
+    """3 for a volume in space (NIfTI, DICOM), 2 for pictures and stacks of them."""
+    return 3 if volume_in_space(file) else 2
+
+
+def volume_in_space(file: Path) -> bool:
+    """Whether a file is a volume of more than one section, with a place in space."""
+    if not file.name.lower().endswith(NIFTI) and file.suffix.lower() in (*TIFF, *FLAT):
+        return False
+    stored = open_image(file)
+    return stored.affine is not None and sum(n > 1 for n in stored.shape[:3]) == 3
+
+
+def suffix_of(image: Path) -> str:
+    """The suffix of labels of an image: its own, or a lossless one."""
+    name = image.name.lower()
+    for suffix in (".nii.gz", ".nii", *TIFF, ".png"):
+        if name.endswith(suffix):
+            return suffix
+    return ".png" if name.endswith(FLAT) else ".tif"
+
+
+def write_label(base: Path, label: NDArray[Any], image: Path) -> Path:
+    """Write cell numbers beside ``base``, in the format of their image and as it lies in space.
+
+    uint16, from 65,536 cells on uint32 and TIFF instead of PNG, which has none. The file is
+    written whole or not at all.
+
+    Args:
+        base: path without suffix.
+        label: ``[*S]`` integers from 0 up, as `overtile.pipelines.reading.read_label` gives them.
+        image: file that the labels belong to.
+
+    Returns:
+        The file.
+    """
+    top = int(label.max(initial=0))
+    label = label.astype(np.uint16 if top < 2**16 else np.uint32)
+    suffix = suffix_of(image)
+    if suffix in NIFTI:
+        return write_like(base, label, open_image(image), suffix)
+    if suffix == ".png" and label.dtype == np.uint16 and label.ndim == 2:
+        return write_whole(base.with_name(f"{base.name}.png"), Image.fromarray(label).save)
+    path = base.with_name(base.name + (suffix if suffix in TIFF else ".tif"))
+    options: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib"}
+    return write_whole(path, lambda partial: tifffile.imwrite(partial, label, **options))

@@ -1,0 +1,229 @@
+"""Training on the final labels of a studies folder, as MONAI Label's training task."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.tasks.train import TrainTask
+
+from overtile.pipelines.errors import TrainingError
+from overtile.pipelines.label.refusals import ConflictError, RefusedError
+from overtile.pipelines.label.studies import Studies
+from overtile.pipelines.tracking import end_abandoned
+
+SHIPPED = "shipped.pt"
+_NUMBERS: dict[str, tuple[type, float, float]] = {
+    "max_epochs": (int, 1, 10_000),
+    "samples_per_epoch": (int, 1, 100_000),
+    "learning_rate": (float, 1e-8, 1.0),
+    "seed": (int, 0, 2**31),
+}
+_STARTS = ("shipped", "current", "nothing")
+_DEFAULTS: dict[str, Any] = {
+    "max_epochs": 5,
+    "samples_per_epoch": 100,
+    "learning_rate": 0.0003,
+    "seed": 0,
+    "start": "shipped",
+}
+_VALIDATED = 5  # images from which on every fifth validates, instead of training
+_PATIENCE = 20  # seconds in which a training has to end after it was told to
+
+
+class Trainer(TrainTask):
+    """Train the network of a bundle further, and let the bundle use it from then on.
+
+    The training is the bundle's own ``training``, a process of its own, tracked in MLflow under
+    ``runs/`` of the app's folder.
+
+    Args:
+        bundle: folder; ``models/shipped.pt`` is the network as it came.
+        runs: folder of the runs.
+    """
+
+    def __init__(self, bundle: Path, runs: Path) -> None:
+        super().__init__(f"Train {bundle.name} on the final labels")
+        self.bundle, self.runs = bundle, runs
+
+    def config(self) -> dict[str, Any]:
+        """What a request may say, with the defaults."""
+        return {**_DEFAULTS, "start": list(_STARTS), "pretrained": True}
+
+    def stats(self) -> dict[str, Any]:
+        """Summary of the last training that was finished."""
+        from overtile.pipelines.summary import read_summary
+
+        finished = sorted(self.runs.glob(f"{self.bundle.name}-*/summary.json"))
+        return dict(read_summary(finished[-1].parent)) if finished else {}
+
+    def __call__(self, request: dict[str, Any], datastore: Studies) -> dict[str, Any]:
+        """Train, publish the best network, and return the run's summary.
+
+        Raises:
+            RefusedError: for a request that cannot be met.
+            TrainingError: if the training fails; the run is then marked as such.
+        """
+        options = checked(request)
+        pairs = trainable(datastore)
+        run = self.runs / f"{self.bundle.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        data = linked(pairs, run.with_name(f"{run.name}-data"))
+        command = self.command(options, data, run, len(pairs))
+        code, last = _run(command)
+        if code:
+            end_abandoned(run, "KILLED" if code == 130 else "FAILED")
+            raise TrainingError(f"the training ended with code {code}: {last}")
+        self.publish(run)
+        from overtile.pipelines.summary import read_summary
+
+        return dict(read_summary(run))
+
+    def command(self, options: Mapping[str, Any], data: Path, run: Path, images: int) -> list[str]:
+        """The bundle's own command for a training."""
+        start = {
+            "shipped": self.bundle / "models" / SHIPPED,
+            "current": self.bundle / "models" / "model.pt",
+            "nothing": None,
+        }[options["start"]]
+        settings = {
+            **{key: options[key] for key in _NUMBERS},
+            "dataset_dir": data,
+            "layout": "pairs",
+            "labels": "instances",
+            "output_dir": run,
+            "val_fraction": 0.2 if images >= _VALIDATED else 0,
+            **({"initial_weights": start} if start is not None else {}),
+        }
+        config = self.bundle / "configs" / "train.json"
+        words = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training"]
+        words += ["--bundle_root", str(self.bundle), "--config_file", str(config)]
+        return [*words, *(w for k, v in settings.items() for w in (f"--{k}", str(v)))]
+
+    def publish(self, run: Path) -> None:
+        """Let the bundle use the network of a run."""
+        for name in ("settings.json", "model.pt"):
+            source, target = run / "models" / name, self.bundle / "models" / name
+            partial = target.with_name(f"{name}.partial")
+            shutil.copyfile(source, partial)
+            partial.replace(target)
+
+
+def checked(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a request to train, with the defaults for those that it leaves out.
+
+    Raises:
+        RefusedError: for a value that is out of range.
+    """
+    options = dict(_DEFAULTS)
+    for key, (kind, least, most) in _NUMBERS.items():
+        value = request.get(key, options[key])
+        number = isinstance(value, (int, kind)) and not isinstance(value, bool)
+        if not number or not least <= value <= most:
+            raise RefusedError(f"{key} {value!r}: expected a number from {least} to {most}")
+        options[key] = value
+    start = request.get("start", options["start"])
+    start = options["start"] if isinstance(start, list) else start  # as the viewers send it back
+    if start not in _STARTS:
+        raise RefusedError(f"start {start!r}: expected one of {', '.join(_STARTS)}")
+    options["start"] = "nothing" if request.get("pretrained") is False else start
+    return options
+
+
+def trainable(studies: Studies) -> list[dict[str, str]]:
+    """The images with final labels.
+
+    Raises:
+        ConflictError: if there are none.
+    """
+    pairs = studies.datalist()
+    if not pairs:
+        raise ConflictError("no image has a final label; submit at least one, then train")
+    return pairs
+
+
+def linked(pairs: Iterable[Mapping[str, str]], folder: Path) -> Path:
+    """A data set of links to images and labels, in the layout ``pairs``."""
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True)
+    for number, pair in enumerate(pairs):
+        for kind, path in pair.items():
+            name = Path(path).name
+            suffix = re.search(r"(\.ome)?(\.nii)?\.[^.]+$", name)
+            assert suffix is not None  # images are told by their suffixes
+            (folder / f"{kind}s" / f"{number:04d}{suffix[0]}").symlink_to(path)
+    return folder
+
+
+def _run(command: list[str]) -> tuple[int, str]:
+    """Run a command to its end, with its lines on our own output; its code and last line."""
+    with (
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
+        _passed_on(process),
+    ):
+        assert process.stdout is not None
+        last = ""
+        for line in process.stdout:
+            if line.strip():
+                last = line.strip()
+                print(last, flush=True)
+    return process.returncode, last
+
+
+@contextmanager
+def _passed_on(process: subprocess.Popen[str]) -> Iterator[None]:
+    """SIGTERM ends the training at its next step, and so this process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def stop_training(runs: Path) -> dict[str, Any] | None:
+    """End the training that goes on, politely first, and mark its run as KILLED.
+
+    Args:
+        runs: folder of the app's runs.
+
+    Returns:
+        The task as MONAI Label lists it; None if no training goes on.
+    """
+    from monailabel.utils.async_tasks import utils as tasks
+
+    running = list(tasks.processes("train").items())
+    if not running:
+        return None
+    number, process = running[0]
+    task: dict[str, Any] = next(t for t in tasks.tasks("train") if t["id"] == number)
+    task["status"] = "STOPPED"
+    process.terminate()
+    deadline = time.monotonic() + _PATIENCE
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if process.poll() is None:
+        tasks.stop_background_task("train")
+    for run in runs.glob("*-*"):
+        if run.is_dir() and not (run / "summary.json").is_file():
+            end_abandoned(run, "KILLED")
+    return task
+
+
+def close_abandoned(runs: Path) -> None:
+    """Mark runs as FAILED that were going on when a server before this one died."""
+    for run in runs.glob("*-*"):
+        if (run / "configs").is_dir() and not (run / "summary.json").is_file():
+            end_abandoned(run, "FAILED")
