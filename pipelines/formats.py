@@ -471,27 +471,31 @@ def oriented_like(labels: Stored, image: Stored, name: str, other: str) -> Store
             image.axes.find("X") < image.axes.find("Y")
         )
         return labels if same else _reversed(labels)
-    if len(labels.shape) != 3:
+    size = len(labels.shape)
+    if size not in (2, 3):
         return labels
+    solid = (*labels.shape, 1)[:3]  # a plane is a volume of one section
     mine, wanted = (nibabel.orientations.io_orientation(s.affine) for s in (labels, image))
     turn = nibabel.orientations.ornt_transform(mine, wanted)
-    affine = labels.affine @ nibabel.orientations.inv_ornt_aff(turn, labels.shape)
+    affine = labels.affine @ nibabel.orientations.inv_ornt_aff(turn, solid)
     order = np.argsort(turn[:, 0])
-    shape = tuple(labels.shape[int(i)] for i in order)
+    shape = tuple(solid[int(i)] for i in order)
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], [1])).reshape(4, -1)
     apart = np.abs((affine - image.affine) @ corners).max()
     if (
-        shape == image.shape[:3]
+        shape == (*image.shape, 1)[:3]
         and apart > 0.1 * np.linalg.norm(image.affine[:3, :3], axis=0).min()
     ):
         raise DataError(
             f"{name}: its voxels lie up to {apart:.3g} mm from those of {other}; "
             "expected labels on the grid of their image: resample them, or mend the affine"
         )
+    if size == 2 and order[2] != 2:
+        raise DataError(f"{name}: a plane across that of {other}; expected the same plane")
 
     def pixels(index: Index) -> NDArray[Any]:
-        whole = labels.pixels((slice(None),) * 3)
+        whole = labels.pixels((slice(None),) * size).reshape(solid)
         turned: NDArray[Any] = nibabel.orientations.apply_orientation(whole, turn)
-        return turned[index]
+        return turned.reshape(shape[:size])[index]
 
-    return replace(labels, shape=shape, affine=affine, pixels=pixels)
+    return replace(labels, shape=shape[:size], affine=affine, pixels=pixels)

@@ -25,7 +25,8 @@ QUIET = (
     " --disable-component-update --disable-sync --disable-dev-shm-usage"
 ).split()
 _KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Escape": 27, "Tab": 9}
-_SHIFT = 8
+_KEYS |= {"Enter": 13, "Delete": 46}
+_CONTROL, _SHIFT = 2, 8
 
 
 def chromium(what: str) -> str:
@@ -78,18 +79,19 @@ class Page:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
-    def until(self, expression: str) -> None:
+    def until(self, expression: str, seconds: float = 60) -> None:
         """Wait until an expression is true."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + seconds
         while not self.value(expression):
             assert time.monotonic() < deadline, f"never true: {expression}"
             time.sleep(0.05)
 
-    def press(self, key: str, shift: bool = False) -> None:
+    def press(self, key: str, shift: bool = False, control: bool = False) -> None:
         """Press and release a key."""
-        event: dict[str, Any] = {"key": key, "modifiers": _SHIFT if shift else 0}
+        held = (_SHIFT if shift else 0) + (_CONTROL if control else 0)
+        event: dict[str, Any] = {"key": key, "modifiers": held}
         event["windowsVirtualKeyCode"] = _KEYS.get(key, ord(key[0].upper()))
-        text = {"text": key} if len(key) == 1 else {}
+        text = {"text": key} if len(key) == 1 and not control else {}
         self.send("Input.dispatchKeyEvent", type="keyDown", **event, **text)
         self.send("Input.dispatchKeyEvent", type="keyUp", **event)
 
@@ -116,10 +118,20 @@ class Page:
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.mouse(kind, x, y)
 
-    def mouse(self, kind: str, x: float, y: float) -> None:
+    def drag(self, points: list[tuple[float, float]]) -> None:
+        """Press the mouse at the first point, move it over the others, and let it go."""
+        self.mouse("mouseMoved", *points[0])
+        self.mouse("mousePressed", *points[0])
+        for point in points[1:]:
+            self.mouse("mouseMoved", *point, pressed=True)
+        self.mouse("mouseReleased", *points[-1])
+
+    def mouse(self, kind: str, x: float, y: float, pressed: bool = False) -> None:
         """``mouseMoved``, ``mousePressed`` or ``mouseReleased``, with the left button."""
-        button = {} if kind == "mouseMoved" else {"button": "left", "clickCount": 1}
-        held = {"buttons": 1} if kind == "mousePressed" else {}
+        moved = kind == "mouseMoved"
+        button = {"button": "left"} if pressed or not moved else {}
+        button |= {} if moved else {"clickCount": 1}
+        held = {"buttons": 1} if pressed or kind == "mousePressed" else {}
         self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button, **held)
 
     def picture(self, path: Path, whole: bool = False) -> None:

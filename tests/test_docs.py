@@ -223,8 +223,12 @@ def test_reference_lists_every_public_name(package: str) -> None:
 
 def test_reference_lists_every_module_of_the_pipelines() -> None:
     page = (DOCS / "reference" / "pipelines.md").read_text()
-    listed = set(re.findall(r"^\| `overtile\.pipelines\.(\w+)` \|", page, re.MULTILINE))
-    modules = {f.stem for f in (ROOT / "pipelines").glob("*.py") if not f.stem.startswith("_")}
+    listed = set(re.findall(r"^\| `overtile\.pipelines\.([\w.]+)` \|", page, re.MULTILINE))
+    modules = {
+        ".".join(f.relative_to(ROOT / "pipelines").with_suffix("").parts)
+        for f in (ROOT / "pipelines").rglob("*.py")
+        if not f.stem.startswith("_")
+    }
     assert listed == modules
 
 

@@ -10,7 +10,7 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
 import overtile
-from overtile.pipelines.errors import ConfigurationError
+from overtile.pipelines.errors import ConfigurationError, OvertileError
 from overtile.pipelines.label.choose import MostUncertain, Plain, Uncertainty, by_chance, in_order
 from overtile.pipelines.label.infer import Segmenter
 from overtile.pipelines.label.refusals import MissingError, RefusedError
@@ -111,7 +111,7 @@ class OvertileLabel(MONAILabelApp):
             raise RefusedError("image: expected the id of an image in the studies folder")
         upload = request.get("upload")
         path = Path(upload) if upload else studies.path_of(image)
-        file, told = task({"image": str(path)})
+        file, told = task({"image": str(path), "polygons": request.get("polygons")})
         label: str = file
         tag = request.get("label_tag") or "original"
         if request.get("save_label") and not upload:
@@ -122,11 +122,25 @@ class OvertileLabel(MONAILabelApp):
 
 
 class _OneByOne(BatchInferTask):
-    """MONAI Label's own, which divides by the number of GPUs, where there is none too."""
+    """Proposals for many images, kept as labels; one that fails does not end the others.
 
-    def __call__(self, request: dict[str, Any], datastore: Any, infer: Any) -> Any:
-        quiet = {"multi_gpu": False, "device": "cpu", "max_workers": 1}
-        return super().__call__({**request, **quiet}, datastore, infer)
+    MONAI Label's own divides by the number of GPUs, also where there is none.
+    """
+
+    def __call__(self, request: dict[str, Any], datastore: Studies, infer: Any) -> dict[str, Any]:
+        """What was said of each image, by id."""
+        images = sorted(self.get_images(request, datastore))
+        found: dict[str, Any] = {}
+        wanted = {"model": request["model"], "label_tag": request.get("label_tag")}
+        for number, image in enumerate(images[: request.get("max_batch_size") or None], 1):
+            try:
+                result = infer({**wanted, "image": image, "save_label": True}, datastore)
+                Path(result.pop("file")).unlink()
+                found[image] = result
+            except OvertileError as error:
+                found[image] = {"error": str(error)}
+            print(f"{number} of {len(images)}: {found[image].get('error', image)}", flush=True)
+        return found
 
 
 def _bundles(folder: Path, names: str) -> list[Path]:

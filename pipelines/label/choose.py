@@ -11,7 +11,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 from overtile.pipelines.errors import DataError
 from overtile.pipelines.label.infer import Segmenter
-from overtile.pipelines.label.refusals import MissingError
+from overtile.pipelines.label.refusals import MissingError, RefusedError
 from overtile.pipelines.label.studies import Studies
 from overtile.pipelines.uncertainty import uncertainty
 
@@ -48,7 +48,7 @@ class Uncertainty(ScoringMethod):
         """Score an image and note it; None for one that this network does not take."""
         try:
             planes = self.segmenter.read(studies.path_of(image))
-        except DataError:
+        except (DataError, RefusedError):
             return None
         found = [uncertainty(self.segmenter.trained, p, self.method).value for p in planes]
         value = sum(found) / len(found)

@@ -14,6 +14,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from numpy.typing import NDArray
 
 from overtile.pipelines.data import check_memory
+from overtile.pipelines.label.polygons import as_annotations
 from overtile.pipelines.label.refusals import RefusedError
 from overtile.pipelines.label.results import spatial_dims_of, write_label
 from overtile.pipelines.reading import check_pixels, open_view, read_image
@@ -127,4 +128,6 @@ class Segmenter(InferTask):
             "cells": len(np.unique(cells[cells > 0])),
             "latencies": {"total": round(time.perf_counter() - start, 3)},
         }
+        if request.get("polygons") and cells.ndim == 2:
+            told["annotations"] = as_annotations(cells)
         return str(file), told

@@ -31,6 +31,7 @@ COMMANDS = (
     ("data", "look"),
     ("data", "synth"),
     ("segment",),
+    ("label",),
     ("completion",),
 )
 FEW = ("--train", "2", "--val", "1", "--test", "1", "--size", "32x40")

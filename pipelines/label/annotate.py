@@ -1,0 +1,126 @@
+"""The page for annotating, and what it asks for."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response
+from monailabel.endpoints.user.auth import User
+from PIL import Image
+
+from overtile.pipelines.label.refusals import MissingError, RefusedError
+from overtile.pipelines.label.results import write_label
+from overtile.pipelines.label.shared import (
+    annotator,
+    columns_first,
+    flat_image,
+    instance,
+    studies,
+    user,
+)
+from overtile.pipelines.label.studies import FINAL
+from overtile.pipelines.reading import read_image, read_label
+from overtile.transforms import NormalizeImage
+
+routes = APIRouter()
+_PAGE = {"": "text/html", "annotate.js": "text/javascript", "annotate.css": "text/css"}
+
+
+@routes.get("/annotate/data")
+def data(user: User = user) -> dict[str, Any]:
+    """Images, models and strategies."""
+    store, app = studies(), instance()
+    flat = {name for name, s in app._infers.items() if s.dimension == 2}
+    return {
+        "name": store.name(),
+        "images": [
+            {"id": i, "labelled": store.label_of(i, FINAL) is not None} for i in store.images()
+        ],
+        "unreadable": store.unreadable(),
+        "read_only": store.read_only,
+        "models": [name for name in app._infers if name in flat],
+        "strategies": list(app._strategies),
+    }
+
+
+@routes.get("/annotate/image")
+def picture(id: str, user: User = user) -> Response:
+    """The grey values of an image as PNG of 8 bits, 0.5 % of them clipped at either end."""
+    path = flat_image(id)
+    grey = read_image(path, 2, None)[0].astype(np.float32)
+    scaled = NormalizeImage("percentile")(grey[None])[0]
+    low, high = np.percentile(scaled[:: max(1, grey.shape[0] // 1000)], (0.5, 99.5))
+    bits = np.clip((scaled - low) * (255 / max(high - low, 1e-6)), 0, 255).astype(np.uint8)
+    if columns_first(path):
+        bits = np.ascontiguousarray(bits.T)
+    out = io.BytesIO()
+    Image.fromarray(bits).save(out, "PNG", compress_level=1)
+    return Response(out.getvalue(), media_type="image/png")
+
+
+@routes.get("/annotate/label")
+def label(id: str, tag: str = FINAL, user: User = user) -> Response:
+    """Cell numbers of a label, as `_raw` has them; 404 without one."""
+    path, found = flat_image(id), studies().label_of(id, tag)
+    if found is None:
+        raise MissingError(f"image {id!r}: no label with the tag {tag!r}")
+    return _raw(read_label(found, 2, path)[0], path)
+
+
+@routes.post("/annotate/proposal")
+def proposal(id: str, model: str, user: User = user) -> Response:
+    """Cell numbers that a model proposes, as `_raw` has them."""
+    path = flat_image(id)
+    return _raw(instance().segmenter(model).segment(path), path)
+
+
+@routes.put("/annotate/label")
+async def submit(
+    request: Request, id: str, width: int, height: int, user: User = annotator
+) -> dict[str, Any]:
+    """Keep cell numbers, sent as `_raw` has them, as the final label of an image."""
+    return await run_in_threadpool(_submit, await request.body(), id, width, height, user.username)
+
+
+def _submit(body: bytes, id: str, width: int, height: int, who: str) -> dict[str, Any]:
+    path = flat_image(id)
+    if min(width, height) < 1 or len(body) != 4 * width * height:
+        raise RefusedError(f"{len(body)} bytes; expected 4 for each of {width}x{height} pixels")
+    cells = np.frombuffer(body, "<u4").reshape(height, width)
+    if cells.max() >= 2**31:
+        raise RefusedError(f"cell number {cells.max()}; expected less than 2^31")
+    if columns_first(path):
+        cells = cells.T
+    with tempfile.TemporaryDirectory(prefix="overtile-") as folder:
+        file = write_label(Path(folder) / "label", cells, path)
+        studies().save_label(id, str(file), FINAL, {"user": who, "viewer": "annotate"})
+    return {"image": id, "cells": len(np.unique(cells[cells > 0]))}
+
+
+def _raw(cells: Any, path: Path) -> Response:
+    """Rows of uint32, little-endian, with the size of the image in two headers."""
+    rows = cells.T if columns_first(path) else cells
+    height, width = rows.shape
+    return Response(
+        np.ascontiguousarray(rows, "<u4").tobytes(),
+        media_type="application/octet-stream",
+        headers={"X-Width": str(width), "X-Height": str(height)},
+    )
+
+
+@routes.get("/annotate")
+@routes.get("/annotate/")
+@routes.get("/annotate/{name}")
+def page(name: str = "") -> Response:
+    """The page, its script and its style."""
+    if name not in _PAGE:
+        raise MissingError(f"{name[:100]}: no part of the page")
+    part = files("overtile.pipelines.label") / "page" / (name or "annotate.html")
+    return Response(part.read_bytes(), media_type=f"{_PAGE[name]}; charset=utf-8")

@@ -1,0 +1,98 @@
+"""What the routes share: the app, its images, who may ask, and files that come with a request."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from fastapi import Depends, UploadFile
+from monailabel.config import settings
+from monailabel.endpoints.user.auth import RBAC
+from monailabel.interfaces.utils.app import app_instance
+
+from overtile.pipelines.formats import SUFFIXES, open_image
+from overtile.pipelines.label.app import OvertileLabel
+from overtile.pipelines.label.refusals import RefusedError
+from overtile.pipelines.label.results import spatial_dims_of
+from overtile.pipelines.label.studies import Studies
+from overtile.pipelines.reading import open_view
+
+user = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
+annotator = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
+admin = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
+
+
+def instance() -> OvertileLabel:
+    """The app."""
+    found: OvertileLabel = app_instance()
+    return found
+
+
+def studies() -> Studies:
+    """Its images and labels."""
+    found: Studies = instance().datastore()
+    return found
+
+
+def parameters(text: str) -> dict[str, Any]:
+    """The JSON object in a field of a form.
+
+    Raises:
+        RefusedError: if it is none.
+    """
+    try:
+        found = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise RefusedError(
+            f"params: no JSON ({error.msg} at {error.pos}); expected an object"
+        ) from None
+    if not isinstance(found, dict):
+        raise RefusedError(f"params: {type(found).__name__}; expected a JSON object")
+    return found
+
+
+@contextmanager
+def uploaded(file: UploadFile, *others: str) -> Iterator[Path]:
+    """An upload as a temporary file of a name that we choose; ``others`` are further suffixes."""
+    name = Path((file.filename or "").replace("\0", "")).name.lower()
+    suffix = next((s for s in (*SUFFIXES, *others) if name.endswith(s)), None)
+    if suffix is None or suffix.endswith(".zarr"):
+        raise RefusedError(
+            f"{name[:100] or 'a file without a name'}: expected TIFF, PNG, JPEG or NIfTI"
+        )
+    with tempfile.TemporaryDirectory(prefix="overtile-") as folder:
+        path = Path(folder) / f"{name[: -len(suffix)][:100] or 'upload'}{suffix}"
+        with path.open("wb") as target:
+            while part := file.file.read(2**20):
+                target.write(part)
+        yield path
+
+
+def flat_image(image_id: str) -> Path:
+    """The file of an image that the page can show.
+
+    Raises:
+        RefusedError: for volumes and stacks.
+    """
+    path = studies().path_of(image_id)
+    if spatial_dims_of(path) != 2 or open_view(path, 2).count != 1:
+        raise RefusedError(
+            f"{path.name}: more than one plane; the page shows single images: save the planes as "
+            "files of their own, or use a viewer for volumes"
+        )
+    return path
+
+
+def columns_first(path: Path) -> bool:
+    """Whether a reader gives columns first, as for NIfTI."""
+    return _x_first(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(256)
+def _x_first(path: Path, stamp: int) -> bool:
+    return open_image(path).axes.startswith("X")

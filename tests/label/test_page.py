@@ -1,0 +1,171 @@
+"""The page in a browser: draw, undo, submit, train, and see other proposals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from browser import Page, chromium, opened
+from labelling import Server, needs_label, save, serving
+
+pytestmark = needs_label
+IDLE = "document.body.dataset.image && document.body.dataset.busy === 'false'"
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, studies_in: Callable[[Path], Path], cells: Any
+) -> Iterator[Server]:
+    chromium("the page is not opened")
+    home = tmp_path_factory.mktemp("page")
+    studies = studies_in(home / "studies", 4)
+    save(studies / "<img src=x onerror=alert(1)>.tif", cells[4][0])
+    (studies / "broken.png").write_bytes(b"no picture")
+    with serving(studies, home / "log") as server:
+        yield server
+
+
+@pytest.fixture
+def page(server: Server, tmp_path: Path) -> Iterator[Page]:
+    with opened(chromium("the page is not opened"), tmp_path / "profile") as page:
+        page.open(f"http://127.0.0.1:{server.port}/annotate/")
+        page.until(IDLE)
+        yield page
+        assert not page.problems
+        assert all(a.startswith(f"http://127.0.0.1:{server.port}/") for a in page.requested)
+
+
+def show(page: Page, name: str) -> None:
+    page.value(
+        "[...document.querySelectorAll('#images button')]"
+        f".find(b => b.textContent === {name!r}).click()"
+    )
+    page.until(f"document.body.dataset.image === {name!r} && {IDLE}")
+
+
+def count(page: Page) -> int:
+    return int(page.value("document.body.dataset.cells"))
+
+
+def drawn(page: Page, tool: str, *points: tuple[float, float], size: int = 128) -> None:
+    """Use a tool along points given in pixels of an image of ``size``, fitted to the stage."""
+    left, top, width, height = page.value(
+        "(b => [b.x, b.y, b.width, b.height])(document.querySelector('#canvas').getBoundingClientRect())"
+    )
+    zoom = 0.96 * min(width, height) / size
+    x0, y0 = left + (width - size * zoom) / 2, top + (height - size * zoom) / 2
+    page.press(tool)
+    page.drag([(x0 + x * zoom, y0 + y * zoom) for x, y in points])
+
+
+def test_every_tool(page: Page, server: Server) -> None:
+    show(page, "00")
+    assert count(page) > 3  # proposed
+    page.click("#clear")
+    assert count(page) == 0
+    drawn(page, "b", (20, 20), (40, 20))
+    assert count(page) == 1
+    drawn(page, "b", (40, 20), (40, 40))  # from the cell: more of it
+    assert count(page) == 1
+    drawn(page, "l", (60, 60), (100, 60), (100, 100), (60, 100))
+    assert count(page) == 2
+    drawn(page, "s", (80, 50), (80, 110))
+    assert count(page) == 3
+    page.press("z", control=True)
+    assert count(page) == 2
+    page.press("z", control=True, shift=True)
+    assert count(page) == 3
+    drawn(page, "m", (70, 80), (90, 80))
+    assert count(page) == 2
+    drawn(page, "s", (80, 50), (80, 110))
+    drawn(page, "v", (65, 80))
+    page.press("Delete")
+    assert count(page) == 2
+    drawn(page, "e", (81, 62), (99, 62))
+    assert count(page) == 2
+    # what was drawn stays while another image is looked at
+    show(page, "01")
+    show(page, "00")
+    assert count(page) == 2
+    page.press("Enter")
+    page.until(f"document.body.dataset.edited === 'false' && {IDLE}")
+    kept = tifffile.imread(server.studies / "labels" / "final" / "00.tif")
+    assert kept.shape == (128, 128)
+    assert len(np.unique(kept)) == 3
+    (lassoed,) = np.unique(kept[70:98, 83:98])
+    assert lassoed > 0
+    assert kept[80, 65] == 0
+    assert kept[62, 90] == 0
+    assert kept[20, 30] == kept[35, 40] > 0
+    page.value("location.reload()")
+    page.until(f"{IDLE} && document.querySelector('.labelled')")
+    show(page, "00")
+    assert count(page) == 2
+    assert "final label" in page.value("document.querySelector('#kind').textContent")
+
+
+def test_names_are_shown_as_they_are(page: Page) -> None:
+    name = "<img src=x onerror=alert(1)>"
+    show(page, name)
+    assert page.value("document.querySelector('#image').textContent") == name
+    assert page.value("document.querySelectorAll('img').length") == 0
+    assert "broken.png" in page.value("document.querySelector('#broken').textContent")
+
+
+def test_draw_submit_train_and_see_the_proposal_change(
+    page: Page, server: Server, cells: Any, tmp_path: Path
+) -> None:
+    for number in range(2):
+        label = save(tmp_path / "label.tif", cells[number][1].astype(np.uint16))
+        assert server.label(f"{number:02d}", label).status == 200
+    show(page, "03")
+    before = page.value("document.querySelector('#canvas').toDataURL()")
+    page.value("document.querySelector('#epochs').value = 1")
+    page.press("t")
+    page.until("document.body.dataset.training === 'RUNNING'")
+    page.until("!document.querySelector('#bar').hidden")
+    page.until("document.body.dataset.training === 'DONE'", 500)
+    page.until(IDLE)
+    page.until("document.querySelector('#status').textContent.includes('proposed')")
+    assert page.value("document.querySelector('#canvas').toDataURL()") != before
+    assert "trained" in page.value("document.querySelector('#trained').textContent")
+    page.press("n")  # and the next image without a label
+    page.until(f"document.body.dataset.image === '02' && {IDLE}")
+
+
+def test_mistakes_are_shown(page: Page, server: Server) -> None:
+    show(page, "02")
+    (server.studies / "02.tif").rename(server.studies / "02.away")
+    page.press("p")
+    page.until("document.querySelector('#status.bad')")
+    assert "no such image" in page.value("document.querySelector('#status').textContent")
+    (server.studies / "02.away").rename(server.studies / "02.tif")
+    page.problems.clear()  # the browser notes the 404 itself
+
+
+def test_an_image_of_2048_pixels(page: Page, server: Server, cells: Any) -> None:
+    save(server.studies / "large.tif", np.tile(cells[5][0], (16, 16)))
+    page.value("location.reload()")
+    page.until(
+        f"{IDLE} && [...document.querySelectorAll('#images button')].at(-1).textContent === 'large'"
+    )
+    show(page, "large")
+    proposed = count(page)
+    assert proposed > 255
+    page.press("o")
+    drawn(page, "s", (0, 0), (2047, 2047), size=2048)
+    assert count(page) > proposed
+    page.press("z", control=True)
+    assert count(page) == proposed
+    page.press("Enter")
+    page.until(
+        f"document.querySelector('#status').textContent.includes('saved as final') && {IDLE}"
+    )
+    kept = tifffile.imread(server.studies / "labels" / "final" / "large.tif")
+    assert kept.shape == (2048, 2048)
+    assert len(np.unique(kept)) == proposed + 1
+    (server.studies / "large.tif").unlink()
