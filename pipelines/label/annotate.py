@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 from monailabel.endpoints.user.auth import User
+from monailabel.utils.async_tasks.utils import tasks
 from PIL import Image
 
 from overtile.pipelines.label.refusals import MissingError, RefusedError
@@ -26,6 +27,7 @@ from overtile.pipelines.label.shared import (
     user,
 )
 from overtile.pipelines.label.studies import FINAL
+from overtile.pipelines.label.viewers import train_status
 from overtile.pipelines.reading import read_image, read_label
 from overtile.transforms import NormalizeImage
 
@@ -113,6 +115,12 @@ def _raw(cells: Any, path: Path) -> Response:
         media_type="application/octet-stream",
         headers={"X-Width": str(width), "X-Height": str(height)},
     )
+
+
+@routes.get("/annotate/training")
+def training(user: User = user) -> Any:
+    """The last training, as `GET /train/` tells of it; nothing before the first."""
+    return train_status() if tasks("train") else None
 
 
 @routes.get("/annotate")

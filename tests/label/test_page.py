@@ -40,6 +40,8 @@ def page(server: Server, tmp_path: Path) -> Iterator[Page]:
 
 
 def show(page: Page, name: str) -> None:
+    if page.value("document.body.dataset.image") == name:
+        return
     page.value(
         "[...document.querySelectorAll('#images button')]"
         f".find(b => b.textContent === {name!r}).click()"
@@ -54,7 +56,8 @@ def count(page: Page) -> int:
 def drawn(page: Page, tool: str, *points: tuple[float, float], size: int = 128) -> None:
     """Use a tool along points given in pixels of an image of ``size``, fitted to the stage."""
     left, top, width, height = page.value(
-        "(b => [b.x, b.y, b.width, b.height])(document.querySelector('#canvas').getBoundingClientRect())"
+        "(b => [b.x, b.y, b.width, b.height])"
+        "(document.querySelector('#canvas').getBoundingClientRect())"
     )
     zoom = 0.96 * min(width, height) / size
     x0, y0 = left + (width - size * zoom) / 2, top + (height - size * zoom) / 2
@@ -102,7 +105,7 @@ def test_every_tool(page: Page, server: Server) -> None:
     assert kept[62, 90] == 0
     assert kept[20, 30] == kept[35, 40] > 0
     page.value("location.reload()")
-    page.until(f"{IDLE} && document.querySelector('.labelled')")
+    page.until(f"document.querySelector('.labelled') && {IDLE}")
     show(page, "00")
     assert count(page) == 2
     assert "final label" in page.value("document.querySelector('#kind').textContent")
@@ -141,7 +144,7 @@ def test_mistakes_are_shown(page: Page, server: Server) -> None:
     show(page, "02")
     (server.studies / "02.tif").rename(server.studies / "02.away")
     page.press("p")
-    page.until("document.querySelector('#status.bad')")
+    page.until("document.querySelector('#status.bad') !== null")
     assert "no such image" in page.value("document.querySelector('#status').textContent")
     (server.studies / "02.away").rename(server.studies / "02.tif")
     page.problems.clear()  # the browser notes the 404 itself

@@ -273,13 +273,13 @@ async function watch() {
   for (;;) {
     let task;
     try {
-      task = await (await ask("/train/")).json();
+      task = await (await ask("/annotate/training")).json();
     } catch (error) {
-      if (error.status === 404) break; // no training yet
       told(error.message);
       await new Promise((go) => setTimeout(go, 3000));
       continue;
     }
+    if (!task) break; // none yet
     const { epoch, max_epochs: epochs, done } = task.progress;
     const model = task.request.model;
     const going = task.status === "RUNNING" || task.status === "SUBMITTED";
