@@ -476,6 +476,24 @@ def of_run(folder: Path, name: str) -> tuple[object, ...]:
     return ("--bundle_root", folder, "--config_file", folder / "configs" / f"{name}.json")
 
 
+def test_a_training_starts_from_given_weights(bundle: Any, trained: Path, cells: Path) -> None:
+    weights = trained / "models" / "model.pt"
+    still = ("--learning_rate", 1e-12, "--weight_decay", 0, "--initial_weights", weights)
+    wrong = bundle.run("touching_cells", "training", *small(cells, 1, 2), *still)
+    assert wrong.returncode == 2
+    assert "trained with normalize=zscore" in wrong.stderr
+    options = (*still, "--normalize", "zscore")
+    done = bundle.run("touching_cells", "training", *small(cells, 1, 2), *options)
+    assert done.returncode == 0, done.stderr
+    found = torch.load(bundle.folder / "runs/small/models/model.pt", weights_only=True)
+    for name, given in torch.load(weights, weights_only=True).items():
+        torch.testing.assert_close(found[name], given, rtol=0, atol=1e-6)
+    other = (*options, "--network_def#features", "[4,9]")
+    wrong = bundle.run("touching_cells", "training", *small(cells, 1, 2), *other)
+    assert wrong.returncode == 2
+    assert "set network_def as it was in training" in wrong.stderr
+
+
 def test_every_format_comes_back_in_its_own_geometry(
     bundle: Any, trained: Path, tmp_path: Path
 ) -> None:
