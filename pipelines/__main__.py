@@ -10,7 +10,6 @@ import json
 import os
 import re
 import sys
-import threading
 import webbrowser
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -524,6 +523,7 @@ def label(
         check_host,
         check_installed,
         check_port,
+        open_page,
         prepare,
         serve,
     )
@@ -540,7 +540,7 @@ def label(
     if not _is("quiet"):
         click.echo(f"{address}  (Ctrl-C ends it; models: {', '.join(models)})")
     if show_it:
-        threading.Timer(8, webbrowser.open, [address]).start()  # when the server is up
+        open_page(address, host, port)
     serve(studies, work, models, host, port, read_only)
 
 

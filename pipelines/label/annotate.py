@@ -40,11 +40,10 @@ def data(user: User = user) -> dict[str, Any]:
     """Images, models and strategies."""
     store, app = studies(), instance()
     flat = {name for name, s in app._infers.items() if s.dimension == 2}
+    done = store.labelled()
     return {
         "name": store.name(),
-        "images": [
-            {"id": i, "labelled": store.label_of(i, FINAL) is not None} for i in store.images()
-        ],
+        "images": [{"id": i, "labelled": i in done} for i in store.images()],
         "unreadable": store.unreadable(),
         "read_only": store.read_only,
         "models": [name for name in app._infers if name in flat],

@@ -35,14 +35,16 @@ class Uncertainty(ScoringMethod):
 
     def __call__(self, request: dict[str, Any], datastore: Studies) -> dict[str, Any]:
         """Score all images without a final label that have no score of this network yet."""
-        waiting = [i for i in datastore.get_unlabeled_images() if self.noted(datastore, i) is None]
+        known = self.known(datastore)
+        waiting = [i for i in datastore.get_unlabeled_images() if i not in known]
         scored = {image: self.score(datastore, image) for image in waiting}
         return {image: value for image, value in scored.items() if value is not None}
 
-    def noted(self, studies: Studies, image: str) -> float | None:
-        """The score of an image, if it is of the present network."""
-        entry = studies.get_image_info(image).get(self.key, {})
-        return entry.get("value") if entry.get("network") == self._network() else None
+    def known(self, studies: Studies) -> dict[str, float]:
+        """The scores that are of the present network, by image."""
+        network = self._network()
+        entries = {i: noted.get(self.key, {}) for i, noted in studies.noted().items()}
+        return {i: e["value"] for i, e in entries.items() if e.get("network") == network}
 
     def score(self, studies: Studies, image: str) -> float | None:
         """Score an image and note it; None for one that this network does not take."""
@@ -82,12 +84,12 @@ class MostUncertain(Strategy):
             raise MissingError(f"model {name!r}: expected one of {', '.join(self.methods)}")
         method = self.methods[name]
         left = datastore.get_unlabeled_images()
-        scores = {i: method.noted(datastore, i) for i in left}
-        unknown = [i for i, value in scores.items() if value is None]
+        scores: dict[str, float | None] = dict(method.known(datastore))
+        unknown = [i for i in left if i not in scores]
         chance = random.Random(f"{request.get('seed', 0)}-{len(left)}")
         for image in chance.sample(unknown, min(len(unknown), CANDIDATES)):
             scores[image] = method.score(datastore, image)
-        known = {i: v for i, v in scores.items() if v is not None}
+        known = {i: v for i in left if (v := scores.get(i)) is not None}
         if not known:
             return None
         best = max(known, key=lambda i: (known[i], i))

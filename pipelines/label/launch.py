@@ -10,6 +10,9 @@ import os
 import shutil
 import socket
 import sys
+import threading
+import time
+import webbrowser
 from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -140,6 +143,19 @@ def _copied(bundle: Path, home: Path) -> str:
             shutil.copyfile(settings, partial / "models" / "settings.json")
         partial.rename(target)
     return name
+
+
+def open_page(address: str, host: str, port: int) -> None:
+    """Open the page in the browser once the server listens, from a thread of its own."""
+
+    def wait() -> None:
+        for _ in range(600):
+            with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
+                webbrowser.open(address)
+                return
+            time.sleep(0.2)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def serve(

@@ -5,6 +5,7 @@ Uvicorn serves ``app``. MONAI Label's own routes answer where none of ours does.
 
 from __future__ import annotations
 
+import json
 import os
 
 from fastapi import Request
@@ -30,9 +31,14 @@ def _answer_monai(request: Request, error: Exception) -> Response:
     return refused(RefusedError(getattr(error, "msg", None) or str(error)))
 
 
+def _answer_json(request: Request, error: Exception) -> Response:
+    return refused(RefusedError(f"no JSON ({error}); expected an object"))
+
+
 for kind in (OvertileError, GeometryError):
     app.add_exception_handler(kind, _answer)
 app.add_exception_handler(MONAILabelException, _answer_monai)
+app.add_exception_handler(json.JSONDecodeError, _answer_json)
 app.router.routes[:0] = [*viewers.routes.routes, *annotate.routes.routes]
 app.add_middleware(
     Guard,

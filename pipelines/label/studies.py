@@ -108,19 +108,21 @@ class Studies(Datastore):
     def label_of(self, image_id: str, tag: str) -> Path | None:
         """The label of an image, if it has one of this tag."""
         image = self.images().get(image_id)
-        if image is None or not _TAG.fullmatch(tag):
+        return None if image is None else self._label(image_id, image, tag)
+
+    def labelled(self, tag: str = FINAL) -> dict[str, tuple[Path, Path]]:
+        """Images with their labels of a tag, by id."""
+        found = ((i, image, self._label(i, image, tag)) for i, image in self.images().items())
+        return {i: (image, label) for i, image, label in found if label is not None}
+
+    def _label(self, image_id: str, image: Path, tag: str) -> Path | None:
+        if not _TAG.fullmatch(tag):
             return None
-        base = self._base(image, tag)
-        for suffix in (suffix_of(image), ".tif", ".nii.gz", ".png"):
-            file = base.with_name(base.name + suffix)
+        for suffix in dict.fromkeys((suffix_of(image), ".tif", ".nii.gz", ".png")):
+            file = self.folder / "labels" / tag / f"{image_id}{suffix}"
             if file.is_file() and file.resolve().is_relative_to(self.folder):
                 return file
         return None
-
-    def _base(self, image: Path, tag: str) -> Path:
-        names = [stem(f) for f in self._files()]
-        unique = names.count(stem(image)) == 1
-        return self.folder / "labels" / tag / (stem(image) if unique else image.name)
 
     def _tags(self) -> list[str]:
         home = self.folder / "labels"
@@ -153,22 +155,21 @@ class Studies(Datastore):
         self, label_tag: str | None = None, labels: list[str] | None = None
     ) -> list[str]:
         """Ids of the images that have a label of this tag (default: final)."""
-        return [i for i in self.images() if self.label_of(i, label_tag or FINAL)]
+        return list(self.labelled(label_tag or FINAL))
 
     def get_unlabeled_images(
         self, label_tag: str | None = None, labels: list[str] | None = None
     ) -> list[str]:
         """Ids of the images that have none."""
-        return [i for i in self.images() if not self.label_of(i, label_tag or FINAL)]
+        done = self.labelled(label_tag or FINAL)
+        return [i for i in self.images() if i not in done]
 
     def datalist(self, full_path: bool = True) -> list[dict[str, str]]:
         """Images with their final labels, to train on."""
-        found = ((self.path_of(i), self.label_of(i, FINAL)) for i in self.images())
-        pairs = [{"image": image, "label": label} for image, label in found if label]
-        home = Path() if full_path else self.folder
-        return [
-            {k: str(v if full_path else v.relative_to(home)) for k, v in p.items()} for p in pairs
-        ]
+        pairs = [{"image": i, "label": k} for i, k in self.labelled().values()]
+        if not full_path:
+            pairs = [{k: p.relative_to(self.folder) for k, p in pair.items()} for pair in pairs]
+        return [{kind: str(path) for kind, path in pair.items()} for pair in pairs]
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
         """Ids of an image's labels by tag."""
@@ -201,8 +202,12 @@ class Studies(Datastore):
         """What is noted of an image, with its name, path and size."""
         file = self.path_of(image_id)
         seen = open_view(file, spatial_dims_of(file))
-        noted = self._info()["images"].get(image_id, {})
-        return {**noted, "name": file.name, "path": str(file), "shape": list(seen.shape)}
+        return {
+            **self.noted().get(image_id, {}),
+            "name": file.name,
+            "path": str(file),
+            "shape": list(seen.shape),
+        }
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         """What is noted of a label."""
@@ -283,9 +288,11 @@ class Studies(Datastore):
                 f"label of {_text(label.shape)} pixels for image {image_id!r} of {_text(shape)}; "
                 "expected the same size"
             )
-        base = self._base(image, tag)
+        base = self.folder / "labels" / tag / image_id
+        if not base.parent.resolve().is_relative_to(self.folder):
+            raise ForbiddenError(f"labels/{tag}: a link to a place outside of the folder")
         base.parent.mkdir(parents=True, exist_ok=True)
-        before = self.label_of(image_id, tag)
+        before = self._label(image_id, image, tag)
         written = write_label(base, label, image)
         if before is not None and before != written:
             before.unlink()
@@ -311,10 +318,9 @@ class Studies(Datastore):
 
     def status(self) -> dict[str, Any]:
         """Counts, and the files that are left out."""
-        images = self.images()
-        tags = {t: sum(self.label_of(i, t) is not None for i in images) for t in self._tags()}
+        tags = {tag: len(self.labelled(tag)) for tag in self._tags()}
         return {
-            "total": len(images),
+            "total": len(self.images()),
             "completed": tags.get(FINAL, 0),
             "label_tags": {tag: count for tag, count in tags.items() if count},
             "unreadable": self.unreadable(),
@@ -331,9 +337,9 @@ class Studies(Datastore):
                     "info": noted["images"].get(image_id, {}),
                 },
                 "labels": {
-                    tag: {"ext": Path(label).name[len(stem(label)) :], "info": {}}
+                    tag: {"ext": label.name[len(image_id) :], "info": {}}
                     for tag in self._tags()
-                    if (label := self.label_of(image_id, tag))
+                    if (label := self._label(image_id, file, tag))
                 },
             }
             for image_id, file in self.images().items()
@@ -341,6 +347,11 @@ class Studies(Datastore):
         return {"name": self.name(), "description": self.description(), "objects": objects}
 
     # notes
+
+    def noted(self) -> dict[str, dict[str, Any]]:
+        """What is noted of the images, by id."""
+        found: dict[str, dict[str, Any]] = self._info()["images"]
+        return found
 
     def _info(self) -> dict[str, Any]:
         file = self.folder / "labels" / _INFO

@@ -178,9 +178,9 @@ def save_label(
 
 def _drawn(polygons: Path, image: Path) -> Path:
     """Polygons as an image of cell numbers beside them."""
-    shape = open_view(image, 2).shape
     swapped = columns_first(image)
-    cells = filled(read_asap(polygons), shape[::-1] if swapped else shape)
+    rows, columns = open_view(image, 2).shape[:: -1 if swapped else 1]
+    cells = filled(read_asap(polygons), (rows, columns))
     return write_label(polygons.with_name("drawn"), cells.T if swapped else cells, image)
 
 

@@ -257,6 +257,8 @@ def test_names_do_not_leave_the_folder(server: Server, tmp_path: Path) -> None:
         server.send("PUT", "/datastore/image", secret, "file", name)
     assert not list(server.studies.parent.glob("evil*"))
     assert not Path("/tmp/evil.tif").exists()
+    (server.studies / "labels" / "linked").symlink_to(server.studies.parent)
+    assert "outside" in server.label("00", drawn, "linked").detail
     params = json.dumps({"image": str(secret), "upload": str(secret), "bundle_path": "/"})
     answer = server.send("POST", "/infer/touching_cells?image=nothing", params=params)
     assert "no such image" in answer.detail
