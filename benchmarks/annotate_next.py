@@ -1,0 +1,123 @@
+"""Does asking for the most uncertain image beat asking for any? Nuclei, 3 seeds, a figure.
+
+python -m benchmarks.annotate_next
+
+Each seed begins with the same 5 images for all strategies, trains from random weights, lets the
+strategy choose 5 more by that network, trains anew, and 10 more likewise. A run that is stopped
+goes on when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.experiments import ROOT, RUNS, Experiment, data_folder, table
+from overtile.pipelines.formats import is_image
+from overtile.pipelines.reading import read_image, stem
+from overtile.pipelines.trained import load_trained
+from overtile.pipelines.uncertainty import METHODS, uncertainty
+
+SEEDS = (0, 1, 2)
+SIZES = (5, 10, 20)
+STRATEGIES = ("random", *METHODS)
+BUDGET = {
+    "max_epochs": 10,
+    "samples_per_epoch": 150,
+    "val_interval": 5,
+    "network_def#features": "[16,32,64,128]",
+}
+HOME = RUNS / "annotate_next"
+FIGURE = ROOT / "docs" / "pictures" / "annotate_next.png"
+
+
+def linked(data: Path, chosen: list[str], folder: Path) -> Path:
+    """The data set with ``chosen`` as its only training images, made of links."""
+    for split in ("train", "val", "test"):
+        for kind in ("images", "labels"):
+            target = folder / split / kind
+            target.mkdir(parents=True, exist_ok=True)
+            for file in sorted((data / split / kind).iterdir()):
+                link = target / file.name
+                wanted = is_image(file) and (split != "train" or stem(file) in chosen)
+                if wanted and not link.is_symlink():
+                    link.symlink_to(file)
+    return folder
+
+
+def trained(data: Path, chosen: list[str], name: str, seed: int) -> Experiment:
+    """Train on the chosen images, unless it is done."""
+    run = Experiment("touching_cells", f"next-{name}", {**BUDGET, "seed": seed})
+    run.train(linked(data, chosen, HOME / name))
+    return run
+
+
+def most_uncertain(run: Experiment, data: Path, pool: list[str], method: str) -> list[str]:
+    """The pool, least sure first."""
+    network = load_trained(run.folder, {})
+    images = {stem(f): f for f in (data / "train" / "images").iterdir() if is_image(f)}
+
+    def value(name: str) -> float:
+        grey = read_image(images[name], 2, network.channel)[0].astype(np.float32)
+        scaled = np.asarray(network.normalize(grey[None]))[0]
+        return uncertainty(network, scaled, method).value
+
+    return sorted(pool, key=value, reverse=True)
+
+
+def curve(data: Path, strategy: str, seed: int) -> dict[int, float]:
+    """SEG on the test images by number of labelled images."""
+    chance = random.Random(seed)
+    names = sorted(stem(f) for f in (data / "train" / "images").iterdir() if is_image(f))
+    pool = chance.sample(names, len(names))
+    chosen, pool = pool[: SIZES[0]], pool[SIZES[0] :]
+    run = trained(data, chosen, f"{seed}-start-{len(chosen)}", seed)
+    found = {len(chosen): seg(run)}
+    for before, size in pairwise(SIZES):
+        if strategy != "random":
+            pool = most_uncertain(run, data, pool, strategy)
+        chosen, pool = chosen + pool[: size - before], pool[size - before :]
+        run = trained(data, chosen, f"{seed}-{strategy}-{size}", seed)
+        found[size] = seg(run)
+    return found
+
+
+def seg(run: Experiment) -> float:
+    return run.scores(HOME / run.name.removeprefix("next-"))["scores"]["seg"]
+
+
+def draw(found: dict[str, list[dict[int, float]]], path: Path) -> None:
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for (strategy, curves), mark in zip(found.items(), "osv", strict=True):
+        means = [statistics.mean(c[n] for c in curves) for n in SIZES]
+        (line,) = axes.plot(SIZES, means, f"{mark}-", label=strategy)
+        for one in curves:
+            axes.plot(SIZES, list(one.values()), mark, color=line.get_color(), alpha=0.35, ms=4)
+    axes.set(xlabel="annotated images", ylabel="SEG on 50 unseen images", xticks=SIZES)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    data = data_folder("dsb2018")
+    found = {s: [curve(data, s, seed) for seed in SEEDS] for s in STRATEGIES}
+    rows = [["strategy", *(f"{n} images" for n in SIZES)]]
+    for strategy, curves in found.items():
+        columns = [[c[n] for c in curves] for n in SIZES]
+        cells = [f"{statistics.mean(c):.3f} ({min(c):.3f} to {max(c):.3f})" for c in columns]
+        rows.append([strategy, *cells])
+    table(rows)
+    draw(found, FIGURE)
+    (HOME / "found.json").write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
