@@ -22,6 +22,7 @@ from typing import Any
 from filelock import FileLock
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
+from overtile.pipelines.data import check_memory
 from overtile.pipelines.errors import DataError
 from overtile.pipelines.formats import is_image
 from overtile.pipelines.label.refusals import (
@@ -251,7 +252,9 @@ class Studies(Datastore):
             raise ConflictError(
                 f"image {name!r}: exists already; give another name, or remove it first"
             )
-        read_image(source, spatial_dims_of(source), channel=0)  # decodes all of it, or raises
+        dims = spatial_dims_of(source)
+        check_memory(source, open_view(source, dims).shape)
+        read_image(source, dims, channel=0)  # decodes all of it, or raises
         _copy(source, target)
         self._note({**image_info, "ts": int(time.time())}, "images", name)
         return name
@@ -281,13 +284,18 @@ class Studies(Datastore):
         if not _TAG.fullmatch(tag):
             raise RefusedError(f"tag {tag!r}: expected a word of letters, digits, - and _")
         dims = spatial_dims_of(image)
-        label, _ = read_label(label_filename, dims, image)
-        shape = read_image(image, dims, channel=0)[0].shape
-        if label.shape != shape:
+        # before it is decoded: a small file may promise any number of pixels
+        sizes = [
+            (*((view.count,) if view.count > 1 else ()), *view.shape)
+            for view in (open_view(label_filename, dims, image), open_view(image, dims))
+        ]
+        if sizes[0] != sizes[1]:
+            drawn, wanted = map(_text, sizes)
             raise RefusedError(
-                f"label of {_text(label.shape)} pixels for image {image_id!r} of {_text(shape)}; "
+                f"label of {drawn} pixels for image {image_id!r} of {wanted}; "
                 "expected the same size"
             )
+        label, _ = read_label(label_filename, dims, image)
         base = self.folder / "labels" / tag / image_id
         if not base.parent.resolve().is_relative_to(self.folder):
             raise ForbiddenError(f"labels/{tag}: a link to a place outside of the folder")

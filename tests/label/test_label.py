@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ def server(
     studies = studies_in(home / "studies")
     image = cells[0][0]
     save(studies / "picture.png", eight_bits(image))
-    save(studies / "many.tif", np.tile(image, (7, 9)))
+    save(studies / "many.tiff", np.tile(image, (7, 9)))
     flat = nibabel.Nifti1Image(image.T.astype(np.float32), np.diag([-0.5, -0.5, 2, 1]))
     nibabel.save(flat, studies / "flat.nii.gz")
     volume = np.stack([i for i, _ in cells[:6]]).T.astype(np.float32)
@@ -91,7 +93,7 @@ def test_info_lists_the_models(server: Server) -> None:
     assert "outside" in left_out["link.tif"]
 
 
-@pytest.mark.parametrize("name", ["picture.png", "00.tif", "flat.nii.gz", "many.tif"])
+@pytest.mark.parametrize("name", ["picture.png", "00.tif", "flat.nii.gz", "many.tiff"])
 def test_proposals_are_images_like_the_input(server: Server, name: str, tmp_path: Path) -> None:
     answer = server.infer(name.partition(".")[0])
     assert answer.status == 200, answer.body
@@ -110,7 +112,7 @@ def test_proposals_are_images_like_the_input(server: Server, name: str, tmp_path
     grey = given.squeeze().astype(np.float32)
     expected = trained.instances(np.asarray(trained.normalize(grey[None]))[0])
     np.testing.assert_array_equal(found.squeeze(), expected)
-    if name == "many.tif":
+    if name == "many.tiff":
         assert found.max() > 255
 
 
@@ -222,6 +224,23 @@ def test_labels_that_are_none_are_refused(
     (tmp_path / "noise.tif").write_bytes(b"II*\0garbage")
     assert "noise.tif" in server.label("02", tmp_path / "noise.tif").detail
     assert server.get("/info/").status == 200
+
+
+def test_files_that_promise_too_many_pixels_are_not_decoded(server: Server, tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checked = kind + data
+        return struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    side = 200_000
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes(2**20))
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    bomb = tmp_path / "bomb.png"
+    bomb.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+    assert "200000x200000" in server.label("picture", bomb).detail
+    assert "memory" in server.send("PUT", "/datastore/image", bomb).detail
+    assert "memory" in server.send("POST", "/infer/touching_cells", bomb).detail
+    assert not (server.studies / "bomb.png").exists()
 
 
 def test_names_do_not_leave_the_folder(server: Server, tmp_path: Path) -> None:
@@ -455,6 +474,9 @@ def test_a_training_changes_the_proposals(training: Server) -> None:
     assert len(params["data/digest"]) == 64
     assert params["data/train_images"] == "3"
     assert run.data.metrics["train_loss"] > 0
+    client = MlflowClient(f"sqlite:///{training.work / 'runs' / 'mlflow.db'}")
+    kept = {file.path for file in client.list_artifacts(run.info.run_id, "figures")}
+    assert "figures/training_sample.png" in kept
     stats = training.get("/info/").json["train_stats"]["touching_cells"]
     assert stats["mlflow_run"] == run.info.run_id
 
@@ -481,9 +503,11 @@ def test_a_training_that_is_killed(training: Server) -> None:
     assert task["status"] == "ERROR"
     assert [run.info.status for run in runs(training)[known:]] == ["FAILED"]
     # and the next one is a run of its own
-    assert training.post("/train/touching_cells", {"max_epochs": 1, "samples_per_epoch": 2})
+    fresh = {"max_epochs": 1, "samples_per_epoch": 2, "pretrained": False}
+    assert training.post("/train/touching_cells", fresh).status == 200
     assert training.trained()["status"] == "DONE"
     assert [run.info.status for run in runs(training)[known:]] == ["FAILED", "FINISHED"]
+    assert runs(training)[-1].data.params["initial_weights"] == "None"
 
 
 def test_a_server_that_is_stopped_stops_its_training(
