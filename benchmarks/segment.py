@@ -24,7 +24,7 @@ import torch
 import zarr
 
 from benchmarks.figure import Figure
-from overtile.networks import OverlapTileInferer, ValidUNet
+from overtile.networks import ValidUNet
 from overtile.pipelines.cluster import on_cluster
 from overtile.pipelines.job import PredictChunk, finish_labels, label_cores, opened, pieces
 from overtile.pipelines.request import Request
@@ -33,7 +33,6 @@ from overtile.pipelines.segment import prepare, segment
 from overtile.pipelines.stages import Stages
 from overtile.pipelines.synthesis import touching_cells
 from overtile.pipelines.trained import load_trained
-from overtile.transforms import NormalizeImage
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "touching_cells"
 SIDE, CHUNK = 1536, 256
@@ -41,10 +40,12 @@ SLIDE, LARGE_CHUNK = 100_000, 1024
 SHARED = 1e9  # bytes a second that a file server is taken to give to all workers together
 SIZES = (1024, 4096)  # of the images whose peak memory is measured
 _MEMORY = """
-import resource, sys
+import sys
+from pathlib import Path
 from overtile.pipelines.__main__ import main
 code = main(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+# not getrusage: its peak is that of the process that started this one, if that was larger
+print(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024)
 sys.exit(code)
 """
 
@@ -62,14 +63,9 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def at_once(grey: Any) -> None:
-    """What ``inference`` does between reading and writing, with its own limit of memory."""
+    """What ``inference`` does between reading and writing."""
     trained = load_trained(BUNDLE, {})
-    normalized = NormalizeImage(trained.normalize.method)(grey[None].astype(np.float32))
-    with torch.no_grad():
-        inferer = OverlapTileInferer(memory_limit=2**28)
-        answer = inferer(torch.from_numpy(np.asarray(normalized))[None], trained.network)
-    assert trained.settings is not None
-    trained.settings(answer[0].softmax(0).numpy())
+    trained.instances(np.asarray(trained.normalize(grey[None].astype(np.float32)))[0])
 
 
 def rate(folder: Path) -> Iterator[Figure]:
