@@ -336,7 +336,7 @@ def test_a_report_is_made_and_opened(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("overtile ", {"completion", "data", "report", "segment", "show"}),
+        ("overtile ", {"completion", "data", "label", "report", "segment", "show"}),
         ("overtile data sy", {"synth"}),
         ("overtile data synth x --la", {"--layout"}),
         ("overtile data synth --layout k", {"kaggle"}),
