@@ -119,6 +119,7 @@ def test_names_are_shown_as_they_are(page: Page) -> None:
     assert "broken.png" in page.value("document.querySelector('#broken').textContent")
 
 
+@pytest.mark.slow
 def test_draw_submit_train_and_see_the_proposal_change(
     page: Page, server: Server, cells: Any, tmp_path: Path
 ) -> None:
