@@ -29,7 +29,6 @@ from overtile.pipelines.label.shared import (
 from overtile.pipelines.label.studies import FINAL
 from overtile.pipelines.label.viewers import train_status
 from overtile.pipelines.reading import read_image, read_label
-from overtile.transforms import NormalizeImage
 
 routes = APIRouter()
 _PAGE = {"": "text/html", "annotate.js": "text/javascript", "annotate.css": "text/css"}
@@ -39,14 +38,13 @@ _PAGE = {"": "text/html", "annotate.js": "text/javascript", "annotate.css": "tex
 def data(user: User = user) -> dict[str, Any]:
     """Images, models and strategies."""
     store, app = studies(), instance()
-    flat = {name for name, s in app._infers.items() if s.dimension == 2}
     done = store.labelled()
     return {
         "name": store.name(),
         "images": [{"id": i, "labelled": i in done} for i in store.images()],
         "unreadable": store.unreadable(),
         "read_only": store.read_only,
-        "models": [name for name in app._infers if name in flat],
+        "models": [name for name, task in app._infers.items() if task.dimension == 2],
         "strategies": list(app._strategies),
     }
 
@@ -56,9 +54,8 @@ def picture(id: str, user: User = user) -> Response:
     """The grey values of an image as PNG of 8 bits, 0.5 % of them clipped at either end."""
     path = flat_image(id)
     grey = read_image(path, 2, None)[0].astype(np.float32)
-    scaled = NormalizeImage("percentile")(grey[None])[0]
-    low, high = np.percentile(scaled[:: max(1, grey.shape[0] // 1000)], (0.5, 99.5))
-    bits = np.clip((scaled - low) * (255 / max(high - low, 1e-6)), 0, 255).astype(np.uint8)
+    low, high = np.percentile(grey[:: max(1, len(grey) // 1000)], (0.5, 99.5))
+    bits = np.clip((grey - low) * (255 / max(high - low, 1e-6)), 0, 255).astype(np.uint8)
     if columns_first(path):
         bits = np.ascontiguousarray(bits.T)
     out = io.BytesIO()

@@ -13,7 +13,6 @@ from overtile.pipelines.errors import DataError
 from overtile.pipelines.label.infer import Segmenter
 from overtile.pipelines.label.refusals import MissingError, RefusedError
 from overtile.pipelines.label.studies import Studies
-from overtile.pipelines.uncertainty import uncertainty
 
 CANDIDATES = 8  # images that a request looks at, at most: somebody waits for its answer
 
@@ -49,11 +48,9 @@ class Uncertainty(ScoringMethod):
     def score(self, studies: Studies, image: str) -> float | None:
         """Score an image and note it; None for one that this network does not take."""
         try:
-            planes = self.segmenter.read(studies.path_of(image))
+            value = self.segmenter.unsureness(studies.path_of(image), self.method)
         except (DataError, RefusedError):
             return None
-        found = [uncertainty(self.segmenter.trained, p, self.method).value for p in planes]
-        value = sum(found) / len(found)
         entry = {"value": value, "network": self._network()}
         studies.update_image_info(image, {self.key: entry})
         return value

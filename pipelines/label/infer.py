@@ -19,6 +19,7 @@ from overtile.pipelines.label.refusals import RefusedError
 from overtile.pipelines.label.results import spatial_dims_of, write_label
 from overtile.pipelines.reading import check_pixels, open_view, read_image
 from overtile.pipelines.trained import Trained, load_trained
+from overtile.pipelines.uncertainty import uncertainty
 
 
 class Segmenter(InferTask):
@@ -109,6 +110,17 @@ class Segmenter(InferTask):
         with self._lock:
             found = [self.trained.instances(plane) for plane in self.read(path)]
         return found[0] if len(found) == 1 else np.stack(found)
+
+    def unsureness(self, path: Path, method: str) -> float:
+        """Mean over the planes of `overtile.pipelines.uncertainty.uncertainty`.
+
+        Raises:
+            DataError: as `read`.
+        """
+        with self._lock:  # dropout is on meanwhile, and no proposal may be made with it
+            trained = self.trained
+            found = [uncertainty(trained, plane, method).value for plane in self.read(path)]
+        return sum(found) / len(found)
 
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """Segment the image that ``request["image"]`` names.

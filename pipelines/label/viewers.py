@@ -63,9 +63,10 @@ def infer(
 ) -> Any:
     """Segment an image of the studies folder, or one that comes with the request."""
     instance().segmenter(model)
-    wanted = {k: v for k, v in parameters(params).items() if k in ("save_label", "label_tag")}
-    wanted["polygons"] = parameters(params).get("output") == "json"  # as CVAT's function asks
-    request = {"model": model, "image": image, **wanted}
+    given = parameters(params)
+    wanted = {k: v for k, v in given.items() if k in ("save_label", "label_tag")}
+    polygons = given.get("output") == "json"  # as CVAT's function asks
+    request = {"model": model, "image": image, "polygons": polygons, **wanted}
     if output is ResultType.dicom_seg:
         raise RefusedError("output dicom_seg: expected image, json or all")
     if file is None:

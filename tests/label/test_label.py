@@ -11,6 +11,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -340,6 +341,22 @@ def test_the_next_image(server: Server) -> None:
         assert server.post(f"/activelearning/{strategy}").json["id"] == chosen["id"] or any(
             v == 0 for v in noted.values()
         )
+
+
+def test_proposals_are_the_same_while_images_are_scored(server: Server) -> None:
+    """Dropout is on for the scores, in the network that proposes."""
+    before = server.infer("06").body
+    for name in server.get("/annotate/data").json["images"]:
+        note = json.dumps({"uncertainty_dropout_touching_cells": {}})
+        path = f"/datastore/image/info?image={name['id']}"
+        assert server.send("PUT", path, info=note).status == 200
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(server.post, "/activelearning/dropout", {"model": "touching_cells"})
+        during = [server.infer("06").body]
+        while not asked.done():
+            during.append(server.infer("06").body)
+        assert asked.result().json["weight"] > 0
+    assert set(during) == {before}
 
 
 def test_scores_are_made_in_the_background(server: Server) -> None:
