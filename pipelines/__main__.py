@@ -483,6 +483,7 @@ def segment(
     epilog=_examples(
         "overtile label --studies nuclei",
         "overtile label --studies nuclei --bundle runs/mine --port 8080 --no-open",
+        "overtile label --studies colour --channel luminance",
         "overtile label --studies /archive/slides --read-only --work ./proposals",
     )
 )
@@ -506,6 +507,7 @@ def segment(
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+@click.option("--channel", metavar="N|luminance", help="Of several channels, the one to take.")
 @click.option("--read-only", "--read_only", is_flag=True, help="Propose labels, but keep none.")
 @click.option("--open/--no-open", "show_it", help="Open the page in the browser.")
 @_loudness
@@ -515,6 +517,7 @@ def label(
     work: Path | None,
     host: str,
     port: int,
+    channel: str | None,
     read_only: bool,
     show_it: bool,
 ) -> None:
@@ -528,6 +531,7 @@ def label(
         serve,
     )
 
+    number = _channel(channel)
     check_installed()
     check_host(host)
     check_port(host, port)
@@ -541,7 +545,7 @@ def label(
         click.echo(f"{address}  (Ctrl-C ends it; models: {', '.join(models)})")
     if show_it:
         open_page(address, host, port)
-    serve(studies, work, models, host, port, read_only)
+    serve(studies, work, models, host, port, read_only, number)
 
 
 @overtile.command(

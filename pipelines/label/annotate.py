@@ -53,7 +53,7 @@ def data(user: User = user) -> dict[str, Any]:
 def picture(id: str, user: User = user) -> Response:
     """The grey values of an image as PNG of 8 bits, 0.5 % of them clipped at either end."""
     path = flat_image(id)
-    grey = read_image(path, 2, None)[0].astype(np.float32)
+    grey = read_image(path, 2, instance().channel)[0].astype(np.float32)
     low, high = np.percentile(grey[:: max(1, len(grey) // 1000)], (0.5, 99.5))
     bits = np.clip((grey - low) * (255 / max(high - low, 1e-6)), 0, 255).astype(np.uint8)
     if columns_first(path):

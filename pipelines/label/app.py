@@ -16,6 +16,7 @@ from overtile.pipelines.label.infer import Segmenter
 from overtile.pipelines.label.refusals import MissingError, RefusedError
 from overtile.pipelines.label.studies import Studies
 from overtile.pipelines.label.train import Trainer
+from overtile.pipelines.reading import Channel, check_channel
 from overtile.pipelines.uncertainty import METHODS
 
 
@@ -25,7 +26,8 @@ class OvertileLabel(MONAILabelApp):
     Args:
         app_dir: the app's folder; runs go to ``runs/`` in it.
         studies: folder of the images.
-        conf: of MONAI Label's command; ``models`` names bundles, separated by commas, all without.
+        conf: of MONAI Label's command; ``models`` names bundles, separated by commas, all without;
+            ``channel`` is the one to take of images that have several.
 
     Raises:
         ConfigurationError: if there is no such bundle.
@@ -33,7 +35,9 @@ class OvertileLabel(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self.home = Path(app_dir)
-        self.bundles = _bundles(self.home / "model", (conf or {}).get("models", ""))
+        conf = conf or {}
+        self.bundles = _bundles(self.home / "model", conf.get("models", ""))
+        self.channel = _channel(conf.get("channel"))
         super().__init__(
             app_dir,
             studies,
@@ -54,11 +58,11 @@ class OvertileLabel(MONAILabelApp):
 
     def init_infers(self) -> dict[str, Segmenter]:
         """A model for every bundle."""
-        return {folder.name: Segmenter(folder) for folder in self.bundles}
+        return {folder.name: Segmenter(folder, self.channel) for folder in self.bundles}
 
     def init_trainers(self) -> dict[str, Trainer]:
         """A training for every bundle."""
-        return {folder.name: Trainer(folder, self.runs) for folder in self.bundles}
+        return {folder.name: Trainer(folder, self.runs, self.channel) for folder in self.bundles}
 
     def init_scoring_methods(self) -> dict[str, Uncertainty]:
         """Both kinds of uncertainty for every model."""
@@ -141,6 +145,10 @@ class _OneByOne(BatchInferTask):
                 found[image] = {"error": str(error)}
             print(f"{number} of {len(images)}: {found[image].get('error', image)}", flush=True)
         return found
+
+
+def _channel(text: str | None) -> Channel:
+    return check_channel(int(text) if text is not None and text.isdecimal() else text)
 
 
 def _bundles(folder: Path, names: str) -> list[Path]:

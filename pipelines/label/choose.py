@@ -56,7 +56,7 @@ class Uncertainty(ScoringMethod):
         return value
 
     def _network(self) -> str:
-        return self.segmenter.trained.facts["weights"]
+        return f"{self.segmenter.trained.facts['weights']} {self.segmenter.channel}"
 
 
 class MostUncertain(Strategy):

@@ -17,7 +17,7 @@ from overtile.pipelines.data import check_memory
 from overtile.pipelines.label.polygons import as_annotations
 from overtile.pipelines.label.refusals import RefusedError
 from overtile.pipelines.label.results import spatial_dims_of, write_label
-from overtile.pipelines.reading import check_pixels, open_view, read_image
+from overtile.pipelines.reading import Channel, check_pixels, open_view, read_image
 from overtile.pipelines.trained import Trained, load_trained
 from overtile.pipelines.uncertainty import uncertainty
 
@@ -29,9 +29,10 @@ class Segmenter(InferTask):
 
     Args:
         bundle: folder, with ``configs/inference.json`` and ``models/model.pt``.
+        channel: of several the one to take; None for the bundle's own choice.
     """
 
-    def __init__(self, bundle: Path) -> None:
+    def __init__(self, bundle: Path, channel: Channel = None) -> None:
         metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
         tensors = metadata["network_data_format"]
         pred = tensors["outputs"]["pred"]
@@ -43,7 +44,7 @@ class Segmenter(InferTask):
             description=metadata["description"],
             config={"device": ["cuda", "cpu"]},
         )
-        self.bundle, self.version = bundle, metadata["version"]
+        self.bundle, self.channel, self.version = bundle, channel, metadata["version"]
         self._lock = threading.RLock()
         self._loaded: tuple[tuple[int, int], Trained] | None = None
 
@@ -96,7 +97,8 @@ class Segmenter(InferTask):
             )
         seen = open_view(path, dims)
         check_memory(path, seen.shape)
-        grey, _ = read_image(path, dims, trained.channel)
+        channel = trained.channel if self.channel is None else self.channel
+        grey, _ = read_image(path, dims, channel)
         check_pixels(path, grey)
         planes = grey[None] if grey.ndim == dims else grey
         return [np.asarray(trained.normalize(p[None].astype(np.float32)))[0] for p in planes]

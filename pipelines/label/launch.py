@@ -18,6 +18,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from overtile.pipelines.errors import ConfigurationError, DataError
+from overtile.pipelines.reading import Channel
 
 BUNDLES = ("touching_cells", "em_membranes")
 _MAIN = '''"""Written by ``overtile label``."""
@@ -159,7 +160,13 @@ def open_page(address: str, host: str, port: int) -> None:
 
 
 def serve(
-    studies: Path, work: Path, models: Sequence[str], host: str, port: int, read_only: bool
+    studies: Path,
+    work: Path,
+    models: Sequence[str],
+    host: str,
+    port: int,
+    read_only: bool,
+    channel: Channel = None,
 ) -> None:
     """Run the server until it is told to stop, and end a training that still goes on."""
     os.environ.update(
@@ -176,6 +183,8 @@ def serve(
     sys.argv = ["monailabel", "start_server", "--app", str(work), "--studies", str(studies)]
     sys.argv += ["--host", host, "--port", str(port), "--verbose", "WARNING"]
     sys.argv += ["--conf", "models", ",".join(models), "--log_level", "warning"]
+    if channel is not None:
+        sys.argv += ["--conf", "channel", str(channel)]
     sys.argv += ["--uvicorn_app", "overtile.pipelines.label.server:app"]
     try:
         Main(loglevel=logging.WARNING).run()

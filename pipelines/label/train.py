@@ -19,6 +19,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from overtile.pipelines.errors import TrainingError
 from overtile.pipelines.label.refusals import ConflictError, RefusedError
 from overtile.pipelines.label.studies import Studies
+from overtile.pipelines.reading import Channel
 from overtile.pipelines.tracking import end_abandoned
 
 SHIPPED = "shipped.pt"
@@ -49,11 +50,12 @@ class Trainer(TrainTask):
     Args:
         bundle: folder; ``models/shipped.pt`` is the network as it came.
         runs: folder of the runs.
+        channel: of several the one to take; None for the bundle's own choice.
     """
 
-    def __init__(self, bundle: Path, runs: Path) -> None:
+    def __init__(self, bundle: Path, runs: Path, channel: Channel = None) -> None:
         super().__init__(f"Train {bundle.name} on the final labels")
-        self.bundle, self.runs = bundle, runs
+        self.bundle, self.runs, self.channel = bundle, runs, channel
 
     def config(self) -> dict[str, Any]:
         """What a request may say, with the defaults."""
@@ -102,6 +104,7 @@ class Trainer(TrainTask):
             "output_dir": run,
             "val_fraction": 0.2 if images >= _VALIDATED else 0,
             **({"initial_weights": start} if start is not None else {}),
+            **({"channel": self.channel} if self.channel is not None else {}),
         }
         config = self.bundle / "configs" / "train.json"
         words = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training"]

@@ -407,11 +407,41 @@ def test_an_empty_folder(tmp_path: Path) -> None:
         assert "no image has a final label" in server.post("/train/touching_cells").detail
 
 
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory, cells: Any) -> Iterator[Server]:
+    home = tmp_path_factory.mktemp("colours")
+    (home / "studies").mkdir()
+    grey = eight_bits(cells[0][0])
+    save(home / "studies" / "grey.png", grey)
+    save(home / "studies" / "colour.png", np.stack([grey[::-1], grey, 255 - grey], -1))
+    with serving(home / "studies", home / "log", "--channel", "1") as made:
+        yield made
+
+
+def test_one_channel_of_colours(colours: Server) -> None:
+    expected = colours.infer("grey")
+    assert len(expected.body) > 200  # cells
+    assert colours.infer("colour").body == expected.body
+    shown = [colours.get(f"/annotate/image?id={i}").body for i in ("grey", "colour")]
+    assert shown[0] == shown[1]
+
+
+@pytest.mark.slow
+def test_a_training_on_one_channel_of_colours(colours: Server, cells: Any, tmp_path: Path) -> None:
+    drawn = save(tmp_path / "drawn.png", cells[0][1].astype(np.uint16))
+    assert colours.label("colour", drawn).status == 200
+    quick = {"max_epochs": 1, "samples_per_epoch": 2}
+    assert colours.post("/train/touching_cells", quick).status == 200
+    task = colours.trained()
+    assert task["status"] == "DONE", task
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--studies", "nowhere"], "nowhere: no such folder"),
         (["--studies", ".", "--host", "0.0.0.0"], "without a password"),
+        (["--studies", ".", "--channel", "red"], "expected a number from 0"),
         (["--studies", ".", "--bundle", "empty"], "no configs/inference.json"),
         (["--studies", "linked"], "a link out of the folder"),
     ],
