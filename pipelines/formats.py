@@ -89,11 +89,15 @@ def open_image(path: Path, labels: bool = False) -> Stored:
         raise unreadable(path, error) from error
 
 
+GOES_ON = "(--skip_unreadable True goes on without it)"
+"""What the bundles' command line offers for a broken file."""
+
+
 def unreadable(path: Path | str, error: Exception) -> UnreadableError:
     """The error for a file that its decoder gave up on."""
     return UnreadableError(
         f"{path}: cannot be read ({' '.join(str(error).split()) or type(error).__name__}); "
-        "expected an intact image file (--skip_unreadable True goes on without it)"
+        f"expected an intact image file {GOES_ON}"
     )
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from overtile.pipelines.blocks import BlockCache, no_level, spans_of, squeezed
 from overtile.pipelines.errors import DataError, UnreadableError
-from overtile.pipelines.formats import Index, Stored, open_image, unreadable
+from overtile.pipelines.formats import GOES_ON, Index, Stored, open_image, unreadable
 
 _WHITE_IS_ZERO, _PALETTE, _UNCOMPRESSED = 0, 3, 1  # of TIFF's tags
 _JPEG = {6, 7, 34892, 33007}  # the compressions that keep tables apart
@@ -134,7 +134,7 @@ class _Pages:
         if len(data) < size:
             raise UnreadableError(
                 f"{self.path}: the file ends within {what}; expected {size} bytes at {offset} "
-                "(--skip_unreadable True goes on without it)"
+                f"{GOES_ON}"
             )
         return data
 

@@ -24,7 +24,7 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from overtile.pipelines.data import check_memory
 from overtile.pipelines.errors import DataError
-from overtile.pipelines.formats import is_image
+from overtile.pipelines.formats import GOES_ON, is_image
 from overtile.pipelines.label.refusals import (
     ConflictError,
     ForbiddenError,
@@ -91,7 +91,7 @@ class Studies(Datastore):
                 open_view(file, spatial_dims_of(file))
                 fault = None
             except DataError as error:
-                fault = str(error)
+                fault = str(error).removesuffix(f" {GOES_ON}")  # an option of other commands
             self._probed[file] = stamp, fault
         return self._probed[file][1]
 

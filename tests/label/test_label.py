@@ -91,6 +91,7 @@ def test_info_lists_the_models(server: Server) -> None:
     assert {"first", "random", "dropout", "rotations"} <= info["strategies"].keys()
     left_out = info["datastore"]["unreadable"]
     assert left_out.keys() == {"broken.png", "link.tif"}
+    assert left_out["broken.png"].endswith("expected an intact image file")
     assert "outside" in left_out["link.tif"]
 
 
