@@ -108,6 +108,7 @@ def figures() -> Iterator[Figure]:
         f"{theirs / ours:.0f} times faster than the definitions ({ours:.1f} s against "
         f"{theirs / 3600:.1f} h, extrapolated)",
     )
+    yield Figure("that report alone", ours, 60, "lower", f"{ours:.1f} s")
     cells = [touching_cells(n, (SIZE, SIZE))[1] for n in range(IMAGES)]
     found = [np.roll(label, 2, 0) for label in cells]
 
@@ -125,6 +126,7 @@ def figures() -> Iterator[Figure]:
         f"{theirs / ours:.0f} times faster than a mask an object ({ours:.2f} s against "
         f"{theirs:.0f} s)",
     )
+    yield Figure("these scores alone", ours, 5, "lower", f"{ours:.2f} s")
 
 
 if __name__ == "__main__":

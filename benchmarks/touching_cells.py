@@ -3,6 +3,7 @@
 python -m benchmarks.touching_cells           the bundle as it is, 30 training images
 python -m benchmarks.touching_cells ablation  half the budget, part by part
 python -m benchmarks.touching_cells curve     half the budget, 5, 10, 20, 30 images; a figure
+python -m benchmarks.touching_cells instances the bundle's network: from probabilities to instances
 
 A run that is stopped goes on when the same command is given again.
 """
@@ -11,10 +12,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from matplotlib.figure import Figure
 
 from benchmarks.experiments import ROOT, Experiment, data_folder, table
+from overtile.pipelines.metrics import seg_measure
+from overtile.pipelines.reading import read_image, read_label
+from overtile.pipelines.trained import load_trained
+from overtile.transforms import InstancesFromProbabilities
 
 METRICS = ("seg", "det", "ap50", "ap75", "ap90", "pq", "mean_iou")
 HALF = {"max_epochs": 15, "val_interval": 15}
@@ -65,11 +73,50 @@ def draw(scores: dict[int, dict[str, float]], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
+CUTS: tuple[dict[str, Any], ...] = (
+    *(
+        {"threshold": t, "extent": e}
+        for t in (0.3, 0.4, 0.5, 0.6)
+        for e in (0.2, 0.3, 0.4)
+        if e <= t
+    ),
+    *({"line": n} for n in (0, 1, 3)),
+    {"growth": "watershed"},
+)
+"""What differs from the bundle's own settings."""
+
+
+def instances() -> None:
+    """SEG on the validation images, by what makes instances of probabilities."""
+    data = data_folder("dsb2018") / "val"
+    trained = load_trained(ROOT / "bundles" / "touching_cells", {"versions": 7})
+    assert trained.settings is not None
+    names = ("threshold", "extent", "line", "growth", "grow", "min_size", "max_hole")
+    own = {name: getattr(trained.settings, name) for name in names}
+    labels, maps = [], []
+    for file in sorted((data / "images").iterdir()):
+        labels.append(read_label(data / "labels" / file.name)[0])
+        grey = read_image(file, 2, trained.channel)[0].astype(np.float32)
+        with torch.no_grad():
+            image = torch.from_numpy(np.asarray(trained.normalize(grey[None])))[None]
+            answer = trained.inferer.whole(image, trained.network)[0]
+        maps.append(np.asarray(trained.activation({"pred": answer})["pred"].float()))
+    rows = [[*names[:4], "SEG"]]
+    for cut in ({}, *CUTS):
+        settings = own | cut
+        found = InstancesFromProbabilities(**settings)
+        seg = float(seg_measure(labels, [np.asarray(found(p))[0] for p in maps]))
+        rows.append([*(str(settings[name]) for name in names[:4]), f"{seg:.4f}"])
+    table(rows)
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["curve"]:
             curve()
         case ["ablation"]:
             results(PARTS, "50 unseen images")
+        case ["instances"]:
+            instances()
         case _:
             results({"30 training images": WHOLE}, "50 unseen images")

@@ -21,8 +21,10 @@ class RotationAveragingInferer(Inferer):
     The paper averages over "7 rotated versions"; it does not say which. Here the versions are
     those that need no interpolation: the four rotations by 90 degrees, then the same of the
     mirrored image, the dihedral group of the last two axes. ``versions`` takes the first of
-    them; 1 is the image as it is, and the answer as the network gives it. In 3D each section is
-    turned in its plane, as `overtile.transforms.RandDeformedTiled` does.
+    them; 1 is the image as it is, and the answer as the network gives it. In 3D each section
+    ``[Y, X]`` of ``[Z, Y, X]`` is turned in its plane, as `overtile.transforms.RandDeformedTiled`
+    does. Of ``[X, Y, Z]``, as NIfTI and DICOM are read, it is the plane of Y and Z: move the axes
+    first where sections are not as fine as pixels.
 
     Args:
         inferer: what runs the network on one version, e.g. an `OverlapTileInferer`.

@@ -191,10 +191,10 @@ def data() -> None:
 )
 @click.option(
     "--labels",
-    type=click.Choice(["instances", "mask"]),
+    type=click.Choice(["instances", "mask", "membranes"]),
     default="instances",
     show_default=True,
-    help="One number a cell, or cells are what is not 0.",
+    help="One number a cell; cells are what is not 0; the same, of two values.",
 )
 @click.option(
     "--spatial-dims",

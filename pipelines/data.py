@@ -102,7 +102,8 @@ def find_data(
         val_fraction: share of the training images, the last ones, that validates where the
             folder brings no ``val/``. Of a stack these are the last slices, because
             neighbouring slices resemble each other. 0 validates on none.
-        labels: ``"instances"``, one number a cell, or ``"mask"``, cells are what is not 0.
+        labels: ``"instances"``, one number a cell; ``"mask"``, cells are what is not 0; or
+            ``"membranes"``, the same, refusing labels of more than two values.
         spatial_dims: 2 takes volumes plane by plane, 3 whole.
         channel: of the images, as of `read_image`.
         skip_unreadable: leave out broken files, and list them, instead of raising.
@@ -314,6 +315,19 @@ def _check_masks(found: Mapping[str, LabelFacts]) -> None:
             )
 
 
+def _check_maps(found: Mapping[str, LabelFacts]) -> None:
+    """Refuse labels of more than two values: classes, instances, or a map with soft edges."""
+    for name, f in found.items():
+        if f.names > 1:
+            without = "" if f.background else ", none of them 0"
+            raise DataError(
+                f"{name}: {f.names + (f.background > 0)} values{without}; expected a membrane map "
+                "of two, 0 = membrane and another = cell: cut it at a threshold, or give "
+                "--labels mask to take what is not 0 as cell, --labels instances if every cell "
+                "has a number"
+            )
+
+
 def _check_labels(splits: Mapping[str, Sequence[Item]], labels: str, facts: FactBook) -> None:
     """Refuse labels that number classes, where every cell should have a number of its own.
 
@@ -321,7 +335,9 @@ def _check_labels(splits: Mapping[str, Sequence[Item]], labels: str, facts: Fact
     """
     for items in splits.values():
         found = {item["label"]: facts.label(**item) for item in items}
-        if labels == "mask":
+        if labels == "membranes":
+            _check_maps(found)
+        if labels != "instances":
             _check_masks(found)
             continue
         first = labels_are_classes(found)

@@ -130,13 +130,13 @@ def em_report(labels: ArrayLike, probabilities: ArrayLike) -> EmReport:
     """All five metrics at once, in less time than one after the other.
 
     Args:
-        labels: ``[H, W]`` or ``[N, H, W]``, > 0 = cell: a mask or instance labels.
+        labels: ``[H, W]`` or ``[N, H, W]``, 0 = membrane, another value = cell.
         probabilities: of cell, in [0, 1], of the same shape.
 
     Raises:
         DataError: if shapes differ or values are not what they are expected to be.
     """
-    counts = em_counts(labels, probabilities, METRICS)
+    counts = em_counts(as_map(labels), probabilities, METRICS)
     return EmReport(
         pixel_error_of(counts["pixel_error"].sum(0)),
         rand_error_of(counts["rand_error"].sum(0)),
@@ -152,13 +152,15 @@ def pixel_error(labels: ArrayLike, probabilities: ArrayLike) -> PixelError:
     Pixels are counted over the whole stack. F1 of a label and a prediction without cells is 1.
 
     Args:
-        labels: ``[H, W]`` or ``[N, H, W]``, > 0 = cell: a mask or instance labels.
+        labels: ``[H, W]`` or ``[N, H, W]``, 0 = membrane, another value = cell.
         probabilities: of cell, in [0, 1], of the same shape.
 
     Raises:
         DataError: if shapes differ or values are not what they are expected to be.
     """
-    return pixel_error_of(em_counts(labels, probabilities, ["pixel_error"])["pixel_error"].sum(0))
+    return pixel_error_of(
+        em_counts(as_map(labels), probabilities, ["pixel_error"])["pixel_error"].sum(0)
+    )
 
 
 def rand_error(labels: ArrayLike, probabilities: ArrayLike) -> RandError:
@@ -169,13 +171,15 @@ def rand_error(labels: ArrayLike, probabilities: ArrayLike) -> RandError:
     without any pair is 1.
 
     Args:
-        labels: ``[H, W]`` or ``[N, H, W]``, > 0 = cell: a mask or instance labels.
+        labels: ``[H, W]`` or ``[N, H, W]``, 0 = membrane, another value = cell.
         probabilities: of cell, in [0, 1], of the same shape.
 
     Raises:
         DataError: if shapes differ or values are not what they are expected to be.
     """
-    return rand_error_of(em_counts(labels, probabilities, ["rand_error"])["rand_error"].sum(0))
+    return rand_error_of(
+        em_counts(as_map(labels), probabilities, ["rand_error"])["rand_error"].sum(0)
+    )
 
 
 def warping_error(labels: ArrayLike, probabilities: ArrayLike) -> WarpingError:
@@ -186,13 +190,13 @@ def warping_error(labels: ArrayLike, probabilities: ArrayLike) -> WarpingError:
     prediction has none, so this number says nothing alone.
 
     Args:
-        labels: ``[H, W]`` or ``[N, H, W]``, > 0 = cell: a mask or instance labels.
+        labels: ``[H, W]`` or ``[N, H, W]``, 0 = membrane, another value = cell.
         probabilities: of cell, in [0, 1], of the same shape.
 
     Raises:
         DataError: if shapes differ or values are not what they are expected to be.
     """
-    counts = em_counts(labels, probabilities, ["warping_error"])["warping_error"]
+    counts = em_counts(as_map(labels), probabilities, ["warping_error"])["warping_error"]
     return warping_error_of(counts.sum(0))
 
 
@@ -204,13 +208,13 @@ def v_rand(labels: ArrayLike, probabilities: ArrayLike) -> VRand:
     a slice without cells in its label is 0.
 
     Args:
-        labels: ``[H, W]`` or ``[N, H, W]``, > 0 = cell: a mask or instance labels.
+        labels: ``[H, W]`` or ``[N, H, W]``, 0 = membrane, another value = cell.
         probabilities: of cell, in [0, 1], of the same shape.
 
     Raises:
         DataError: if shapes differ or values are not what they are expected to be.
     """
-    return v_rand_of(em_counts(labels, probabilities, ["v_rand"])["v_rand"])
+    return v_rand_of(em_counts(as_map(labels), probabilities, ["v_rand"])["v_rand"])
 
 
 def v_info(labels: ArrayLike, probabilities: ArrayLike) -> VInfo:
@@ -220,13 +224,13 @@ def v_info(labels: ArrayLike, probabilities: ArrayLike) -> VInfo:
     information to share, and F is 0.
 
     Args:
-        labels: ``[H, W]`` or ``[N, H, W]``, > 0 = cell: a mask or instance labels.
+        labels: ``[H, W]`` or ``[N, H, W]``, 0 = membrane, another value = cell.
         probabilities: of cell, in [0, 1], of the same shape.
 
     Raises:
         DataError: if shapes differ or values are not what they are expected to be.
     """
-    return v_info_of(em_counts(labels, probabilities, ["v_info"])["v_info"])
+    return v_info_of(em_counts(as_map(labels), probabilities, ["v_info"])["v_info"])
 
 
 def em_counts(
@@ -235,7 +239,7 @@ def em_counts(
     """What ``metrics`` are computed from, slice by slice; slices in parallel.
 
     Args:
-        labels: as of `em_report`.
+        labels: ``[H, W]`` or ``[N, H, W]``, > 0 = cell: a mask or instance labels.
         probabilities: as of `em_report`.
         metrics: some of `METRICS`.
 
@@ -338,11 +342,29 @@ def _checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.bo
     return cells.reshape(-1, *label.shape[-2:]), p.reshape(-1, *p.shape[-2:])
 
 
+def as_map(labels: ArrayLike) -> NDArray[Any]:
+    """``labels``, if they are a map of cells and membranes: two values, one of them 0.
+
+    Raises:
+        DataError: for instances, classes and grey values.
+    """
+    label = np.asarray(labels)
+    if label.dtype.kind in "iu" and label.size and (low := label.min()) >= 0:
+        high = label.max()
+        if high > low and (low > 0 or ((label != low) & (label != high)).any()):
+            raise DataError(
+                f"labels of {len(np.unique(label))} values from {low} to {high}; expected a "
+                "membrane map of two, 0 = membrane and another = cell: cut it at a threshold, or "
+                "give labels > 0 for instances"
+            )
+    return label
+
+
 def cells_of(label: NDArray[Any]) -> NDArray[np.bool_]:
     """Where labels say cell: > 0.
 
-    Integers may be a mask or instance labels. Floats may only be a mask, of two values (0 and
-    another): more are a map of probabilities in the wrong place.
+    Integers may be a mask or instance labels; `as_map` is stricter. Floats may only be a mask,
+    of two values (0 and another): more are a map of probabilities in the wrong place.
 
     Raises:
         DataError: for other numbers.

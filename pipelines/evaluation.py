@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Events
 from monai.engines import SupervisedEvaluator
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from overtile.pipelines import figures
 from overtile.pipelines.definitions import name_of
-from overtile.pipelines.errors import DataError
+from overtile.pipelines.errors import ConfigurationError, DataError
 from overtile.pipelines.formats import open_image
 from overtile.pipelines.predictions import Layers, layers_of, load, store
 from overtile.pipelines.reading import split_plane
@@ -94,7 +95,14 @@ def score(
 
     Returns:
         What is in ``evaluation.json``.
+
+    Raises:
+        ConfigurationError: in one of several processes.
     """
+    if idist.get_world_size() > 1:
+        raise ConfigurationError(
+            f"{idist.get_world_size()} processes; expected one, which writes {folder}"
+        )
     folder.mkdir(parents=True, exist_ok=True)  # before hours of work, not after
     partial = folder / f"{PREDICTIONS}.partial"
     shutil.rmtree(partial, ignore_errors=True)

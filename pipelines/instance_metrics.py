@@ -235,15 +235,14 @@ class Overlap:
         return found, predictions - found, references - found
 
     def panoptic_counts(self) -> tuple[int, int, int, float]:
-        """TP, FP, FN and the sum of IoU of the pairs whose IoU is above 0.5.
+        """TP, FP, FN and the sum of IoU of the most pairs, one-to-one, that reach an IoU of 0.5.
 
         IoUs are rounded to float32, as in the tools whose values are compared.
         """
+        found, spurious, missed = self.pair_counts(0.5)
         ious = self.iou()
-        good = ious[ious > 0.5].astype(np.float32)
-        found = len(good)
-        counts = len(self.prediction_sizes) - found, len(self.reference_sizes) - found
-        return found, *counts, float(good.sum())
+        above = ious[ious > 0.5].astype(np.float32)  # nothing else reaches 0.5 with either of them
+        return found, spurious, missed, float(above.sum()) + 0.5 * (found - len(above))
 
 
 def overlap_of(reference: ArrayLike, prediction: ArrayLike) -> Overlap:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from pathlib import Path
 from overtile.pipelines.errors import DataError, UnknownLayoutError
 from overtile.pipelines.formats import TIFF, is_image
 from overtile.pipelines.reading import stem
+
+log = logging.getLogger(__name__)
 
 SPLITS = {
     "train": ("train", "training", "stage1_train"),
@@ -205,13 +208,13 @@ def _ctc(folder: Path) -> list[Pair]:
     if not sequences:
         raise DataError(f"{folder}: no 01/ with 01_GT/SEG/; expected the Cell Tracking Challenge's")
     pairs = []
-    for sequence in sequences:
-        labels = _annotated(sequence)
+    annotated = {sequence: _annotated(sequence) for sequence in sequences}
+    for sequence, labels in annotated.items():
         if not labels:
-            raise DataError(
-                f"{sequence}_GT/SEG: no man_seg*.tif, nor in {sequence.name}_ST/SEG; "
-                "expected at least one annotated frame"
-            )
+            bare = f"{sequence}_GT/SEG: no man_seg*.tif, nor in {sequence.name}_ST/SEG"
+            if not any(annotated.values()):
+                raise DataError(f"{bare}; expected at least one annotated frame")
+            log.warning("left out: %s", bare)
         numbered = [(re.search(r"(\d+)$", stem(f)), f) for f in sorted(sequence.iterdir())]
         frames = _unlike((str(int(m[1])), f) for m, f in numbered if m and is_image(f))
         for label in labels:

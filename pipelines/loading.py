@@ -33,8 +33,9 @@ class ReadImaged(MapTransform):
         dtype: one for all keys, or one a key: float32 for images, int32 for labels.
         spatial_dims: 2 reads planes, 3 volumes.
         channel: as of `read_image`; of images.
-        labels: what label files hold: ``"instances"``, one number a cell, or ``"mask"``, cells
-            are what is not 0, and connected components (without diagonals) are numbered.
+        labels: what label files hold: ``"instances"``, one number a cell; ``"mask"``, cells are
+            what is not 0, and connected components (without diagonals) are numbered; or
+            ``"membranes"``, the same of maps that must not have more than two values.
         image_key: of the image that the labels belong to.
         allow_missing_keys: leave out keys that an item does not have.
 
@@ -68,7 +69,7 @@ class ReadImaged(MapTransform):
                 array, meta = read_label(data[key], self.spatial_dims, data.get(self.image_key))
                 if array.max(initial=0) > np.iinfo(dtype).max:
                     raise labels_beyond(data[key], array, dtype)
-                array = number_cells(array) if self.labels == "mask" else array
+                array = array if self.labels == "instances" else number_cells(array)
             else:
                 array, meta = read_image(data[key], self.spatial_dims, self.channel)
                 check_pixels(data[key], array)

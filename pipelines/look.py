@@ -79,7 +79,7 @@ def look(
     Args:
         folder: labelled images in any layout, or images alone.
         layout: as of `overtile.pipelines.data.find_data`.
-        labels: ``"instances"`` or ``"mask"``.
+        labels: as of `find_data`.
         spatial_dims: as of `find_data`.
         channel: as of `find_data`.
         picture: file for a contact sheet; None draws none.
@@ -141,12 +141,12 @@ def _sum_up(
     known = [label for _, _, label in seen if label is not None]
     if not known:
         return
-    cells = [f.components if labels == "mask" else f.names for f in known]
+    cells = [f.components if labels != "instances" else f.names for f in known]
     found.instances = sum(cells)
     found.per_image = (min(cells), int(np.median(cells)), max(cells))
-    sizes = [f.cells // max(f.components, 1) if labels == "mask" else f.median for f in known]
+    sizes = [f.cells // max(f.components, 1) if labels != "instances" else f.median for f in known]
     found.median_size = int(np.median(sizes))
-    found.touching = 0 if labels == "mask" else sum(f.touching for f in known)
+    found.touching = 0 if labels != "instances" else sum(f.touching for f in known)
     pixels = sum(f.background + f.cells for f in known)
     found.cell_fraction = sum(f.cells for f in known) / max(pixels, 1)
 
@@ -208,7 +208,7 @@ def _label_of(item: Item, labels: str) -> NDArray[Any] | None:
     if "label" not in item:
         return None
     array = read_label(item["label"], 2, item["image"])[0]
-    return number_cells(array) if labels == "mask" else array
+    return number_cells(array) if labels != "instances" else array
 
 
 def as_text(found: Look) -> str:

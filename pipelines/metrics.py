@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.metrics import CumulativeIterationMetric, PanopticQualityMetric
 from numpy.typing import NDArray
 from torch import Tensor
@@ -104,9 +105,11 @@ class _Counted(CumulativeIterationMetric):
         return super().__call__(y_pred, y, **kwargs)
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+        # sections are read off the first axis, which NIfTI and DICOM have as X
+        turned = isinstance(y, MetaTensor) and str(y.meta.get("axes", "")).startswith("X")
         rows = [
-            self.count(prediction, label)
-            for prediction, label in zip(_arrays(y_pred, -1), _arrays(y, 0), strict=True)
+            self.count(*(a.T for a in pair) if turned else pair)
+            for pair in zip(_arrays(y_pred, -1), _arrays(y, 0), strict=True)
         ]
         device = y_pred.device if y_pred.is_cuda else "cpu"  # NCCL gathers from GPUs alone
         return torch.as_tensor(np.stack(rows), device=device)
@@ -203,9 +206,11 @@ class AveragePrecisionMetric(_Counted):
 class PanopticQuality(_Counted, PanopticQualityMetric):
     """Panoptic quality (Kirillov et al., 2019) of instance labels, pooled over a data set.
 
-    PQ = sum of IoU / (TP + FP / 2 + FN / 2) over the pairs whose IoU is above 0.5. It is
-    MONAI's metric of one class, which takes instance labels ``[B, 1, *S]`` and, having counted all
-    overlaps at once, needs no mask for every object; nothing is added to the denominator.
+    PQ = sum of IoU / (TP + FP / 2 + FN / 2) over pairs, one-to-one, whose IoU is 0.5 or more, as
+    StarDist's tools count them; the definition says more than 0.5, which differs where an IoU is
+    0.5 exactly. It is MONAI's metric of one class, which takes instance labels ``[B, 1, *S]`` and,
+    having counted all overlaps at once, needs no mask for every object; nothing is added to the
+    denominator.
     """
 
     def __init__(self) -> None:
@@ -230,7 +235,8 @@ class _OfStack(_Counted):
     """A metric of membranes over a stack whose slices come one by one.
 
     Predictions hold P(cell) in their last channel, ``[B, C, H, W]``; labels ``[B, 1, H, W]`` are
-    > 0 in cells. Volumes ``[B, C, N, H, W]`` are stacks of N slices.
+    > 0 in cells. Volumes ``[B, C, N, H, W]`` are stacks of N slices; labels that
+    `overtile.pipelines.loading.ReadImaged` read from NIfTI or DICOM may be ``[X, Y, Z]``.
     """
 
     name: ClassVar[str]
@@ -312,5 +318,8 @@ def _arrays(batch: Tensor, channel: int) -> list[Array]:
 
 def _buffer(metric: CumulativeIterationMetric) -> Array:
     """Counts of all images, ``[images, ...]``."""
-    rows: Array = metric.get_buffer().cpu().numpy()
+    buffer = metric.get_buffer()
+    if buffer is None:
+        raise DataError("no image to score; expected at least one in every process")
+    rows: Array = buffer.cpu().numpy()
     return rows

@@ -14,7 +14,7 @@ from overtile.pipelines.errors import DataError
 from overtile.pipelines.formats import SUFFIXES, Stored, open_image, oriented_like, unreadable
 
 Channel = int | str | None
-LABELS = ("instances", "mask")
+LABELS = ("instances", "mask", "membranes")
 
 
 def as_path(given: Any) -> Path:
@@ -174,7 +174,10 @@ def read_image(
         array = array.reshape(-1, *seen.shape)
     if array.dtype.kind not in "iufb":
         raise DataError(f"{path}: pixels of {array.dtype}; expected real numbers")
-    meta: dict[str, Any] = {"filename_or_obj": str(path)}
+    meta: dict[str, Any] = {
+        "filename_or_obj": str(path),
+        "axes": "".join(stored.axes[i] for i in sorted(seen.spatial)),
+    }
     if stored.affine is not None:
         meta["affine"] = stored.affine
     if spacing := _spacing(stored, seen):
@@ -231,7 +234,7 @@ def check_channel(channel: Channel) -> Channel:
 def check_labels_kind(labels: str) -> str:
     """``labels``, if it is one of the known kinds."""
     if labels not in LABELS:
-        raise DataError(f"labels {labels!r}: expected {' or '.join(LABELS)}")
+        raise DataError(f"labels {labels!r}: expected one of {', '.join(LABELS)}")
     return labels
 
 
@@ -252,7 +255,7 @@ def read_label(
     array, meta = read_image(path, spatial_dims, like=path if image is None else image)
     if array.dtype.kind == "f":
         raise DataError(
-            f"{path}: labels of {array.dtype}; expected integers, one number a cell: convert it"
+            f"{path}: labels of {array.dtype}; expected integers, 0 = background: convert it"
         )
     if array.size and int(array.min()) < 0:
         raise labels_beyond(path, array, np.dtype(np.int32))

@@ -176,8 +176,7 @@ def run_training(
             }
             write_summary(summary, tracker.output_dir)
             tracker.log_file(tracker.output_dir / "summary.json", "")
-            if scores:
-                tracker.log_file(write_report(tracker.output_dir), "")
+            tracker.log_file(write_report(tracker.output_dir), "")
     print_summary(summary, tracker.output_dir)
     return summary
 

@@ -18,6 +18,17 @@ from torch import Tensor
 
 from overtile.transforms.two_nearest import two_nearest_cells
 
+_SLACK = 1e-3  # what half precision rounds by
+
+
+def _check_probabilities(p: NDArray[Any]) -> None:
+    low, high = (p.min(), p.max()) if p.size else (0.0, 0.0)
+    if not -_SLACK <= low <= high <= 1 + _SLACK:  # NaN fails as well
+        raise ValueError(
+            f"probabilities from {low:g} to {high:g}; expected P(cell) in [0, 1]: apply softmax or "
+            "sigmoid first"
+        )
+
 
 class InstancesFromProbabilities(Transform):
     """Connected components of P(cell) > threshold, grown back to where P(cell) > extent.
@@ -74,10 +85,14 @@ class InstancesFromProbabilities(Transform):
         """Probabilities ``[K, *S]`` in [0, 1] -> instances ``[1, *S]`` int32, 0 = background.
 
         The last channel is P(cell): the only one, or class 1 of a softmax over two.
+
+        Raises:
+            ValueError: for values that are no probabilities.
         """
         plain = probabilities
         if isinstance(plain, Tensor):
             plain = (plain.as_tensor() if isinstance(plain, MetaTensor) else plain).cpu().numpy()
+        _check_probabilities(plain[-1])
         labels, count = ndimage.label(plain[-1] > self.threshold)
         sizes = np.bincount(labels.ravel(), minlength=count + 1)
         kept = sizes >= self.min_size

@@ -20,7 +20,9 @@ class RandDeformedTiled(DeformItems):
     The tile's position, a rotation by any angle, a flip, a change of scale and the elastic
     deformation are drawn together and composed into one `Deformation`, so a pixel is
     interpolated once. In 3D the rotation turns the plane of the last two axes (sections are
-    rarely as fine as pixels); flips take every axis.
+    rarely as fine as pixels), ``[Y, X]`` of ``[Z, Y, X]``; of ``[X, Y, Z]``, as NIfTI and DICOM
+    are read, that is Y and Z: move the axes first where sections are coarser. Flips take every
+    axis.
 
     Args:
         keys: of images ``[C, *S]`` of one spatial size.

@@ -122,7 +122,7 @@ MISTAKES = {
     "data look new": "new: no such folder; give one that holds images",
     "data look full --channel red": "--channel red: expected a number from 0, or luminance",
     "data look full --picture no/x.png": "no/x.png: no folder no; make it, or name another",
-    "data look full --labels masks": "'masks' is not one of 'instances', 'mask'",
+    "data look full --labels masks": "'masks' is not one of 'instances', 'mask', 'membranes'",
     "data look full": "full: no images; expected TIFF, PNG, JPEG, NIfTI, DICOM or OME-Zarr",
     "completion": "Missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish",
     "completion tcsh": "'tcsh' is not one of 'bash', 'zsh', 'fish'",

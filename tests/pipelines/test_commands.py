@@ -296,6 +296,7 @@ def test_training_without_any_image_to_score_still_gives_a_network(
     folder = bundle.folder / "runs" / "small"
     assert json.loads((folder / "summary.json").read_text())["scores"] == {}
     assert (folder / "models" / "model.pt").is_file()
+    assert (folder / "report.html").is_file()  # of the curves
 
 
 def test_one_fold_without_validation_keeps_the_last_network(bundle: Any, cells: Path) -> None:

@@ -179,6 +179,22 @@ def test_a_stack_with_a_label_page_too_few_is_refused(tmp_path: Path) -> None:
         find_data(stack(tmp_path, label_pages=4))
 
 
+@pytest.mark.parametrize("read", [find_data, labelled_images])
+@pytest.mark.parametrize(
+    ("values", "said"), [((0, 128, 255), "3 values;"), ((1, 255), "2 values, none of them 0;")]
+)
+def test_membrane_maps_have_two_values(
+    tmp_path: Path, read: Any, values: tuple[int, ...], said: str
+) -> None:
+    folder = stack(tmp_path)
+    read(folder, labels="membranes")
+    map = np.random.default_rng(0).choice(np.array(values, np.uint8), (5, 6, 7))
+    tifffile.imwrite(folder / "train-labels.tif", map, photometric="minisblack")
+    with pytest.raises(DataError, match=rf"labels\.tif:0: {said} expected a membrane map"):
+        read(folder, labels="membranes")
+    read(folder, labels="mask")
+
+
 def test_masks_are_not_taken_for_instances(tmp_path: Path) -> None:
     folder = pairs(tmp_path)
     mask = np.zeros((8, 9), np.uint8)

@@ -157,13 +157,19 @@ def test_a_section_of_a_volume_may_be_annotated_alone(tmp_path: Path) -> None:
 
 
 def test_silver_truth_serves_where_there_is_no_gold(
-    nuclei: dict[str, list[Pair]], tmp_path: Path
+    nuclei: dict[str, list[Pair]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = write_data(tmp_path / "c", {"train": nuclei["train"]}, "ctc")
     assert len(find_data(folder).items) == 2
     shutil.rmtree(folder / "01_GT")
     assert len(find_data(folder).items) == 4
+    shutil.copytree(folder / "01", folder / "02")
+    shutil.copytree(folder / "01_ST", folder / "02_GT")
     shutil.rmtree(folder / "01_ST" / "SEG")
+    left = find_data(folder)  # the other sequence has labels
+    assert {Path(i["image"]).parent.name for i in left.items} == {"02"}
+    assert "01_GT/SEG: no man_seg" in caplog.text
+    shutil.rmtree(folder / "02_GT" / "SEG")
     with pytest.raises(DataError, match=r"01_GT/SEG: no man_seg.*01_ST"):
         find_data(folder)
 

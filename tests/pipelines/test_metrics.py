@@ -8,13 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
+import tifffile
 import torch
 from ignite.engine import Engine
 from monai.handlers import IgniteMetricHandler, from_engine
 
 from overtile.pipelines import metrics
+from overtile.pipelines.errors import DataError
+from overtile.pipelines.loading import ReadImaged
 from overtile.pipelines.metrics import (
     PixelErrorMetric,
     RandErrorMetric,
@@ -59,12 +63,14 @@ def as_output(p: Array) -> torch.Tensor:
 @pytest.mark.parametrize("name", OF_STACKS)
 def test_slices_one_by_one_score_as_their_stack_does(name: str) -> None:
     labels, p = stack(5)
-    expected = getattr(em_report(labels, p), name)
+    expected = getattr(em_report(labels > 0, p), name)
     metric = OF_STACKS[name]()
     for label, q in zip(labels, p, strict=True):
         metric(as_output(q)[None], torch.tensor(label[None, None]))
     assert float(metric.aggregate()) == pytest.approx(expected.value, abs=1e-12)
-    each = [getattr(em_report(label, q), name).value for label, q in zip(labels, p, strict=True)]
+    each = [
+        getattr(em_report(label > 0, q), name).value for label, q in zip(labels, p, strict=True)
+    ]
     assert metric.per_image() == pytest.approx(each, abs=1e-12)
     whole = OF_STACKS[name]()
     whole([as_output(p)], [torch.tensor(labels[None])])  # a volume is a stack
@@ -108,9 +114,28 @@ def test_pixel_error_and_seg_pool_what_they_count() -> None:
     objects = len(np.unique(labels[0])) - 1
     assert float(seg.aggregate()) == pytest.approx(objects / (objects + 1))  # not 1/2
     assert seg.per_image() == [1, 0]
-    both = pixel_error(labels, p).value
+    both = pixel_error(labels > 0, p).value
     assert both == pytest.approx(1 / (2 * (labels > 0).sum() - 1))  # one pixel missed of all
-    assert both < pixel_error(labels[1], p[1]).value == 1
+    assert both < pixel_error(labels[1] > 0, p[1]).value == 1
+
+
+@pytest.mark.parametrize("name", OF_STACKS)
+def test_sections_of_a_nifti_volume_are_those_along_z(name: str, tmp_path: Path) -> None:
+    labels, p = stack(5)
+    tifffile.imwrite(tmp_path / "label.tif", labels, photometric="minisblack")
+    nibabel.save(nibabel.Nifti1Image(labels.T, np.eye(4)), tmp_path / "label.nii")
+    read = ReadImaged("label", "int32", spatial_dims=3)
+    found = []
+    for file, pred in (("label.tif", p), ("label.nii", p.T)):
+        metric = OF_STACKS[name]()
+        metric([as_output(pred)], [read({"label": tmp_path / file})["label"]])
+        found.append(float(metric.aggregate()))
+    assert found[0] == found[1] == pytest.approx(getattr(em_report(labels > 0, p), name).value)
+
+
+def test_a_process_without_images_is_told_so() -> None:
+    with pytest.raises(DataError, match="no image to score"):
+        SegMetric().aggregate()
 
 
 WORKER = """

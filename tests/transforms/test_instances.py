@@ -47,6 +47,14 @@ def test_instances_are_the_components(
     assert np.array_equal(found[0], cores(probability, threshold, min_size))
 
 
+@pytest.mark.parametrize("wrong", [-3.0, 255.0, np.nan, np.inf])
+def test_what_is_no_probability_is_refused(wrong: float) -> None:
+    probability = np.full((1, 5, 5), 0.5, np.float32)
+    probability[0, 2, 2] = wrong
+    with pytest.raises(ValueError, match=r"expected P.cell. in .0, 1."):
+        InstancesFromProbabilities(0.5)(probability)
+
+
 @given(
     probability=maps,
     threshold=st.floats(0.55, 0.9),
