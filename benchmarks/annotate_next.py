@@ -1,6 +1,7 @@
 """Does asking for the most uncertain image beat asking for any? Nuclei, 3 seeds, a figure.
 
-python -m benchmarks.annotate_next
+python -m benchmarks.annotate_next        all seeds, table and figure
+python -m benchmarks.annotate_next SEED   one of them, so that several can go on side by side
 
 Each seed begins with the same 5 images for all strategies, trains from random weights, lets the
 strategy choose 5 more by that network, trains anew, and 10 more likewise. A run that is stopped
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import random
 import statistics
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -80,10 +82,15 @@ def curve(data: Path, strategy: str, seed: int) -> dict[int, float]:
     run = trained(data, chosen, f"{seed}-start-{len(chosen)}", seed)
     found = {len(chosen): seg(run)}
     for before, size in pairwise(SIZES):
-        if strategy != "random":
-            pool = most_uncertain(run, data, pool, strategy)
-        chosen, pool = chosen + pool[: size - before], pool[size - before :]
-        run = trained(data, chosen, f"{seed}-{strategy}-{size}", seed)
+        name = f"{seed}-{strategy}-{size}"
+        memory = HOME / f"{name}.json"  # a choice is made once, whatever the threads round to
+        if not memory.is_file():
+            if strategy != "random":
+                pool = most_uncertain(run, data, pool, strategy)
+            memory.write_text(json.dumps(pool[: size - before]))
+        fresh = json.loads(memory.read_text())
+        chosen, pool = chosen + fresh, [n for n in pool if n not in fresh]
+        run = trained(data, chosen, name, seed)
         found[size] = seg(run)
     return found
 
@@ -106,9 +113,11 @@ def draw(found: dict[str, list[dict[int, float]]], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def main() -> None:
+def main(seeds: tuple[int, ...] = SEEDS) -> None:
     data = data_folder("dsb2018")
-    found = {s: [curve(data, s, seed) for seed in SEEDS] for s in STRATEGIES}
+    found = {s: [curve(data, s, seed) for seed in seeds] for s in STRATEGIES}
+    if seeds != SEEDS:
+        return
     rows = [["strategy", *(f"{n} images" for n in SIZES)]]
     for strategy, curves in found.items():
         columns = [[c[n] for c in curves] for n in SIZES]
@@ -120,4 +129,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(tuple(map(int, sys.argv[1:])) or SEEDS)
