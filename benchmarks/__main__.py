@@ -13,6 +13,8 @@ MODULES = ("weights", "elastic", "feeding", "tiles", "segment", "metrics", "star
 
 
 def main(names: list[str]) -> None:
+    if unknown := [name for name in names if name not in MODULES]:
+        raise SystemExit(f"{unknown[0]}: no benchmark; expected some of {', '.join(MODULES)}")
     start, missed, count = time.perf_counter(), 0, 0
     for name in names or MODULES:
         for figure in importlib.import_module(f"benchmarks.{name}").figures():

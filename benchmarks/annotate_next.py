@@ -13,14 +13,14 @@ from __future__ import annotations
 import json
 import random
 import statistics
-import sys
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.experiments import ROOT, RUNS, Experiment, data_folder, table
+from benchmarks.experiments import ROOT, RUNS, Experiment, chosen, data_folder, table
 from overtile.pipelines.formats import is_image
 from overtile.pipelines.reading import read_image, stem
 from overtile.pipelines.trained import load_trained
@@ -39,24 +39,24 @@ HOME = RUNS / "annotate_next"
 FIGURE = ROOT / "docs" / "pictures" / "annotate_next.png"
 
 
-def linked(data: Path, chosen: list[str], folder: Path) -> Path:
-    """The data set with ``chosen`` as its only training images, made of links."""
+def linked(data: Path, labelled: list[str], folder: Path) -> Path:
+    """The data set with ``labelled`` as its only training images, made of links."""
     for split in ("train", "val", "test"):
         for kind in ("images", "labels"):
             target = folder / split / kind
             target.mkdir(parents=True, exist_ok=True)
             for file in sorted((data / split / kind).iterdir()):
                 link = target / file.name
-                wanted = is_image(file) and (split != "train" or stem(file) in chosen)
+                wanted = is_image(file) and (split != "train" or stem(file) in labelled)
                 if wanted and not link.is_symlink():
                     link.symlink_to(file)
     return folder
 
 
-def trained(data: Path, chosen: list[str], name: str, seed: int) -> Experiment:
-    """Train on the chosen images, unless it is done."""
+def trained(data: Path, labelled: list[str], name: str, seed: int) -> Experiment:
+    """Train on these images, unless it is done."""
     run = Experiment("touching_cells", f"next-{name}", {**BUDGET, "seed": seed})
-    run.train(linked(data, chosen, HOME / name))
+    run.train(linked(data, labelled, HOME / name))
     return run
 
 
@@ -78,9 +78,9 @@ def curve(data: Path, strategy: str, seed: int) -> dict[int, float]:
     chance = random.Random(seed)
     names = sorted(stem(f) for f in (data / "train" / "images").iterdir() if is_image(f))
     pool = chance.sample(names, len(names))
-    chosen, pool = pool[: SIZES[0]], pool[SIZES[0] :]
-    run = trained(data, chosen, f"{seed}-start-{len(chosen)}", seed)
-    found = {len(chosen): seg(run)}
+    labelled, pool = pool[: SIZES[0]], pool[SIZES[0] :]
+    run = trained(data, labelled, f"{seed}-start-{len(labelled)}", seed)
+    found = {len(labelled): seg(run)}
     for before, size in pairwise(SIZES):
         name = f"{seed}-{strategy}-{size}"
         memory = HOME / f"{name}.json"  # a choice is made once, whatever the threads round to
@@ -89,8 +89,8 @@ def curve(data: Path, strategy: str, seed: int) -> dict[int, float]:
                 pool = most_uncertain(run, data, pool, strategy)
             memory.write_text(json.dumps(pool[: size - before]))
         fresh = json.loads(memory.read_text())
-        chosen, pool = chosen + fresh, [n for n in pool if n not in fresh]
-        run = trained(data, chosen, name, seed)
+        labelled, pool = labelled + fresh, [n for n in pool if n not in fresh]
+        run = trained(data, labelled, name, seed)
         found[size] = seg(run)
     return found
 
@@ -129,4 +129,5 @@ def main(seeds: tuple[int, ...] = SEEDS) -> None:
 
 
 if __name__ == "__main__":
-    main(tuple(map(int, sys.argv[1:])) or SEEDS)
+    each = {str(seed): partial(main, (seed,)) for seed in SEEDS}
+    chosen({"": main, **each}, __doc__)()

@@ -9,9 +9,8 @@ A run that is stopped goes on when the same command is given again.
 from __future__ import annotations
 
 import statistics
-import sys
 
-from benchmarks.experiments import Experiment, data_folder, table
+from benchmarks.experiments import Experiment, chosen, data_folder, table
 
 FOLDS = 5
 EPOCHS = 35
@@ -86,4 +85,4 @@ def text(metric: str, value: float) -> str:
 
 
 if __name__ == "__main__":
-    ablation() if sys.argv[1:] == ["ablation"] else cross_validation()
+    chosen({"": cross_validation, "ablation": ablation}, __doc__)()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,15 @@ class Experiment:
         """What the training took, in its last sitting."""
         seconds: float = json.loads((self.folder / "summary.json").read_text())["training_seconds"]
         return seconds
+
+
+def chosen(runs: Mapping[str, Callable[[], None]], usage: str | None) -> Callable[[], None]:
+    """What the command line names, ``""`` being nothing; ends the program for another word."""
+    words = " ".join(sys.argv[1:])
+    if words not in runs:
+        print(usage)
+        raise SystemExit(0 if words in ("-h", "--help") else 2)
+    return runs[words]
 
 
 def bundle(run: str, root: Path, configs: str, options: Mapping[str, Any]) -> None:

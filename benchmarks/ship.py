@@ -53,4 +53,6 @@ def main(name: str, run_name: str) -> None:
 
 
 if __name__ == "__main__":
+    if tuple(sys.argv[1:]) not in {(name, run) for name, runs in RUNS.items() for run in runs}:
+        raise SystemExit(__doc__)
     main(*sys.argv[1:])

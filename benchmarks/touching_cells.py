@@ -10,7 +10,6 @@ A run that is stopped goes on when the same command is given again.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.experiments import ROOT, Experiment, data_folder, table
+from benchmarks.experiments import ROOT, Experiment, chosen, data_folder, table
 from overtile.pipelines.metrics import seg_measure
 from overtile.pipelines.reading import read_image, read_label
 from overtile.pipelines.trained import load_trained
@@ -111,12 +110,10 @@ def instances() -> None:
 
 
 if __name__ == "__main__":
-    match sys.argv[1:]:
-        case ["curve"]:
-            curve()
-        case ["ablation"]:
-            results(PARTS, "50 unseen images")
-        case ["instances"]:
-            instances()
-        case _:
-            results({"30 training images": WHOLE}, "50 unseen images")
+    commands = {
+        "": lambda: results({"30 training images": WHOLE}, "50 unseen images"),
+        "ablation": lambda: results(PARTS, "50 unseen images"),
+        "curve": curve,
+        "instances": instances,
+    }
+    chosen(commands, __doc__)()
