@@ -52,7 +52,7 @@ DEFINITIONS = {
     "ap90": _precision(90),
     "pq": Definition(
         "PQ",
-        "Panoptic quality: mean overlap of the matched cells (IoU above 0.5) times the F1 of the "
+        "Panoptic quality: mean overlap of the matched cells (IoU 0.5 or more) times the F1 of the "
         "matching; 1 is perfect.",
     ),
     "mean_iou": Definition(

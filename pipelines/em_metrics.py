@@ -348,7 +348,10 @@ def as_map(labels: ArrayLike) -> NDArray[Any]:
     Raises:
         DataError: for instances, classes and grey values.
     """
-    label = np.asarray(labels)
+    try:
+        label = np.asarray(labels)
+    except ValueError as error:
+        raise DataError(f"labels: {error}; expected [H, W] or slices of one size") from None
     if label.dtype.kind in "iu" and label.size and (low := label.min()) >= 0:
         high = label.max()
         if high > low and (low > 0 or ((label != low) & (label != high)).any()):

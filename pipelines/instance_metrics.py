@@ -175,7 +175,7 @@ def check_iou(iou: float) -> float:
     Raises:
         ConfigurationError: else.
     """
-    if not 0 < iou <= 1:
+    if not isinstance(iou, (int, float)) or not 0 < iou <= 1:
         raise ConfigurationError(f"iou={iou}: expected a number above 0, up to 1")
     return iou
 

@@ -190,6 +190,7 @@ def test_what_is_wrong_with_a_stack_is_said_in_one_line(metric: Any) -> None:
             label * np.array([1, 255, 255, 255, 1], np.uint8),
             p,
         ),
+        "labels: .* expected .H, W. or slices of one size": ([label[0], label[1, :2]], p),
         "labels of complex64": (p.astype(np.complex64), p),
     }
     for message, pair in wrong.items():
