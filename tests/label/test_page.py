@@ -13,7 +13,7 @@ from browser import Page, chromium, opened
 from labelling import Server, needs_label, save, serving
 
 pytestmark = needs_label
-IDLE = "document.body.dataset.image && document.body.dataset.busy === 'false'"
+IDLE = "document.body?.dataset.image && document.body.dataset.busy === 'false'"
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +104,8 @@ def test_every_tool(page: Page, server: Server) -> None:
     assert kept[80, 65] == 0
     assert kept[62, 90] == 0
     assert kept[20, 30] == kept[35, 40] > 0
-    page.value("location.reload()")
-    page.until(f"document.querySelector('.labelled') && {IDLE}")
+    page.value("document.body.dataset.old = 'yes'; location.reload()")
+    page.until(f"{IDLE} && !document.body.dataset.old && document.querySelector('.labelled')")
     show(page, "00")
     assert count(page) == 2
     assert "final label" in page.value("document.querySelector('#kind').textContent")
