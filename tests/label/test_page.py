@@ -105,7 +105,7 @@ def test_every_tool(page: Page, server: Server) -> None:
     assert kept[62, 90] == 0
     assert kept[20, 30] == kept[35, 40] > 0
     page.value("document.body.dataset.old = 'yes'; location.reload()")
-    page.until(f"{IDLE} && !document.body.dataset.old && document.querySelector('.labelled')")
+    page.until(f"document.querySelector('.labelled') && !document.body.dataset.old && {IDLE}")
     show(page, "00")
     assert count(page) == 2
     assert "final label" in page.value("document.querySelector('#kind').textContent")
