@@ -35,7 +35,7 @@ from overtile.pipelines.synthesis import touching_cells
 from overtile.pipelines.trained import load_trained
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "touching_cells"
-SIDE, CHUNK = 1536, 256
+SIDE, CHUNK = 2048, 256
 SLIDE, LARGE_CHUNK = 100_000, 1024
 SHARED = 1e9  # bytes a second that a file server is taken to give to all workers together
 SIZES = (1024, 4096)  # of the images whose peak memory is measured

@@ -1,7 +1,7 @@
 """What remembering decoded images saves at the start of a training: python -m benchmarks.startup.
 
-670 generated images in Kaggle's layout (one mask file a nucleus), as many as the Data Science Bowl
-has. The peer is the naive way: decode and normalise every file at every start.
+200 generated images in Kaggle's layout (one mask file a nucleus). The peer is the naive way: decode
+and normalise every file at every start.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from overtile.pipelines.synthesis import generate
 from overtile.pipelines.writing import write_data
 from overtile.transforms import NormalizeImaged
 
-IMAGES, REPEATS = 670, 3
+IMAGES, REPEATS = 200, 3
 
 
 def read_all(folder: Path, cache: Path) -> float:
