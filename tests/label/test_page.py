@@ -53,16 +53,48 @@ def count(page: Page) -> int:
     return int(page.value("document.body.dataset.cells"))
 
 
-def drawn(page: Page, tool: str, *points: tuple[float, float], size: int = 128) -> None:
-    """Use a tool along points given in pixels of an image of ``size``, fitted to the stage."""
+def status(page: Page) -> str:
+    return str(page.value("document.querySelector('#status').textContent"))
+
+
+def at(page: Page, *points: tuple[float, float], size: int = 128) -> list[tuple[float, float]]:
+    """Where in the window points of an image of ``size`` are, fitted to the stage."""
     left, top, width, height = page.value(
         "(b => [b.x, b.y, b.width, b.height])"
         "(document.querySelector('#canvas').getBoundingClientRect())"
     )
     zoom = 0.96 * min(width, height) / size
     x0, y0 = left + (width - size * zoom) / 2, top + (height - size * zoom) / 2
+    return [(x0 + x * zoom, y0 + y * zoom) for x, y in points]
+
+
+def drawn(page: Page, tool: str, *points: tuple[float, float], size: int = 128) -> None:
+    """Use a tool along points of an image."""
     page.press(tool)
-    page.drag([(x0 + x * zoom, y0 + y * zoom) for x, y in points])
+    page.drag(at(page, *points, size=size))
+
+
+def submitted(page: Page, server: Server, name: str) -> Any:
+    """The label of the image that is open, submitted and taken away again."""
+    page.press("Enter")
+    page.until(f"document.body.dataset.edited === 'false' && {IDLE}")
+    file = server.studies / "labels" / "final" / f"{name}.tif"
+    label = tifffile.imread(file)
+    file.unlink()
+    return label
+
+
+def hold(page: Page) -> None:
+    """Keep proposals waiting until ``letGo()``."""
+    page.value(
+        """(() => {
+        const ask = window.fetch, gate = new Promise((go) => { window.letGo = go; });
+        window.fetch = async (path, ...others) => {
+            if (path.includes("/proposal")) await gate;
+            return ask(path, ...others);
+        };
+        })()"""
+    )
 
 
 def test_every_tool(page: Page, server: Server) -> None:
@@ -109,6 +141,34 @@ def test_every_tool(page: Page, server: Server) -> None:
     show(page, "00")
     assert count(page) == 2
     assert "final label" in page.value("document.querySelector('#kind').textContent")
+
+
+def let_go(page: Page) -> None:
+    page.value("letGo()")
+    page.until(IDLE)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_late_proposal_leaves_a_drawing_alone(page: Page, server: Server, finished: bool) -> None:
+    hold(page)
+    page.value("document.querySelectorAll('#images button')[2].click()")
+    page.until("document.body.dataset.image === '02'")
+    page.press("b")
+    first, middle, last = at(page, (20, 20), (40, 20), (60, 20))
+    page.mouse("mouseMoved", *first)
+    page.mouse("mousePressed", *first)
+    page.mouse("mouseMoved", *middle, pressed=True)
+    if not finished:
+        let_go(page)
+    page.mouse("mouseMoved", *last, pressed=True)
+    page.mouse("mouseReleased", *last)
+    if finished:
+        let_go(page)
+    assert "press P" in status(page)
+    assert count(page) == 1
+    label = submitted(page, server, "02")
+    assert len(np.unique(label)) == 2
+    assert label[20, 15:65].all()
 
 
 def test_names_are_shown_as_they_are(page: Page) -> None:

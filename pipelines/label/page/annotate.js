@@ -24,6 +24,7 @@ const VIEWS = ["filled", "outlines", "nothing"];
 const state = {
   data: null, id: null, width: 0, height: 0, picture: null, overlay: null, pixels: null,
   cells: null, stamp: null, stroke: 0, top: 0, count: 0, selected: 0, edited: false,
+  touched: 0, // counts changes: what comes late must not undo them
   tool: "brush", view: "filled", zoom: 1, x: 0, y: 0, space: false,
   undo: [], redo: [], drafts: new Map(), token: null, task: null, busy: 0, kind: "",
 };
@@ -135,12 +136,14 @@ function list() {
 }
 
 async function open(id) {
-  keepDraft();
   state.opening = id;
   await working(`opening ${id}`, async () => {
-    const blob = await (await ask(`/annotate/image?${query({ id })}`)).blob();
-    const picture = await createImageBitmap(blob);
+    const picture = await createImageBitmap(await (await ask(`/annotate/image?${query({ id })}`)).blob());
+    const { labelled } = state.data.images.find((image) => image.id === id);
+    const label = labelled && await raw(await ask(`/annotate/label?${query({ id })}`), picture);
+    while (drawing) await new Promise((go) => setTimeout(go, 50)); // on the image that is left
     if (state.opening !== id) return; // another one was chosen meanwhile
+    keepDraft();
     Object.assign(state, {
       id, picture, width: picture.width, height: picture.height, undo: [], redo: [],
       selected: 0, edited: false, stamp: new Uint32Array(picture.width * picture.height), stroke: 0,
@@ -153,38 +156,32 @@ async function open(id) {
     $("image").textContent = id;
     list();
     document.querySelector("#images [aria-current=true]").scrollIntoView({ block: "nearest" });
-    await firstCells();
+    const draft = state.drafts.get(id);
+    if (draft) {
+      setCells(draft, "your draft, not submitted");
+      state.edited = true;
+      state.drafts.delete(id);
+    } else if (label) {
+      setCells(label, "final label");
+    } else {
+      await propose();
+      return;
+    }
+    say("");
   });
 }
 
-async function firstCells() {
-  const { id } = state;
-  const draft = state.drafts.get(id);
-  if (draft) {
-    setCells(draft, "your draft, not submitted");
-    state.edited = true;
-    state.drafts.delete(id);
-    say("");
-    return;
-  }
-  const known = state.data.images.find((image) => image.id === id);
-  if (!known.labelled) {
-    await propose();
-    return;
-  }
-  const cells = await raw(await ask(`/annotate/label?${query({ id })}`));
-  if (state.id !== id) return;
-  setCells(cells, "final label");
-  say("");
-}
-
 async function propose() {
-  const { id } = state, model = $("model").value;
+  const { id, picture, touched } = state, model = $("model").value;
   if (!id || !model) return;
   await working(`${model} is looking at ${id}`, async () => {
     const response = await ask(`/annotate/proposal?${query({ id, model })}`, { method: "POST" });
-    const cells = await raw(response);
-    if (state.id !== id) return;
+    const cells = await raw(response, picture);
+    if (state.picture !== picture) return;
+    if (state.touched !== touched || (drawing && !drawing.pan)) {
+      say("a proposal came while you were drawing; press P to see it");
+      return;
+    }
     if (state.edited) {
       change(() => cells.forEach((cell, i) => put(i, cell)));
       state.kind = `proposal of ${model}`;
@@ -196,10 +193,10 @@ async function propose() {
   });
 }
 
-async function raw(response) {
+async function raw(response, picture) {
   const width = Number(response.headers.get("X-Width")), height = Number(response.headers.get("X-Height"));
-  if (width !== state.width || height !== state.height) {
-    throw new Error(`cells of ${width}x${height} pixels for an image of ${state.width}x${state.height}`);
+  if (width !== picture.width || height !== picture.height) {
+    throw new Error(`cells of ${width}x${height} pixels for an image of ${picture.width}x${picture.height}`);
   }
   return new Uint32Array(await response.arrayBuffer()); // little-endian, as every browser's machine
 }
@@ -231,6 +228,7 @@ function keepDraft() {
 async function submit() {
   const { id, width, height } = state;
   if (!id || state.data.read_only) return;
+  state.touched += 1;
   const sent = state.cells, steps = state.undo.length;
   await working(`saving ${id}`, async () => {
     const options = { method: "PUT", body: sent, headers: { "Content-Type": "application/octet-stream" } };
@@ -353,6 +351,7 @@ function finish() {
   const done = record;
   record = null;
   if (!done.index.length) return;
+  state.touched += 1;
   state.undo.push(done);
   if (state.undo.length > 200) state.undo.shift();
   state.redo = [];
@@ -370,6 +369,7 @@ function markEdited() {
 function swap(from, to) {
   const step = from.pop();
   if (!step) return;
+  state.touched += 1;
   for (let k = 0; k < step.index.length; k += 1) {
     const i = step.index[k], now = state.cells[i];
     state.cells[i] = step.value[k];
