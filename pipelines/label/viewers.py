@@ -43,7 +43,7 @@ from overtile.pipelines.label.shared import (
     uploaded,
     user,
 )
-from overtile.pipelines.label.studies import FINAL
+from overtile.pipelines.label.studies import FINAL, Studies
 from overtile.pipelines.label.train import checked, stop_training, trainable
 from overtile.pipelines.reading import open_view
 
@@ -141,11 +141,30 @@ def stop(user: User = admin) -> Any:
 
 @routes.post("/activelearning/{strategy}")
 def next_image(strategy: str, params: dict[str, Any] | None = None, user: User = user) -> Any:
-    """The image to annotate next."""
+    """The image to annotate next; none of those in ``skip``, a list of ids."""
     known = instance()._strategies
     if strategy not in known:
         raise MissingError(f"strategy {strategy!r}: expected one of {', '.join(known)}")
-    return sample(strategy, params, user.username)
+    if "skip" not in (params := params or {}):
+        return sample(strategy, params, user.username)
+    skip = params["skip"]
+    if not isinstance(skip, list) or not all(isinstance(i, str) for i in skip):
+        raise RefusedError("skip: expected a list of ids of images")
+    return known[strategy](params, _Without(studies(), skip)) or {}
+
+
+class _Without(Studies):
+    """Studies in which some images wait for no label."""
+
+    def __init__(self, whole: Studies, skip: list[str]) -> None:
+        self.__dict__.update(vars(whole))
+        self._skip = frozenset(skip)
+
+    def get_unlabeled_images(
+        self, label_tag: str | None = None, labels: list[str] | None = None
+    ) -> list[str]:
+        """Ids of the others that have none."""
+        return [i for i in super().get_unlabeled_images(label_tag, labels) if i not in self._skip]
 
 
 @routes.post("/scoring/{method}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,45 @@ def test_a_late_proposal_leaves_a_drawing_alone(page: Page, server: Server, fini
     label = submitted(page, server, "02")
     assert len(np.unique(label)) == 2
     assert label[20, 15:65].all()
+
+
+def test_next_goes_on(page: Page, server: Server) -> None:
+    for name in ("00", "01", "02"):
+        save(server.studies / "labels" / "final" / f"{name}.tif", np.ones((128, 128), np.uint16))
+    last = "<img src=x onerror=alert(1)>"
+    show(page, "03")
+    page.press("n")
+    page.until(f"document.body.dataset.image === {last!r} && {IDLE}")
+    page.press("n")  # the other one was skipped, but nothing else is left
+    page.until(f"document.body.dataset.image === '03' && {IDLE}")
+    assert "only images that were skipped are left" in status(page)
+    save(server.studies / "labels" / "final" / f"{last}.tif", np.ones((128, 128), np.uint16))
+    page.press("b")
+    drawn(page, "b", (2, 2), (20, 2))
+    cells = count(page)
+    page.press("n")
+    page.until(f"document.querySelector('#status').textContent.startsWith('every') && {IDLE}")
+    assert status(page) == "every other image has a final label"
+    page.press("z", control=True)  # it was not opened again
+    assert count(page) != cells
+    for file in (server.studies / "labels" / "final").iterdir():
+        file.unlink()
+
+
+def test_files_that_come_while_the_page_is_open(page: Page, server: Server, cells: Any) -> None:
+    show(page, "03")
+    new, torn = server.studies / "+new.tif", server.studies / "+bad.tif"
+    for file in (new, torn):
+        save(file, cells[6][0])
+    os.truncate(torn, torn.stat().st_size - 9000)
+    page.press("n")
+    page.until(f"document.body.dataset.image === '+new' && {IDLE}")
+    assert "+bad cannot be opened" in status(page)
+    assert page.value("document.querySelector('#images .unreadable').textContent") == "+bad"
+    assert count(page) > 3
+    page.problems.clear()  # the browser notes the refusal itself
+    for file in (new, torn):
+        file.unlink()
 
 
 def test_names_are_shown_as_they_are(page: Page) -> None:

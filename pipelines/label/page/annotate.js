@@ -26,7 +26,7 @@ const state = {
   cells: null, stamp: null, stroke: 0, top: 0, count: 0, selected: 0, edited: false,
   touched: 0, // counts changes: what comes late must not undo them
   tool: "brush", view: "filled", zoom: 1, x: 0, y: 0, space: false,
-  undo: [], redo: [], drafts: new Map(), token: null, task: null, busy: 0, kind: "",
+  undo: [], redo: [], drafts: new Map(), skipped: new Set(), unreadable: new Map(), token: null, task: null, busy: 0, kind: "",
 };
 let drawing = null; // what the pointer is doing
 
@@ -95,7 +95,21 @@ async function working(text, action) {
 // ---- images
 
 async function load() {
-  state.data = await (await ask("/annotate/data")).json();
+  await refill();
+  const { images } = state.data;
+  for (const { id } of [...images.filter((image) => !image.labelled), ...images]) {
+    await open(id);
+    if (!state.unreadable.has(id)) return;
+  }
+  say("no image in the folder that can be read", true);
+}
+
+// what is in the folder now
+async function refill() {
+  const text = await (await ask("/annotate/data")).text();
+  if (text === state.listed) return; // a list that is made anew swallows a click on it
+  state.listed = text;
+  state.data = JSON.parse(text);
   $("name").textContent = state.data.name;
   fill($("model"), state.data.models);
   fill($("strategy"), state.data.strategies);
@@ -104,10 +118,9 @@ async function load() {
   $("broken").hidden = broken.length === 0;
   $("broken").querySelector("summary").textContent = `${broken.length} left out`;
   $("broken").querySelector("ul").replaceChildren(...broken.map((text) => element("li", text)));
-  const first = state.data.images.find((image) => !image.labelled) || state.data.images[0];
-  if (first) await open(first.id);
-  else say("no image in the folder that can be read", true);
 }
+
+const known = (id) => state.data.images.find((image) => image.id === id);
 
 function element(kind, text) {
   const made = document.createElement(kind);
@@ -128,6 +141,8 @@ function list() {
     const item = document.createElement("li"), button = element("button", image.id);
     button.classList.toggle("labelled", image.labelled);
     button.classList.toggle("edited", image.id === state.id ? state.edited : state.drafts.has(image.id));
+    button.classList.toggle("unreadable", state.unreadable.has(image.id));
+    button.title = state.unreadable.get(image.id) || "";
     button.setAttribute("aria-current", image.id === state.id);
     button.addEventListener("click", () => open(image.id));
     item.append(button);
@@ -138,9 +153,9 @@ function list() {
 async function open(id) {
   state.opening = id;
   await working(`opening ${id}`, async () => {
-    const picture = await createImageBitmap(await (await ask(`/annotate/image?${query({ id })}`)).blob());
-    const { labelled } = state.data.images.find((image) => image.id === id);
-    const label = labelled && await raw(await ask(`/annotate/label?${query({ id })}`), picture);
+    if (!known(id)) await refill();
+    const picture = await pictureOf(id);
+    const label = known(id)?.labelled && await raw(await ask(`/annotate/label?${query({ id })}`), picture);
     while (drawing) await new Promise((go) => setTimeout(go, 50)); // on the image that is left
     if (state.opening !== id) return; // another one was chosen meanwhile
     keepDraft();
@@ -155,7 +170,7 @@ async function open(id) {
     document.body.dataset.image = id;
     $("image").textContent = id;
     list();
-    document.querySelector("#images [aria-current=true]").scrollIntoView({ block: "nearest" });
+    document.querySelector("#images [aria-current=true]")?.scrollIntoView({ block: "nearest" });
     const draft = state.drafts.get(id);
     if (draft) {
       setCells(draft, "your draft, not submitted");
@@ -169,6 +184,18 @@ async function open(id) {
     }
     say("");
   });
+}
+
+async function pictureOf(id) {
+  try {
+    const picture = await createImageBitmap(await (await ask(`/annotate/image?${query({ id })}`)).blob());
+    state.unreadable.delete(id);
+    return picture;
+  } catch (error) {
+    if (error.status && error.status !== 404) state.unreadable.set(id, error.message);
+    list();
+    throw new Error(`${id} cannot be opened: ${error.message}`);
+  }
 }
 
 async function propose() {
@@ -233,24 +260,44 @@ async function submit() {
   await working(`saving ${id}`, async () => {
     const options = { method: "PUT", body: sent, headers: { "Content-Type": "application/octet-stream" } };
     const answer = await (await ask(`/annotate/label?${query({ id, width, height })}`, options)).json();
-    state.data.images.find((image) => image.id === id).labelled = true;
     state.drafts.delete(id);
     if (state.id === id && state.undo.length === steps) {
       state.edited = false;
       state.kind = "final label";
       recount();
     }
+    await refill();
     list();
     say(`${id}: ${answer.cells} cells saved as final`);
   });
 }
 
+// neither the image that is open nor one that was skipped, while there are others
 async function next() {
   await working("looking for the image to annotate next", async () => {
-    const strategy = $("strategy").value;
-    const answer = await (await ask(`/activelearning/${strategy}`, asJson({ model: $("model").value }))).json();
-    if (!answer.id) say("every image has a final label");
-    else await open(answer.id);
+    const strategy = $("strategy").value, model = $("model").value, told = [];
+    const best = async (skip) => {
+      const options = asJson({ model, skip: [...skip, ...state.unreadable.keys()] });
+      return (await (await ask(`/activelearning/${strategy}`, options)).json()).id;
+    };
+    await refill();
+    if (state.id) state.skipped.add(state.id);
+    let id;
+    do {
+      id = await best(state.skipped);
+      if (!id && (id = await best([state.id || ""]))) {
+        told.push("only images that were skipped are left");
+        state.skipped = new Set([state.id]);
+      }
+      if (id) await open(id);
+      if (state.unreadable.has(id)) told.push($("status").textContent);
+    } while (state.unreadable.has(id));
+    if (!id) {
+      const other = known(state.id)?.labelled === false ? "other " : "";
+      const opens = state.unreadable.size ? " that can be opened" : "";
+      told.push(`every ${other}image${opens} has a final label`);
+    } else if (told.length) told.push($("status").textContent);
+    if (told.length) say(told.filter(Boolean).join("; "));
   });
 }
 
@@ -733,6 +780,7 @@ window.addEventListener("keydown", (event) => {
 });
 window.addEventListener("keyup", (event) => { if (event.key === " ") state.space = false; });
 window.addEventListener("resize", draw);
+window.addEventListener("focus", () => { if (state.data) refill().catch(() => {}); });
 window.addEventListener("beforeunload", (event) => {
   if (state.edited || state.drafts.size) event.preventDefault();
 });
