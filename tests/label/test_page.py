@@ -127,8 +127,9 @@ def test_every_tool(page: Page, server: Server) -> None:
     show(page, "01")
     show(page, "00")
     assert count(page) == 2
+    page.click("#show")  # Enter submits nevertheless, and does not press that button again
     page.press("Enter")
-    page.until(f"document.body.dataset.edited === 'false' && {IDLE}")
+    page.until(f"document.body.dataset.edited === 'false' && {IDLE}", 10)
     kept = tifffile.imread(server.studies / "labels" / "final" / "00.tif")
     assert kept.shape == (128, 128)
     assert len(np.unique(kept)) == 3

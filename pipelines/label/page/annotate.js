@@ -778,6 +778,10 @@ window.addEventListener("keydown", (event) => {
     ACTIONS[key]();
   }
 });
+// a button that was clicked gives the focus back: Enter submits, and does not press it again
+document.addEventListener("click", (event) => {
+  if (event.detail) event.target.closest("button, summary")?.blur();
+}, { capture: true });
 window.addEventListener("keyup", (event) => { if (event.key === " ") state.space = false; });
 window.addEventListener("resize", draw);
 window.addEventListener("focus", () => { if (state.data) refill().catch(() => {}); });
