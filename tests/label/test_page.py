@@ -123,6 +123,12 @@ def test_every_tool(page: Page, server: Server) -> None:
     assert count(page) == 2
     drawn(page, "e", (81, 62), (99, 62))
     assert count(page) == 2
+    drawn(page, "e", (92, 55), (92, 110))
+    assert count(page) == 3  # what the eraser cuts
+    page.press("z", control=True)
+    assert count(page) == 2
+    drawn(page, "s", (5, 5), (15, 5))
+    assert "nothing is split" in status(page)
     # what was drawn stays while another image is looked at
     show(page, "01")
     show(page, "00")
@@ -171,6 +177,22 @@ def test_a_late_proposal_leaves_a_drawing_alone(page: Page, server: Server, fini
     label = submitted(page, server, "02")
     assert len(np.unique(label)) == 2
     assert label[20, 15:65].all()
+
+
+@pytest.mark.parametrize("slope", [0, 10])
+def test_a_straight_stroke_has_straight_edges(page: Page, server: Server, slope: int) -> None:
+    show(page, "03")
+    page.click("#clear")
+    for row in range(5):  # wherever the edges lie between pixels
+        y = 14 + 24 * row + row / 5
+        drawn(page, "b", (20, y), (110, y + slope))
+    label = submitted(page, server, "03")
+    assert len(np.unique(label)) == 6
+    for cell in range(1, 6):
+        for edge in (np.argmax(label == cell, 0), np.argmax(label[::-1] == cell, 0)):
+            steps = np.abs(np.diff(edge[25:105]))
+            assert steps.max() == min(slope, 1)
+            assert steps.sum() <= slope
 
 
 def test_next_goes_on(page: Page, server: Server) -> None:

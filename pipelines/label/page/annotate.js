@@ -5,8 +5,8 @@ const canvas = $("canvas"), stage = $("stage"), context = canvas.getContext("2d"
 
 const TOOLS = {
   brush: ["Brush", "b", "from the background a new cell, from a cell more of it"],
-  eraser: ["Eraser", "e", "take pixels away"],
-  lasso: ["Lasso", "l", "draw around a cell"],
+  eraser: ["Eraser", "e", "take pixels away; a cell that it cuts becomes several"],
+  lasso: ["Lasso", "l", "draw around a cell; begun on a cell, more of that one"],
   split: ["Split", "s", "draw a line across a cell"],
   merge: ["Merge", "m", "draw from one cell over others: they become one"],
   select: ["Select", "v", "click a cell; Delete removes it"],
@@ -49,7 +49,8 @@ async function ask(path, options = {}) {
     const text = await response.text();
     let detail = text;
     try { detail = JSON.parse(text).detail; } catch { /* no JSON: as it is */ }
-    const error = new Error(typeof detail === "string" ? detail : `${response.status}`);
+    if (Array.isArray(detail)) detail = detail.map(({ loc, msg }) => `${loc.at(-1)}: ${msg}`).join("; ");
+    const error = new Error(detail || `the server answers ${response.status}`);
     error.status = response.status;
     throw error;
   }
@@ -68,6 +69,7 @@ async function logIn() {
 const asJson = (body) => ({
   method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" },
 });
+const counted = (n) => `${n} ${n === 1 ? "cell" : "cells"}`;
 const query = (values) => new URLSearchParams(values).toString();
 
 function say(text, bad = false) {
@@ -216,7 +218,7 @@ async function propose() {
     } else {
       setCells(cells, `proposal of ${model}`);
     }
-    say(`${state.count} cells proposed`);
+    say(`${counted(state.count)} proposed`);
   });
 }
 
@@ -242,7 +244,7 @@ function recount() {
   state.count = seen.size;
   state.top = 0;
   for (const cell of seen) if (cell > state.top) state.top = cell;
-  $("cells").textContent = `${state.count} ${state.count === 1 ? "cell" : "cells"}`;
+  $("cells").textContent = counted(state.count);
   $("kind").textContent = state.kind + (state.edited ? " (edited)" : "");
   document.body.dataset.cells = String(state.count);
   buttons();
@@ -268,7 +270,7 @@ async function submit() {
     }
     await refill();
     list();
-    say(`${id}: ${answer.cells} cells saved as final`);
+    say(`${id}: ${counted(answer.cells)} saved as final`);
   });
 }
 
@@ -308,7 +310,7 @@ async function train() {
   await working(`starting to train ${model}`, async () => {
     await ask(`/train/${model}`, asJson({ max_epochs: Number($("epochs").value) }));
     state.task = model;
-    buttons();
+    say("");
     watch();
   });
 }
@@ -381,7 +383,7 @@ function change(action) {
   state.stroke += 1;
   record = { index: [], value: [], kind: state.kind };
   action();
-  finish();
+  return finish();
 }
 
 function put(i, cell) {
@@ -397,7 +399,7 @@ function put(i, cell) {
 function finish() {
   const done = record;
   record = null;
-  if (!done.index.length) return;
+  if (!done.index.length) return false;
   state.touched += 1;
   state.undo.push(done);
   if (state.undo.length > 200) state.undo.shift();
@@ -406,6 +408,7 @@ function finish() {
   refresh(done.index);
   recount();
   markEdited();
+  return true;
 }
 
 function markEdited() {
@@ -442,11 +445,15 @@ function refresh(index) {
   repaint(left - 1, upper - 1, right + 2, lower + 2);
 }
 
-function disc(x, y, radius, act) {
-  const r = radius - 0.5, limit = r * r + 0.25;
-  for (let b = Math.max(0, Math.ceil(y - r)); b <= Math.min(state.height - 1, y + r); b += 1) {
-    for (let a = Math.max(0, Math.ceil(x - r)); a <= Math.min(state.width - 1, x + r); a += 1) {
-      if ((a - x) ** 2 + (b - y) ** 2 <= limit) act(b * state.width + a);
+// pixels whose centres a disc covers that moves from point to point; one pixel at least where it is
+function swept([x1, y1], [x2, y2], radius, act) {
+  const limit = (radius - 0.5) ** 2 + 0.25, dx = x2 - x1, dy = y2 - y1, long = dx * dx + dy * dy || 1;
+  const last = (a, b, size) => Math.min(size - 1, Math.floor(Math.max(a, b) + radius));
+  const right = last(x1, x2, state.width), lower = last(y1, y2, state.height);
+  for (let y = Math.max(0, Math.floor(Math.min(y1, y2) - radius)); y <= lower; y += 1) {
+    for (let x = Math.max(0, Math.floor(Math.min(x1, x2) - radius)); x <= right; x += 1) {
+      const a = x + 0.5 - x1, b = y + 0.5 - y1, share = Math.max(0, Math.min(1, (a * dx + b * dy) / long));
+      if ((a - share * dx) ** 2 + (b - share * dy) ** 2 <= limit) act(y * state.width + x);
     }
   }
 }
@@ -493,7 +500,7 @@ function lassoed(points) {
 }
 
 function splitBy(points) {
-  change(() => {
+  return change(() => {
     const cut = new Map();
     line(points, (i) => {
       const cell = state.cells[i];
@@ -503,15 +510,15 @@ function splitBy(points) {
   });
 }
 
-// the parts of a cell that a line leaves; its own pixels go to a part beside them
-function separate(cell, pixels) {
+// parts of a cell that hang together become cells; pixels of a line that cuts it go to a part beside them
+function separate(cell, pixels = new Set(), corners = false) {
   const { width, cells } = state, parts = [], part = new Map();
   for (let i = 0; i < cells.length; i += 1) {
     if (cells[i] !== cell || pixels.has(i) || part.has(i)) continue;
     const found = [i], number = parts.length;
     part.set(i, number);
     for (let k = 0; k < found.length; k += 1) {
-      for (const j of beside(found[k])) {
+      for (const j of beside(found[k], corners)) {
         if (cells[j] === cell && !pixels.has(j) && !part.has(j)) {
           part.set(j, number);
           found.push(j);
@@ -537,12 +544,16 @@ function separate(cell, pixels) {
   }
   for (const [i, k] of part) put(i, names[k]);
 
-  function* beside(i) {
+  function* beside(i, diagonally = false) {
     const x = i % width;
     if (x > 0) yield i - 1;
     if (x < width - 1) yield i + 1;
-    if (i >= width) yield i - width;
-    if (i < cells.length - width) yield i + width;
+    for (const row of [i - width, i + width]) {
+      if (row < 0 || row >= cells.length) continue;
+      yield row;
+      if (diagonally && x > 0) yield row - 1;
+      if (diagonally && x < width - 1) yield row + 1;
+    }
   }
 }
 
@@ -552,10 +563,9 @@ function mergeAlong(points) {
     const cell = state.cells[i];
     if (cell && !met.includes(cell)) met.push(cell);
   });
-  if (met.length < 2) return;
   const others = new Set(met.slice(1));
-  change(() => state.cells.forEach((cell, i) => { if (others.has(cell)) put(i, met[0]); }));
-  state.selected = met[0];
+  state.selected = met[0] || 0;
+  return change(() => state.cells.forEach((cell, i) => { if (others.has(cell)) put(i, met[0]); }));
 }
 
 function remove(cell) {
@@ -659,13 +669,8 @@ function point(event) {
 }
 
 function stroke(from, to) {
-  const radius = Number($("size").value), [x1, y1] = from, [x2, y2] = to;
-  const steps = Math.ceil(Math.hypot(x2 - x1, y2 - y1) / Math.max(0.5, radius / 3));
-  for (let k = 0; k <= Math.max(1, steps); k += 1) {
-    const share = steps ? Math.min(1, k / steps) : 1;
-    disc(x1 + (x2 - x1) * share - 0.5, y1 + (y2 - y1) * share - 0.5, radius, drawing.act);
-  }
-  const reach = Math.ceil(radius) + 2;
+  const radius = Number($("size").value), reach = Math.ceil(radius) + 2, [x1, y1] = from, [x2, y2] = to;
+  swept(from, to, radius, drawing.act);
   repaint(Math.floor(Math.min(x1, x2)) - reach, Math.floor(Math.min(y1, y2)) - reach,
     Math.ceil(Math.max(x1, x2)) + reach, Math.ceil(Math.max(y1, y2)) + reach);
 }
@@ -682,7 +687,7 @@ canvas.addEventListener("pointerdown", (event) => {
     record = { index: [], value: [] };
     const cell = state.tool === "eraser" ? 0 : at(here) || state.top + 1;
     const act = cell ? (i) => { if (state.cells[i] === 0) put(i, cell); } : (i) => put(i, 0);
-    drawing = { act, last: here };
+    drawing = { act, last: here, erases: !cell };
     if (cell) state.selected = cell;
     stroke(here, here);
   } else if (state.tool === "select") {
@@ -714,11 +719,14 @@ canvas.addEventListener("pointermove", (event) => {
 function release() {
   const done = drawing;
   drawing = null;
-  if (done && done.act) finish();
+  if (done && done.act) {
+    if (done.erases) for (const cell of new Set(record.value)) separate(cell, undefined, true);
+    finish();
+  }
   else if (done && done.points) {
     if (state.tool === "lasso" && done.points.length > 2) lassoed(done.points);
-    if (state.tool === "split") splitBy(done.points);
-    if (state.tool === "merge") mergeAlong(done.points);
+    if (state.tool === "split") say(splitBy(done.points) ? "" : "nothing is split: draw across a cell, from side to side");
+    if (state.tool === "merge") say(mergeAlong(done.points) ? "" : "nothing is merged: draw from one cell over others");
   }
   draw();
 }
