@@ -16,7 +16,9 @@ from monailabel.endpoints.user.auth import User
 from monailabel.utils.async_tasks.utils import tasks
 from PIL import Image
 
-from overtile.pipelines.label.refusals import MissingError, RefusedError
+from overtile.pipelines.errors import DataError
+from overtile.pipelines.formats import GOES_ON
+from overtile.pipelines.label.refusals import ConflictError, MissingError, RefusedError
 from overtile.pipelines.label.results import write_label
 from overtile.pipelines.label.shared import (
     annotator,
@@ -53,7 +55,10 @@ def data(user: User = user) -> dict[str, Any]:
 def picture(id: str, user: User = user) -> Response:
     """The grey values of an image as PNG of 8 bits, 0.5 % of them clipped at either end."""
     path = flat_image(id)
-    grey = read_image(path, 2, instance().channel)[0].astype(np.float32)
+    try:
+        grey = read_image(path, 2, instance().channel)[0].astype(np.float32)
+    except DataError as error:
+        raise RefusedError(str(error).removesuffix(f" {GOES_ON}")) from None
     low, high = np.percentile(grey[:: max(1, len(grey) // 1000)], (0.5, 99.5))
     bits = np.clip((grey - low) * (255 / max(high - low, 1e-6)), 0, 255).astype(np.uint8)
     if columns_first(path):
@@ -65,11 +70,17 @@ def picture(id: str, user: User = user) -> Response:
 
 @routes.get("/annotate/label")
 def label(id: str, tag: str = FINAL, user: User = user) -> Response:
-    """Cell numbers of a label, as `_raw` has them; 404 without one."""
+    """Cell numbers of a label, as `_raw` has them, and its version; 404 without one."""
     path, found = flat_image(id), studies().label_of(id, tag)
     if found is None:
         raise MissingError(f"image {id!r}: no label with the tag {tag!r}")
-    return _raw(read_label(found, 2, path)[0], path)
+    version = {"X-Version": _version(found)}  # before it is read: what comes then is newer
+    return _raw(read_label(found, 2, path)[0], path, version)
+
+
+def _version(label: Path | None) -> str:
+    """What changes with a file; empty without one."""
+    return "" if label is None else str(label.stat().st_mtime_ns)
 
 
 @routes.post("/annotate/proposal")
@@ -81,14 +92,28 @@ def proposal(id: str, model: str, user: User = user) -> Response:
 
 @routes.put("/annotate/label")
 async def submit(
-    request: Request, id: str, width: int, height: int, user: User = annotator
+    request: Request,
+    id: str,
+    width: int,
+    height: int,
+    version: str | None = None,
+    user: User = annotator,
 ) -> dict[str, Any]:
-    """Keep cell numbers, sent as `_raw` has them, as the final label of an image."""
-    return await run_in_threadpool(_submit, await request.body(), id, width, height, user.username)
+    """Keep cell numbers, sent as `_raw` has them, as the final label of an image.
+
+    With the ``version`` of the label that they were made from, empty for none, a label that was
+    changed since is kept: 409.
+    """
+    body = await request.body()
+    return await run_in_threadpool(_submit, body, id, width, height, version, user.username)
 
 
-def _submit(body: bytes, id: str, width: int, height: int, who: str) -> dict[str, Any]:
+def _submit(
+    body: bytes, id: str, width: int, height: int, version: str | None, who: str
+) -> dict[str, Any]:
     path = flat_image(id)
+    if version is not None and version != _version(studies().label_of(id, FINAL)):
+        raise ConflictError(f"image {id!r}: its final label was changed since it was opened here")
     if min(width, height) < 1 or len(body) != 4 * width * height:
         raise RefusedError(f"{len(body)} bytes; expected 4 for each of {width}x{height} pixels")
     cells = np.frombuffer(body, "<u4").reshape(height, width)
@@ -99,17 +124,18 @@ def _submit(body: bytes, id: str, width: int, height: int, who: str) -> dict[str
     with tempfile.TemporaryDirectory(prefix="overtile-") as folder:
         file = write_label(Path(folder) / "label", cells, path)
         studies().save_label(id, str(file), FINAL, {"user": who, "viewer": "annotate"})
-    return {"image": id, "cells": len(np.unique(cells[cells > 0]))}
+    now = _version(studies().label_of(id, FINAL))
+    return {"image": id, "cells": len(np.unique(cells[cells > 0])), "version": now}
 
 
-def _raw(cells: Any, path: Path) -> Response:
+def _raw(cells: Any, path: Path, headers: dict[str, str] | None = None) -> Response:
     """Rows of uint32, little-endian, with the size of the image in two headers."""
     rows = cells.T if columns_first(path) else cells
     height, width = rows.shape
     return Response(
         np.ascontiguousarray(rows, "<u4").tobytes(),
         media_type="application/octet-stream",
-        headers={"X-Width": str(width), "X-Height": str(height)},
+        headers={"X-Width": str(width), "X-Height": str(height), **(headers or {})},
     )
 
 

@@ -25,6 +25,7 @@ def server(
     home = tmp_path_factory.mktemp("page")
     studies = studies_in(home / "studies", 4)
     save(studies / "<img src=x onerror=alert(1)>.tif", cells[4][0])
+    (studies / "labels" / "final").mkdir(parents=True)
     (studies / "broken.png").write_bytes(b"no picture")
     with serving(studies, home / "log") as server:
         yield server
@@ -195,6 +196,60 @@ def test_a_straight_stroke_has_straight_edges(page: Page, server: Server, slope:
             assert steps.sum() <= slope
 
 
+def test_a_label_that_was_changed_elsewhere_is_not_overwritten_unasked(
+    page: Page, server: Server
+) -> None:
+    file = server.studies / "labels" / "final" / "03.tif"
+    asked = "document.querySelector('#changed').open"
+    show(page, "03")
+    drawn(page, "b", (2, 2), (20, 2))
+    save(file, np.full((128, 128), 7, np.uint16))  # as a second page does
+    page.press("Enter")
+    page.until(asked)
+    page.click("#changed button")
+    page.until(IDLE)
+    assert status(page) == "03: not saved"
+    assert (tifffile.imread(file) == 7).all()
+    page.press("Enter")
+    page.until(asked)
+    page.click("#changed [value=mine]")
+    page.until(f"document.body.dataset.edited === 'false' && {IDLE}")
+    assert len(np.unique(tifffile.imread(file))) == count(page) + 1
+    page.press("Enter")  # its own is no other one
+    page.until(f"document.querySelector('#status').textContent.includes('saved as') && {IDLE}")
+    save(file, np.full((128, 128), 7, np.uint16))
+    page.press("Enter")
+    page.until(asked)
+    page.click("#changed [value=theirs]")
+    page.until(IDLE)
+    assert count(page) == 1
+    page.problems.clear()  # the browser notes the refusals itself
+    file.unlink()
+
+
+@pytest.mark.parametrize("width", [1280, 1000, 700, 390])
+def test_the_window_may_have_any_size(page: Page, width: int) -> None:
+    page.resize(width, 800)
+    page.until(f"innerWidth === {width}", 10)
+    rows = "new Set([...document.querySelectorAll('#tools > *')].map(e => e.offsetTop)).size"
+    assert width < 1280 or page.value(rows) == 1
+    assert page.value("document.documentElement.scrollWidth") <= width
+    for part in ("#next", "#submit", "#train", "#canvas"):
+        page.middle(part)
+        x, y, w, h = page.value(
+            f"(b => [b.x, b.y, b.width, b.height])(document.querySelector('{part}')"
+            ".getBoundingClientRect())"
+        )
+        assert min(w, h) > 20
+        assert 0 <= x <= x + w <= width
+        assert 0 <= y <= y + h <= 800
+    assert page.value("document.querySelector('#canvas').height") > 200
+    page.click("#clear")
+    drawn(page, "b", (64, 64), (64, 100))  # of the image as it is fitted now
+    page.mouse("mouseMoved", *at(page, (64.5, 64.5))[0])
+    assert page.value("document.querySelector('#place').textContent") == "64, 64  cell 1"
+
+
 def test_next_goes_on(page: Page, server: Server) -> None:
     for name in ("00", "01", "02"):
         save(server.studies / "labels" / "final" / f"{name}.tif", np.ones((128, 128), np.uint16))
@@ -227,6 +282,7 @@ def test_files_that_come_while_the_page_is_open(page: Page, server: Server, cell
     page.press("n")
     page.until(f"document.body.dataset.image === '+new' && {IDLE}")
     assert "+bad cannot be opened" in status(page)
+    assert "--" not in status(page)
     assert page.value("document.querySelector('#images .unreadable').textContent") == "+bad"
     assert count(page) > 3
     page.problems.clear()  # the browser notes the refusal itself

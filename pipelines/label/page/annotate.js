@@ -57,10 +57,18 @@ async function ask(path, options = {}) {
   return response;
 }
 
-async function logIn() {
-  const dialog = $("login");
+// what is answered in a dialog: the value of the button, nothing for Escape
+async function choice(id, text) {
+  const dialog = $(id);
+  if (text) dialog.querySelector("p").textContent = text;
+  dialog.returnValue = "";
   dialog.showModal();
   await new Promise((done) => dialog.addEventListener("close", done, { once: true }));
+  return dialog.returnValue;
+}
+
+async function logIn() {
+  await choice("login");
   const form = new URLSearchParams({ username: $("user").value, password: $("password").value });
   const response = await fetch("/auth/token", { method: "POST", body: form });
   if (response.ok) state.token = (await response.json()).access_token;
@@ -157,12 +165,13 @@ async function open(id) {
   await working(`opening ${id}`, async () => {
     if (!known(id)) await refill();
     const picture = await pictureOf(id);
-    const label = known(id)?.labelled && await raw(await ask(`/annotate/label?${query({ id })}`), picture);
+    const stored = known(id)?.labelled && await ask(`/annotate/label?${query({ id })}`);
+    const label = stored && await raw(stored, picture);
     while (drawing) await new Promise((go) => setTimeout(go, 50)); // on the image that is left
     if (state.opening !== id) return; // another one was chosen meanwhile
     keepDraft();
     Object.assign(state, {
-      id, picture, width: picture.width, height: picture.height, undo: [], redo: [],
+      id, picture, version: stored ? stored.headers.get("X-Version") : "", width: picture.width, height: picture.height, undo: [], redo: [],
       selected: 0, edited: false, stamp: new Uint32Array(picture.width * picture.height), stroke: 0,
     });
     state.overlay = new OffscreenCanvas(state.width, state.height);
@@ -175,8 +184,8 @@ async function open(id) {
     document.querySelector("#images [aria-current=true]")?.scrollIntoView({ block: "nearest" });
     const draft = state.drafts.get(id);
     if (draft) {
-      setCells(draft, "your draft, not submitted");
-      state.edited = true;
+      setCells(draft.cells, "your draft, not submitted");
+      Object.assign(state, { edited: true, version: draft.version });
       state.drafts.delete(id);
     } else if (label) {
       setCells(label, "final label");
@@ -251,18 +260,36 @@ function recount() {
 }
 
 function keepDraft() {
-  if (state.id && state.edited) state.drafts.set(state.id, state.cells);
+  if (state.id && state.edited) state.drafts.set(state.id, { cells: state.cells, version: state.version });
 }
 
 async function submit() {
-  const { id, width, height } = state;
+  const { id, width, height, version } = state;
   if (!id || state.data.read_only) return;
   state.touched += 1;
   const sent = state.cells, steps = state.undo.length;
   await working(`saving ${id}`, async () => {
     const options = { method: "PUT", body: sent, headers: { "Content-Type": "application/octet-stream" } };
-    const answer = await (await ask(`/annotate/label?${query({ id, width, height })}`, options)).json();
+    const put = (values) => ask(`/annotate/label?${query({ id, width, height, ...values })}`, options);
+    let response;
+    try {
+      response = await put({ version });
+    } catch (error) {
+      if (error.status !== 409) throw error;
+      const wanted = await choice("changed", error.message);
+      if (wanted === "theirs" && state.id === id) {
+        state.edited = false;
+        await open(id);
+      }
+      if (wanted !== "mine") {
+        say(`${id}: not saved`);
+        return;
+      }
+      response = await put();
+    }
+    const answer = await response.json();
     state.drafts.delete(id);
+    if (state.id === id) state.version = answer.version;
     if (state.id === id && state.undo.length === steps) {
       state.edited = false;
       state.kind = "final label";
@@ -652,12 +679,18 @@ function fit() {
   state.zoom = 0.96 * Math.min(width / state.width, height / state.height);
   state.x = (width - state.width * state.zoom) / 2;
   state.y = (height - state.height * state.zoom) / 2;
+  state.fitted = true;
   draw();
 }
 
 function zoomAt(factor, x = stage.clientWidth / 2, y = stage.clientHeight / 2) {
   const zoom = Math.min(64, Math.max(0.02, state.zoom * factor)), by = zoom / state.zoom;
-  Object.assign(state, { zoom, x: x - (x - state.x) * by, y: y - (y - state.y) * by });
+  Object.assign(state, { fitted: false, zoom, x: x - (x - state.x) * by, y: y - (y - state.y) * by });
+  draw();
+}
+
+function move(x, y) {
+  Object.assign(state, { fitted: false, x: state.x + x, y: state.y + y });
   draw();
 }
 
@@ -702,8 +735,7 @@ canvas.addEventListener("pointermove", (event) => {
   const [x, y] = here.map(Math.floor);
   $("place").textContent = state.cells && inside(x, y) ? `${x}, ${y}  cell ${at(here) || "none"}` : "";
   if (drawing && drawing.pan) {
-    state.x += event.clientX - drawing.pan[0];
-    state.y += event.clientY - drawing.pan[1];
+    move(event.clientX - drawing.pan[0], event.clientY - drawing.pan[1]);
     drawing.pan = [event.clientX, event.clientY];
   } else if (drawing && drawing.act) {
     for (const part of event.getCoalescedEvents?.() ?? [event]) {
@@ -761,7 +793,6 @@ function resize(by) {
 }
 
 const undo = () => swap(state.undo, state.redo), redo = () => swap(state.redo, state.undo);
-const move = (x, y) => { state.x += x; state.y += y; draw(); };
 const ACTIONS = {
   "[": () => resize(-1), "]": () => resize(1), "+": () => zoomAt(1.3), "=": () => zoomAt(1.3), "-": () => zoomAt(1 / 1.3),
   f: fit, o: show, p: propose, n: next, t: train, Enter: submit, Delete: () => remove(state.selected),
@@ -791,7 +822,7 @@ document.addEventListener("click", (event) => {
   if (event.detail) event.target.closest("button, summary")?.blur();
 }, { capture: true });
 window.addEventListener("keyup", (event) => { if (event.key === " ") state.space = false; });
-window.addEventListener("resize", draw);
+new ResizeObserver(() => (state.fitted && !drawing ? fit() : draw())).observe(stage);
 window.addEventListener("focus", () => { if (state.data) refill().catch(() => {}); });
 window.addEventListener("beforeunload", (event) => {
   if (state.edited || state.drafts.size) event.preventDefault();
