@@ -311,6 +311,7 @@ def test_draw_submit_train_and_see_the_proposal_change(
     page.press("t")
     page.until("document.body.dataset.training === 'RUNNING'")
     page.until("!document.querySelector('#bar').hidden")
+    assert status(page) == ""  # it has started
     page.until("document.body.dataset.training === 'DONE'", 500)
     page.until(IDLE)
     page.until("document.querySelector('#status').textContent.includes('proposed')")
@@ -328,6 +329,13 @@ def test_mistakes_are_shown(page: Page, server: Server) -> None:
     assert "no such image" in page.value("document.querySelector('#status').textContent")
     (server.studies / "02.away").rename(server.studies / "02.tif")
     page.problems.clear()  # the browser notes the 404 itself
+    page.value(  # as FastAPI tells of a parameter
+        """(window.fetch = async () => new Response(
+            '{"detail": [{"loc": ["query", "id"], "msg": "Field required"}]}', {status: 422}
+        ), 0)"""
+    )
+    page.press("p")
+    page.until("document.querySelector('#status').textContent === 'id: Field required'")
 
 
 def test_an_image_of_2048_pixels(page: Page, server: Server, cells: Any) -> None:
