@@ -26,7 +26,8 @@ const state = {
   cells: null, stamp: null, stroke: 0, top: 0, count: 0, selected: 0, edited: false,
   touched: 0, // counts changes: what comes late must not undo them
   tool: "brush", view: "filled", zoom: 1, x: 0, y: 0, space: false,
-  undo: [], redo: [], drafts: new Map(), skipped: new Set(), unreadable: new Map(), token: null, task: null, busy: 0, kind: "",
+  undo: [], redo: [], drafts: new Map(), skipped: new Set(), unreadable: new Map(),
+  token: null, task: null, busy: 0, kind: "", saving: null,
 };
 let drawing = null; // what the pointer is doing
 
@@ -171,8 +172,9 @@ async function open(id) {
     if (state.opening !== id) return; // another one was chosen meanwhile
     keepDraft();
     Object.assign(state, {
-      id, picture, version: stored ? stored.headers.get("X-Version") : "", width: picture.width, height: picture.height, undo: [], redo: [],
-      selected: 0, edited: false, stamp: new Uint32Array(picture.width * picture.height), stroke: 0,
+      id, picture, version: stored ? stored.headers.get("X-Version") : "", // of its label
+      width: picture.width, height: picture.height, undo: [], redo: [], selected: 0,
+      edited: false, stamp: new Uint32Array(picture.width * picture.height), stroke: 0,
     });
     state.overlay = new OffscreenCanvas(state.width, state.height);
     state.pixels = state.overlay.getContext("2d").createImageData(state.width, state.height);
@@ -186,6 +188,7 @@ async function open(id) {
     if (draft) {
       setCells(draft.cells, "your draft, not submitted");
       Object.assign(state, { edited: true, version: draft.version });
+      markEdited();
       state.drafts.delete(id);
     } else if (label) {
       setCells(label, "final label");
@@ -265,8 +268,8 @@ function keepDraft() {
 
 async function submit() {
   const { id, width, height, version } = state;
-  if (!id || state.data.read_only) return;
-  state.touched += 1;
+  if (!id || state.data.read_only || state.saving === id) return;
+  Object.assign(state, { saving: id, touched: state.touched + 1 });
   const sent = state.cells, steps = state.undo.length;
   await working(`saving ${id}`, async () => {
     const options = { method: "PUT", body: sent, headers: { "Content-Type": "application/octet-stream" } };
@@ -279,6 +282,7 @@ async function submit() {
       const wanted = await choice("changed", error.message);
       if (wanted === "theirs" && state.id === id) {
         state.edited = false;
+        await refill();
         await open(id);
       }
       if (wanted !== "mine") {
@@ -299,6 +303,7 @@ async function submit() {
     list();
     say(`${id}: ${counted(answer.cells)} saved as final`);
   });
+  state.saving = null;
 }
 
 // neither the image that is open nor one that was skipped, while there are others
@@ -757,8 +762,12 @@ function release() {
   }
   else if (done && done.points) {
     if (state.tool === "lasso" && done.points.length > 2) lassoed(done.points);
-    if (state.tool === "split") say(splitBy(done.points) ? "" : "nothing is split: draw across a cell, from side to side");
-    if (state.tool === "merge") say(mergeAlong(done.points) ? "" : "nothing is merged: draw from one cell over others");
+    if (state.tool === "split") {
+      say(splitBy(done.points) ? "" : "nothing is split: draw across a cell, from side to side");
+    }
+    if (state.tool === "merge") {
+      say(mergeAlong(done.points) ? "" : "nothing is merged: draw from one cell over others");
+    }
   }
   draw();
 }
