@@ -7,6 +7,7 @@ checked: help and mistakes answer at once.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     0 is success and 130 Ctrl-C. A user's mistake raises SystemExit(2) after one line on stderr.
     """
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a broken file is told in one line
     try:
         code: int | None = overtile.main(arguments, prog_name="overtile", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,8 @@ from overtile.pipelines.blocks import no_level
 from overtile.pipelines.errors import DataError, UnreadableError
 
 TIFF = (".tif", ".tiff")
+SLIDES = (".svs", ".btf", ".tf8")
+"""Further names of TIFF files, which are not looked for in folders."""
 NIFTI = (".nii", ".nii.gz")
 FLAT = (".png", ".jpg", ".jpeg", ".bmp")
 DICOM = (".dcm",)
@@ -76,7 +79,7 @@ def open_image(path: Path, labels: bool = False) -> Stored:
             return _zarr(path)
         if path.is_dir():
             return _masks(path) if labels and not is_dicom_series(path) else _dicom(path)
-        if name.endswith(TIFF):
+        if name.endswith((*TIFF, *SLIDES)):
             return _tiff(path, labels)
         if name.endswith(NIFTI):
             return _nifti(path)
@@ -130,7 +133,40 @@ def files_of(path: Path) -> list[Path]:
     return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
 
 
+def check_pages(path: Path) -> None:
+    """Refuse a TIFF file that breaks off before its last page: decoders leave such pages out.
+
+    Raises:
+        UnreadableError: naming the page.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(16)
+        order = {b"II*\0": "<", b"II+\0": "<", b"MM\0*": ">", b"MM\0+": ">"}.get(start[:4])
+        if order is None or len(start) < 16:
+            return  # no TIFF: its decoder says what is wrong
+        big = b"+" in start[:4]
+        count, entry, link = (
+            (f"{order}Q", 20, f"{order}Q") if big else (f"{order}H", 12, f"{order}I")
+        )
+        (place,) = struct.unpack_from(link, start, 8 if big else 4)
+        seen: set[int] = set()
+        while place and place not in seen:
+            seen.add(place)
+            file.seek(place)
+            head = file.read(struct.calcsize(count))
+            end = place + len(head) + entry * (struct.unpack(count, head)[0] if head else 0)
+            if place >= size or end + struct.calcsize(link) > size:
+                raise UnreadableError(
+                    f"{path}: the file ends before page {len(seen) - 1}; expected all of its pages "
+                    f"{GOES_ON}"
+                )
+            file.seek(end)
+            (place,) = struct.unpack(link, file.read(struct.calcsize(link)))
+
+
 def _tiff(path: Path, labels: bool) -> Stored:
+    check_pages(path)
     with tifffile.TiffFile(path) as tif:
         if not tif.series or not np.prod(tif.series[0].shape):  # of some broken files
             raise ValueError("it holds no pixels")
@@ -327,7 +363,13 @@ def ome_zarr(path: Path, group: Any, level: int = 0) -> Stored:
     datasets = described[0]["datasets"]
     if not 0 <= level < len(datasets):
         raise no_level(path, level, [group[d["path"]].shape for d in datasets])
-    array: Any = group[datasets[level]["path"]]
+    try:
+        array: Any = group[datasets[level]["path"]]
+    except KeyError:
+        raise DataError(
+            f"{path}: level {level} is named in its metadata, but {datasets[level]['path']} is "
+            "missing; expected all levels: copy the image anew, or give another level"
+        ) from None
     told = [a if isinstance(a, dict) else {"name": a} for a in described[0]["axes"]]
     changes = datasets[level].get("coordinateTransformations", ())
     steps: list[float] = next((t["scale"] for t in changes if t["type"] == "scale"), [])

@@ -226,7 +226,7 @@ def _readable(here: Opened, key: Key, read: Callable[[], Any]) -> Any:
         told = str(error).replace("--skip_unreadable True", "--skip_unreadable")
         told = told.replace(here.job.source, here.job.name)
         if here.job.skip_unreadable and isinstance(error, UnreadableError):
-            here.note_unreadable(key, f"{here.layout.text(key)}: {told}")
+            here.note_unreadable(key, f"{here.layout.text(key)}: {told.split(' (--skip_')[0]}")
             return None
         raise type(error)(f"{here.layout.text(key)}: {told}") from error
 

@@ -103,7 +103,13 @@ def prepare(request: Request) -> tuple[Job, bool]:
                 f"{work}: begun with {name} {old.get(name)}, but now it is {asked.get(name)}; "
                 "give the same as before, or --overwrite to start anew"
             )
-        if differ:
+        filled = request.work / "unreadable"
+        if not differ and filled.is_dir() and not (request.skip_unreadable or request.overwrite):
+            raise ConfigurationError(
+                f"{work}: begun with --skip_unreadable, and parts of the source are filled with 0; "
+                "give it again, or --overwrite to start anew"
+            )
+        if differ or (filled.is_dir() and not request.skip_unreadable):
             _discard(request)
         else:
             resumed, planned = True, {k: _tuple(v) for k, v in begun["planned"].items()}

@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overtile.pipelines.blocks import BlockCache, no_level, spans_of, squeezed
-from overtile.pipelines.errors import DataError, UnreadableError
+from overtile.pipelines.errors import DataError, OvertileError, UnreadableError
 from overtile.pipelines.formats import (
+    GOES_ON,
     NIFTI,
+    SLIDES,
     TIFF,
     ZARR,
     Index,
@@ -49,7 +51,7 @@ def open_source(path: Path, level: int = 0, cache_limit: int = 2**28) -> Stored:
     try:
         if name.endswith(ZARR) or (path / "zarr.json").is_file() or (path / ".zarray").is_file():
             source = _zarr(path, level)
-        elif name.endswith(TIFF):
+        elif name.endswith((*TIFF, *SLIDES)):
             from overtile.pipelines.tiff_windows import open_tiff
 
             source = open_tiff(path, level, cache)
@@ -60,12 +62,19 @@ def open_source(path: Path, level: int = 0, cache_limit: int = 2**28) -> Stored:
                 source = _nifti(path)
             elif path.is_dir() and is_dicom_series(path):
                 source = _dicom(path, cache)
+            elif path.is_dir():
+                raise DataError(
+                    f"{path}: a folder that is no image; expected OME-Zarr, a Zarr array or one "
+                    "DICOM series in it"
+                )
             else:
                 source = _flat(path, cache)
-    except DataError:
-        raise
+    except OvertileError as error:
+        # an image that cannot even be opened has no parts to go on with
+        raise type(error)(str(error).removesuffix(f" {GOES_ON}")) from error
     except Exception as error:  # decoders raise whatever their formats suggest
-        raise unreadable(path, error) from error
+        told = str(unreadable(path, error)).removesuffix(f" {GOES_ON}")
+        raise UnreadableError(told) from error
     if not all(source.shape):
         size = "x".join(map(str, source.shape))
         raise DataError(f"{path}: {size} pixels (axes {source.axes}); expected none of size 0")
@@ -99,10 +108,10 @@ def _axes_of(path: Path, array: Any) -> str:
     names = getattr(array.metadata, "dimension_names", None)
     if names and all(names):
         return "".join(name[0].upper() for name in names)
-    usual = {2: "YX", 3: "ZYX", 4: "TZYX"}
+    usual = {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}
     if array.ndim not in usual:
         raise DataError(
-            f"{path}: an array of {array.ndim} axes without names; expected 2 to 4, or "
+            f"{path}: an array of {array.ndim} axes without names; expected 2 to 5, or "
             "dimension_names in its metadata"
         )
     return usual[array.ndim]

@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 
 from overtile.pipelines.blocks import BlockCache, no_level, spans_of, squeezed
 from overtile.pipelines.errors import DataError, UnreadableError
-from overtile.pipelines.formats import GOES_ON, Index, Stored, open_image, unreadable
+from overtile.pipelines.formats import (
+    GOES_ON,
+    Index,
+    Stored,
+    check_pages,
+    open_image,
+    unreadable,
+)
 
 _WHITE_IS_ZERO, _PALETTE, _UNCOMPRESSED = 0, 3, 1  # of TIFF's tags
 _JPEG = {6, 7, 34892, 33007}  # the compressions that keep tables apart
@@ -30,6 +37,7 @@ def open_tiff(path: Path, level: int, cache: BlockCache) -> Stored:
         DataError: if its pixels cannot be read in parts.
         ConfigurationError: if there is no such level.
     """
+    check_pages(path)
     with ExitStack() as stack:
         tif = stack.enter_context(tifffile.TiffFile(path))
         stored = _open(path, tif, level, cache)

@@ -175,6 +175,17 @@ def pyramidal(folder: Path, image: NDArray[Any]) -> tuple[Path, dict[str, Any]]:
     return path, {"level": 1}
 
 
+def slide(folder: Path, image: NDArray[Any]) -> tuple[Path, dict[str, Any]]:
+    path = folder / "image.svs"
+    large = image.repeat(2, 0).repeat(2, 1)
+    told = {"description": "Aperio Image Library v11", "metadata": None}
+    with tifffile.TiffWriter(path) as tif:
+        tif.write(large, tile=(64, 64), compression="deflate", **told)
+        tif.write(image[::4, ::4], rowsperstrip=8, **told)  # its second page is a small picture
+        tif.write(image, tile=(64, 64), compression="deflate", **told)
+    return path, {"level": 1}
+
+
 def ome_zarr(folder: Path, image: NDArray[Any]) -> tuple[Path, dict[str, Any]]:
     _save(folder / "image", image, "ome.zarr", (2.0, 0.5, 0.25))
     return folder / "image.ome.zarr", {}
@@ -206,7 +217,7 @@ def picture(folder: Path, image: NDArray[Any]) -> tuple[Path, dict[str, Any]]:
 
 
 SOURCES = [
-    *(striped, one_strip, inverted, pyramidal, ome_zarr, bare_zarr),
+    *(striped, one_strip, inverted, pyramidal, slide, ome_zarr, bare_zarr),
     *(grey_as_colours, second_channel, picture),
 ]
 
@@ -432,6 +443,58 @@ def test_a_truncated_source_names_the_chunk(
             assert (chunk == 0).all() == (f"{row}/{column}" in empty)
 
 
+def pillow_pages(path: Path, stack: NDArray[Any]) -> None:
+    from PIL import Image
+
+    first, *others = map(Image.fromarray, stack)
+    first.save(path, save_all=True, append_images=others, compression="tiff_lzw")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path, stack: tifffile.imwrite(path, stack, compression="zlib"),
+        lambda path, stack: tifffile.imwrite(path, stack, imagej=True, metadata={"axes": "ZYX"}),
+        lambda path, stack: tifffile.imwrite(
+            path, stack, bigtiff=True, metadata=None, tile=(32, 32)
+        ),
+        pillow_pages,
+    ],
+    ids=["shaped", "imagej", "bigtiff", "pillow"],
+)
+def test_no_page_of_a_truncated_stack_is_left_out(
+    tmp_path: Path, toy: Path, image: NDArray[Any], write: Callable[..., None]
+) -> None:
+    path = tmp_path / "stack.tif"
+    write(path, np.stack([image] * 6))
+    assert read_image(path)[0].shape == (6, *SIZE)
+    cut(path, 0.55)
+    with pytest.raises(DataError, match=r"the file ends before page \d"):
+        run(path, tmp_path / "p.zarr", toy, skip_unreadable=True)
+    with pytest.raises(DataError, match=r"the file ends before page \d.*--skip_unreadable True"):
+        read_image(path)
+
+
+def test_parts_that_were_filled_are_not_taken_for_whole(
+    tmp_path: Path, toy: Path, image: NDArray[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, target = tmp_path / "image.tif", tmp_path / "p.zarr"
+    tifffile.imwrite(path, image, tile=(32, 32), compression="zlib")
+    cut(path, 0.6)
+    with monkeypatch.context() as patch:
+        patch.setattr("overtile.pipelines.stages.Stages.labels", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(path, target, toy, skip_unreadable=True)
+    with pytest.raises(ConfigurationError, match="begun with --skip_unreadable"):
+        run(path, target, toy)
+    run(path, target, toy, skip_unreadable=True)
+    assert (tmp_path / "p.zarr.unreadable.txt").read_text()
+
+
+def interrupted(_: Any) -> int:
+    raise KeyboardInterrupt
+
+
 def test_a_broken_chunk_of_a_zarr_array_is_named(tmp_path: Path, toy: Path) -> None:
     source = tmp_path / "image.zarr"
     zarr.create_array(source, data=touching_cells(1, (96, 96))[0], chunks=(48, 48))
@@ -458,6 +521,7 @@ def test_what_cannot_be_is_refused_in_one_line(
 ) -> None:
     zarr.create_array(tmp_path / "empty.zarr", shape=(0, 40), chunks=(1, 1), dtype="u1")
     (tmp_path / "there.zarr").mkdir()
+    (tmp_path / "nothing").mkdir()
     tifffile.imwrite(tmp_path / "nan.tif", np.full((40, 40), np.nan, np.float32))
     words: list[tuple[tuple[Any, ...], str]] = [
         ((tiled, "there.zarr"), "there.zarr: exists; name another target, or give --overwrite"),
@@ -471,6 +535,7 @@ def test_what_cannot_be_is_refused_in_one_line(
         ((tiled, "a.zarr", "--set", "treshold=1"), "did you mean --threshold?"),
         ((tiled, "a.zarr", "--set", "growth=watershed"), "growth 'watershed'"),
         (("empty.zarr", "a.zarr"), "0x40 pixels (axes YX); expected none of size 0"),
+        (("nothing", "a.zarr"), "nothing: a folder that is no image"),
         (("nan.tif", "a.zarr"), "1600 pixels are NaN"),
     ]
     for arguments, expected in words:
@@ -478,6 +543,7 @@ def test_what_cannot_be_is_refused_in_one_line(
         assert done.returncode == 2, (arguments, done.stderr)
         assert expected in done.stderr, arguments
         assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert "skip_unreadable" not in done.stderr  # nothing of these goes on without its image
     done = bundle.overtile("segment", tiled, "a.zarr", "--bundle", toy_3d)
     assert "150x205 pixels (axes YX); the bundle segments images of 3 dimensions" in done.stderr
     done = bundle.overtile("segment", tiled, "a.zarr", "--bundle", tmp_path)
