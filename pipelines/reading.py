@@ -250,14 +250,14 @@ def read_label(
     """`read_image` for labels: integers from 0 up, turned as ``image`` lies in space.
 
     Raises:
-        DataError: also for floats and for numbers below 0.
+        DataError: also for floats, and for numbers below 0 or above 2^31 - 1.
     """
     array, meta = read_image(path, spatial_dims, like=path if image is None else image)
     if array.dtype.kind == "f":
         raise DataError(
             f"{path}: labels of {array.dtype}; expected integers, 0 = background: convert it"
         )
-    if array.size and int(array.min()) < 0:
+    if array.size and (int(array.min()) < 0 or int(array.max()) > np.iinfo(np.int32).max):
         raise labels_beyond(path, array, np.dtype(np.int32))
     return array, meta
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import Response
+from fastapi.responses import RedirectResponse, Response
 from monailabel.endpoints.user.auth import User
 from monailabel.utils.async_tasks.utils import tasks
 from PIL import Image
@@ -34,6 +34,12 @@ from overtile.pipelines.reading import read_image, read_label
 
 routes = APIRouter()
 _PAGE = {"": "text/html", "annotate.js": "text/javascript", "annotate.css": "text/css"}
+
+
+@routes.get("/", include_in_schema=False)
+def home() -> Response:
+    """The page; MONAI Label would give its list of routes, which is at /docs."""
+    return RedirectResponse("/annotate/")
 
 
 @routes.get("/annotate/data")

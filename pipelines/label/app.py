@@ -98,7 +98,7 @@ class OvertileLabel(MONAILabelApp):
         Raises:
             MissingError: if there is none.
         """
-        if model not in self._infers:
+        if not isinstance(model, str) or model not in self._infers:
             raise MissingError(f"model {model!r}: expected one of {', '.join(self._infers)}")
         found: Segmenter = self._infers[model]
         return found
@@ -117,7 +117,7 @@ class OvertileLabel(MONAILabelApp):
         path = Path(upload) if upload else studies.path_of(image)
         file, told = task({"image": str(path), "polygons": request.get("polygons")})
         label: str = file
-        tag = request.get("label_tag") or "original"
+        tag = _tag(request)
         if request.get("save_label") and not upload:
             label = studies.save_label(
                 image, file, tag, {"model": task.bundle.name, "params": told}
@@ -135,8 +135,11 @@ class _OneByOne(BatchInferTask):
         """What was said of each image, by id."""
         images = sorted(self.get_images(request, datastore))
         found: dict[str, Any] = {}
-        wanted = {"model": request["model"], "label_tag": request.get("label_tag")}
-        for number, image in enumerate(images[: request.get("max_batch_size") or None], 1):
+        most = request.get("max_batch_size") or len(images)
+        if not isinstance(most, int):
+            raise RefusedError(f"max_batch_size {most!r}: expected a number of images")
+        wanted = {"model": request["model"], "label_tag": _tag(request)}
+        for number, image in enumerate(images[:most], 1):
             try:
                 result = infer({**wanted, "image": image, "save_label": True}, datastore)
                 Path(result.pop("file")).unlink()
@@ -145,6 +148,13 @@ class _OneByOne(BatchInferTask):
                 found[image] = {"error": str(error)}
             print(f"{number} of {len(images)}: {found[image].get('error', image)}", flush=True)
         return found
+
+
+def _tag(request: dict[str, Any]) -> str:
+    tag = request.get("label_tag") or "original"
+    if not isinstance(tag, str):
+        raise RefusedError(f"label_tag {tag!r}: expected a word")
+    return tag
 
 
 def _channel(text: str | None) -> Channel:

@@ -77,7 +77,7 @@ class MostUncertain(Strategy):
     def __call__(self, request: dict[str, Any], datastore: Studies) -> dict[str, Any] | None:
         """The image, with its score; None when all have labels."""
         name = request.get("model") or self.first
-        if name not in self.methods:
+        if not isinstance(name, str) or name not in self.methods:
             raise MissingError(f"model {name!r}: expected one of {', '.join(self.methods)}")
         method = self.methods[name]
         left = datastore.get_unlabeled_images()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,6 +30,11 @@ SERVED = (
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+# options that this server does not have, and the folders of uploads
+_ELSEWHERE = re.compile(
+    r" \(--skip_unreadable[^)]*\)|, or allow more with --image_memory_limit BYTES"
+    r"|\S*/overtile-[^/\s]+/"
 )
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -61,7 +67,13 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
+        over = False  # a handler may take our refusal for a broken body, and answer that
+
         async def answer(message: Message) -> None:
+            if over:
+                if message["type"] == "http.response.start":
+                    await refused(self._too_large())(scope, receive, send)
+                return
             if message["type"] == "http.response.start":
                 own = dict(_HEADERS)
                 if scope["path"].startswith("/annotate"):
@@ -78,7 +90,18 @@ class Guard:
         except RefusedError as refusal:
             await refused(refusal)(scope, receive, answer)
             return
-        await self.app(scope, self._counted(receive), answer)
+        count = 0
+
+        async def counted() -> Message:
+            nonlocal count, over
+            message = await receive()
+            count += len(message.get("body", b""))
+            if count > self.limit:
+                over = True
+                raise self._too_large()
+            return message
+
+        await self.app(scope, counted, answer)
 
     def _check(self, scope: Any) -> None:
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
@@ -98,21 +121,9 @@ class Guard:
     def _too_large(self) -> TooLargeError:
         return TooLargeError(f"more than {self.limit // 2**20} MiB; expected less in one request")
 
-    def _counted(self, receive: Receive) -> Receive:
-        count = 0
-
-        async def counted() -> Message:
-            nonlocal count
-            message = await receive()
-            count += len(message.get("body", b""))
-            if count > self.limit:
-                raise self._too_large()
-            return message
-
-        return counted
-
 
 def refused(error: Exception) -> JSONResponse:
     """A user's mistake as MONAI Label's clients expect it: ``{"detail": sentence}``."""
     status = getattr(error, "status", 400)
-    return JSONResponse({"detail": " ".join(str(error).split())}, status)
+    told = _ELSEWHERE.sub("", " ".join(str(error).split()))
+    return JSONResponse({"detail": told}, status)

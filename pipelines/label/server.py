@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import requests
 from fastapi import Request
-from fastapi.responses import Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
 from monailabel.app import app
 from monailabel.interfaces.exception import MONAILabelException
 
@@ -35,10 +39,22 @@ def _answer_json(request: Request, error: Exception) -> Response:
     return refused(RefusedError(f"no JSON ({error}); expected an object"))
 
 
+def _answer_invalid(request: Request, error: Exception) -> Response:
+    faults: Iterable[Mapping[str, Any]] = getattr(error, "errors", list)()
+    told = (f"{'.'.join(map(str, fault['loc'][1:])) or 'body'}: {fault['msg']}" for fault in faults)
+    return JSONResponse({"detail": "; ".join(told)}, 422)
+
+
+def _answer_login(request: Request, error: Exception) -> Response:
+    return JSONResponse({"detail": "the server that checks who asks does not answer"}, 503)
+
+
 for kind in (OvertileError, GeometryError):
     app.add_exception_handler(kind, _answer)
 app.add_exception_handler(MONAILabelException, _answer_monai)
 app.add_exception_handler(json.JSONDecodeError, _answer_json)
+app.add_exception_handler(RequestValidationError, _answer_invalid)
+app.add_exception_handler(requests.RequestException, _answer_login)
 app.router.routes[:0] = [*viewers.routes.routes, *annotate.routes.routes]
 app.add_middleware(
     Guard,

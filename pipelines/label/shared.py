@@ -15,6 +15,7 @@ from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC
 from monailabel.interfaces.utils.app import app_instance
 
+from overtile.pipelines.data import check_memory
 from overtile.pipelines.formats import SUFFIXES, open_image
 from overtile.pipelines.label.app import OvertileLabel
 from overtile.pipelines.label.refusals import RefusedError
@@ -85,6 +86,7 @@ def flat_image(image_id: str) -> Path:
             f"{path.name}: more than one plane; the page shows single images: save the planes as "
             "files of their own, or use a viewer for volumes"
         )
+    check_memory(path, open_view(path, 2).shape)
     return path
 
 

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 import zipfile
@@ -19,8 +20,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from numpy.typing import NDArray
+from scipy import ndimage
 
 from overtile.pipelines.data import check_memory
 from overtile.pipelines.errors import DataError
@@ -85,6 +89,8 @@ class Studies(Datastore):
             seen = file.stat()
         except OSError as error:
             return f"{file.name}: {error.strerror}"
+        if not (stat.S_ISREG(seen.st_mode) or stat.S_ISDIR(seen.st_mode)):
+            return f"{file.name}: neither a file nor a folder"  # opening a pipe would wait for ever
         stamp = seen.st_mtime_ns, seen.st_size
         if file not in self._probed or self._probed[file][0] != stamp:
             try:
@@ -119,8 +125,13 @@ class Studies(Datastore):
     def _label(self, image_id: str, image: Path, tag: str) -> Path | None:
         if not _TAG.fullmatch(tag):
             return None
-        for suffix in dict.fromkeys((suffix_of(image), ".tif", ".nii.gz", ".png")):
-            file = self.folder / "labels" / tag / f"{image_id}{suffix}"
+        own = suffix_of(image)
+        names = [f"{image_id}{s}" for s in dict.fromkeys((own, ".tif", ".nii.gz", ".png"))]
+        if image_id != stem(image):  # it may have been labelled before another took the same stem
+            alike = [f for f in self._files() if stem(f) == stem(image) and suffix_of(f) == own]
+            names += [f"{stem(image)}{own}"] if alike == [image] else []
+        for name in names:
+            file = self.folder / "labels" / tag / name
             if file.is_file() and file.resolve().is_relative_to(self.folder):
                 return file
         return None
@@ -219,11 +230,13 @@ class Studies(Datastore):
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Note something of an image."""
         self.path_of(image_id)
+        _check_object("info", info)
         self._note(info, "images", image_id)
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Note something of a label."""
         self.get_label_uri(label_id, label_tag)
+        _check_object("params", info)
         self._note(info, "labels", label_tag, label_id)
 
     def refresh(self) -> None:
@@ -296,6 +309,7 @@ class Studies(Datastore):
                 "expected the same size"
             )
         label, _ = read_label(label_filename, dims, image)
+        _check_numbered(image_id, label)
         base = self.folder / "labels" / tag / image_id
         if not base.parent.resolve().is_relative_to(self.folder):
             raise ForbiddenError(f"labels/{tag}: a link to a place outside of the folder")
@@ -363,7 +377,15 @@ class Studies(Datastore):
 
     def _info(self) -> dict[str, Any]:
         file = self.folder / "labels" / _INFO
-        noted = json.loads(file.read_text()) if file.is_file() else {}
+        try:
+            noted = json.loads(file.read_text()) if file.is_file() else {}
+        except ValueError:
+            noted = None
+        if not isinstance(noted, dict):
+            raise DataError(
+                f"labels/{_INFO}: no JSON object; mend it, or remove it: it holds notes, and the "
+                "labels are files of their own"
+            )
         return {"images": {}, "labels": {}, **noted}
 
     def _note(self, info: dict[str, Any], *place: str) -> None:
@@ -390,6 +412,23 @@ class Studies(Datastore):
         if self.read_only or not os.access(self.folder, os.W_OK):
             raise ForbiddenError(
                 f"{self.folder.name}: read-only; labels and images cannot be saved"
+            )
+
+
+def _check_object(name: str, given: Any) -> None:
+    if not isinstance(given, dict):
+        raise RefusedError(f"{name}: {type(given).__name__}; expected a JSON object")
+
+
+def _check_numbered(image_id: str, label: NDArray[Any]) -> None:
+    """Refuse a mask, which would be taken for a single cell."""
+    top = int(label.max(initial=0))
+    if top and not ((label > 0) & (label < top)).any():
+        pieces = ndimage.label(label, np.ones((3,) * label.ndim))[1]
+        if pieces > 1:
+            raise RefusedError(
+                f"label of image {image_id!r}: {pieces} pieces, all of number {top}; expected a "
+                "number for every cell: number the pieces of the mask"
             )
 
 

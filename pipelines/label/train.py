@@ -38,6 +38,7 @@ _DEFAULTS: dict[str, Any] = {
     "start": "shipped",
 }
 _VALIDATED = 5  # images from which on every fifth validates, instead of training
+_HINT = "_mode_=debug"  # of MONAI, after the error itself
 _PATIENCE = 20  # seconds in which a training has to end after it was told to
 
 
@@ -178,8 +179,8 @@ def _run(command: list[str]) -> tuple[int, str]:
         last = ""
         for line in process.stdout:
             if line.strip():
-                last = line.strip()
-                print(last, flush=True)
+                print(line.strip(), flush=True)
+                last = last if _HINT in line else line.strip()
     return process.returncode, last
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import struct
@@ -214,6 +215,8 @@ def save_text(path: Path, text: str) -> Path:
     [
         (lambda label: label[:64], "64x128 pixels for image '02' of 128x128"),
         (lambda label: label.astype(np.float32), "float32"),
+        (lambda label: label.astype(np.uint64) << 40, "expected 0 (background) to 2147483647"),
+        (lambda label: (label > 0).astype(np.uint8) * 255, "pieces, all of number 255"),
         (lambda label: np.stack([label, label * 2, label * 3], -1).astype(np.uint8), "3 channels"),
     ],
 )
@@ -319,6 +322,18 @@ def test_mistakes_are_answered_in_one_sentence(server: Server) -> None:
     assert "expected one of" in server.post("/scoring/nothing").detail
     assert "no training" in server.ask("DELETE", "/train/").detail.lower()
     assert "expected one of" in server.post("/batch/infer/nothing").detail
+    for tag in (5, ["x"]):
+        wrong = {"label_tag": tag, "save_label": True}
+        told = server.send("POST", "/infer/touching_cells?image=00", params=json.dumps(wrong))
+        assert (told.status, "label_tag" in told.detail) == (400, True)
+        told = server.post("/batch/infer/touching_cells?run_sync=true", wrong)
+        assert (told.status, "label_tag" in told.detail) == (400, True)
+    told = server.post("/batch/infer/touching_cells?run_sync=true", {"max_batch_size": "a"})
+    assert (told.status, "max_batch_size" in told.detail) == (400, True)
+    assert server.post("/activelearning/dropout", {"model": [5]}).status == 404
+    assert server.ask("PUT", "/datastore/image/info?image=00", b"[1]").status < 500
+    told = server.ask("PUT", "/annotate/label?id=00&width=x&height=128", b"")
+    assert (told.status, told.detail[:6]) == (422, "width:")
     assert server.get("/info/").status == 200
 
 
@@ -385,6 +400,14 @@ def test_uploads_have_a_limit(
             {"Transfer-Encoding": "chunked"},
         )
         assert chunked.status == 413
+        form = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.tif"\r\n\r\n'
+        chunked = server.ask(
+            "PUT",
+            "/datastore/image?image=x",
+            iter([form, *(bytes(2**16) for _ in range(17)), b"\r\n--b--\r\n"]),  # type: ignore[arg-type]
+            {"Transfer-Encoding": "chunked", "Content-Type": "multipart/form-data; boundary=b"},
+        )
+        assert (chunked.status, "expected less" in chunked.detail) == (413, True)
         # a folder that may not be written: proposals, but no labels and no training
         drawn = save(tmp_path / "drawn.tif", cells[0][1].astype(np.uint16))
         assert "read-only" in server.label("00", drawn).detail
@@ -406,6 +429,24 @@ def test_an_empty_folder(tmp_path: Path) -> None:
         assert server.post("/activelearning/first").json == {}
         assert server.post("/activelearning/dropout").json == {}
         assert "no image has a final label" in server.post("/train/touching_cells").detail
+
+
+def test_a_folder_that_changes(tmp_path: Path, studies_in: Any, cells: Any) -> None:
+    studies = studies_in(tmp_path / "studies", 2)
+    os.mkfifo(studies / "pipe.png")
+    with serving(studies, tmp_path / "log") as server:
+        listed = server.get("/annotate/data").json
+        assert [image["id"] for image in listed["images"]] == ["00", "01"]
+        assert "neither a file nor a folder" in listed["unreadable"]["pipe.png"]
+        server.label("00", save(tmp_path / "drawn.tif", cells[0][1].astype(np.uint16)))
+        # a second file of the same name without suffix: both get longer names, the label stays
+        save(studies / "00.png", eight_bits(cells[0][0]))
+        listed = server.get("/annotate/data").json
+        labelled = {image["id"]: image["labelled"] for image in listed["images"]}
+        assert labelled == {"00.png": False, "00.tif": True, "01": False}
+        (studies / "labels" / "info.json").write_text("[]")
+        told = server.label("01", tmp_path / "drawn.tif")
+        assert (told.status, "labels/info.json: no JSON object" in told.detail) == (400, True)
 
 
 @pytest.fixture(scope="module")
