@@ -7,6 +7,8 @@ rate of one and two workers of a Dask cluster, and what a chunk costs; from the 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -65,7 +67,8 @@ def seconds(work: Callable[[], Any]) -> float:
 def at_once(grey: Any) -> None:
     """What ``inference`` does between reading and writing."""
     trained = load_trained(BUNDLE, {})
-    trained.instances(np.asarray(trained.normalize(grey[None].astype(np.float32)))[0])
+    with contextlib.redirect_stderr(io.StringIO()):  # its bar
+        trained.instances(np.asarray(trained.normalize(grey[None].astype(np.float32)))[0])
 
 
 def rate(folder: Path) -> Iterator[Figure]:
