@@ -15,6 +15,7 @@ import shutil
 import stat
 import tempfile
 import time
+import uuid
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -63,6 +64,7 @@ class Studies(Datastore):
         if not self.folder.is_dir():
             raise DataError(f"{folder}: no such folder; give one that holds images")
         self.read_only = read_only
+        self._archives: tempfile.TemporaryDirectory[str] | None = None
         self._probed: dict[Path, tuple[tuple[int, int], str | None]] = {}
 
     # what there is
@@ -331,12 +333,17 @@ class Studies(Datastore):
         pairs = self.datalist()[: limit_cases or None]
         if not pairs:
             raise MissingError("no image has a final label")
-        with tempfile.NamedTemporaryFile(suffix=".zip", delete=False) as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                for pair in pairs:
-                    for kind, path in pair.items():
-                        archive.write(path, f"{kind}s/{Path(path).name}")
-            return file.name
+        # MONAI Label never removes it, so the next one takes its place, and all go with the server
+        if self._archives is None:
+            self._archives = tempfile.TemporaryDirectory(prefix="overtile-archive-")
+        file = Path(self._archives.name) / f"{self.folder.name}.zip"
+        partial = file.with_name(f"{uuid.uuid4().hex}.partial")
+        with zipfile.ZipFile(partial, "w") as archive:
+            for pair in pairs:
+                for kind, path in pair.items():
+                    archive.write(path, f"{kind}s/{Path(path).name}")
+        partial.replace(file)
+        return str(file)
 
     def status(self) -> dict[str, Any]:
         """Counts, and the files that are left out."""

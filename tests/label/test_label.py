@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -439,6 +441,9 @@ def test_a_folder_that_changes(tmp_path: Path, studies_in: Any, cells: Any) -> N
         assert [image["id"] for image in listed["images"]] == ["00", "01"]
         assert "neither a file nor a folder" in listed["unreadable"]["pipe.png"]
         server.label("00", save(tmp_path / "drawn.tif", cells[0][1].astype(np.uint16)))
+        for _ in range(2):
+            archive = zipfile.ZipFile(io.BytesIO(server.get("/datastore/dataset").body))
+            assert sorted(archive.namelist()) == ["images/00.tif", "labels/00.tif"]
         # a second file of the same name without suffix: both get longer names, the label stays
         save(studies / "00.png", eight_bits(cells[0][0]))
         listed = server.get("/annotate/data").json
