@@ -1,4 +1,7 @@
-"""Images larger than memory: python -m benchmarks.segment.
+"""Images larger than memory.
+
+python -m benchmarks.segment        what follows
+python -m benchmarks.segment large  peak memory at 30,000 x 30,000 pixels: ten minutes, 4 GB of disk
 
 Rate of ``overtile segment`` against segmenting the same image at once, peak memory at two sizes,
 rate of one and two workers of a Dask cluster, and what a chunk costs; from the costs, how long
@@ -15,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ import tifffile
 import torch
 import zarr
 
+from benchmarks.experiments import chosen
 from benchmarks.figure import Figure
 from overtile.networks import ValidUNet
 from overtile.pipelines.cluster import on_cluster
@@ -40,7 +44,7 @@ BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "touching_cells"
 SIDE, CHUNK = 2048, 256
 SLIDE, LARGE_CHUNK = 100_000, 1024
 SHARED = 1e9  # bytes a second that a file server is taken to give to all workers together
-SIZES = (1024, 4096)  # of the images whose peak memory is measured
+SIZES, LARGE = (1024, 8192), (30_000,)  # of the images whose peak memory is measured
 _MEMORY = """
 import sys
 from pathlib import Path
@@ -54,8 +58,8 @@ sys.exit(code)
 
 def image(side: int) -> Any:
     part = touching_cells(0, (512, 512))[0]
-    count = side // 512
-    return np.tile(part, (count, count))
+    count = -(-side // 512)
+    return np.tile(part, (count, count))[:side, :side]
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -87,7 +91,7 @@ def rate(folder: Path) -> Iterator[Figure]:
     )
 
 
-def memory(folder: Path) -> Iterator[Figure]:
+def memory(folder: Path, sizes: Sequence[int] = SIZES) -> Iterator[Figure]:
     """A small network: what grows with the image does not depend on it."""
     bundle = folder / "bundle"
     (bundle / "configs").mkdir(parents=True)
@@ -97,7 +101,7 @@ def memory(folder: Path) -> Iterator[Figure]:
     (bundle / "configs" / "inference.json").write_text(json.dumps(config))
     torch.save(ValidUNet(features=(4, 8)).state_dict(), bundle / "models" / "model.pt")
     peaks = []
-    for side in SIZES:
+    for side in sizes:
         source = folder / f"{side}.zarr"  # of which nothing is kept decoded
         zarr.create_array(source, data=image(side), chunks=(512, 512))
         words = ["segment", str(source), str(folder / f"m{side}.zarr"), "--bundle", str(bundle)]
@@ -105,16 +109,8 @@ def memory(folder: Path) -> Iterator[Figure]:
         code = [sys.executable, "-W", "ignore", "-c", _MEMORY, *words]
         done = subprocess.run(code, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout.split()[-1]))
-    each = max(0.0, (peaks[1] - peaks[0]) / (SIZES[1] ** 2 - SIZES[0] ** 2))
-    there = peaks[1] + each * (30_000**2 - SIZES[1] ** 2)
-    yield Figure(
-        "peak memory",
-        there / 2**30,
-        2,
-        "lower",
-        f"{peaks[0] / 2**30:.2f} GiB at {SIZES[0]}x{SIZES[0]} and {peaks[1] / 2**30:.2f} GiB at "
-        f"{SIZES[1]}x{SIZES[1]} pixels; on that line {there / 2**30:.2f} GiB at 30000x30000",
-    )
+    parts = (f"{p / 2**30:.2f} GiB at {n}x{n} pixels" for p, n in zip(peaks, sizes, strict=True))
+    yield Figure("peak memory", max(peaks) / 2**30, 2, "lower", ", ".join(parts))
 
 
 def workers(folder: Path) -> Iterator[Figure]:
@@ -218,6 +214,15 @@ def figures() -> Iterator[Figure]:
             yield from part(Path(folder))
 
 
-if __name__ == "__main__":
+def large() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        print(*memory(Path(folder), LARGE), sep="\n")
+
+
+def every() -> None:
     for figure in figures():
         print(figure, flush=True)
+
+
+if __name__ == "__main__":
+    chosen({"": every, "large": large}, __doc__)()
