@@ -147,8 +147,9 @@ class BorderWeightMap(Transform):
         # a few rows at a time, which stay in the processor's cache
         rows = max(1, 2**16 * len(array) // max(array.size, 1))
         for start in range(0, len(array), rows):
-            part, cells = weights[start : start + rows], array[start : start + rows] != 0
-            classes = np.where(cells, cell, background)
+            part, found = weights[start : start + rows], array[start : start + rows]
+            same = background == cell
+            classes = background if same else np.where(found != 0, cell, background)
             if self.w0:
                 part *= np.float32(-0.5 / self.sigma**2)
                 np.exp(part, out=part)
