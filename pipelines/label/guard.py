@@ -98,6 +98,10 @@ class Guard:
             count += len(message.get("body", b""))
             if count > self.limit:
                 over = True
+                # read on for a while: a client that is still sending would not see the answer
+                while message.get("more_body") and count <= 2 * self.limit:
+                    message = await receive()
+                    count += len(message.get("body", b""))
                 raise self._too_large()
             return message
 
