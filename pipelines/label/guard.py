@@ -88,6 +88,8 @@ class Guard:
         try:
             self._check(scope)
         except RefusedError as refusal:
+            if isinstance(refusal, TooLargeError):
+                await self._drain(receive)
             await refused(refusal)(scope, receive, answer)
             return
         count = 0
@@ -98,10 +100,8 @@ class Guard:
             count += len(message.get("body", b""))
             if count > self.limit:
                 over = True
-                # read on for a while: a client that is still sending would not see the answer
-                while message.get("more_body") and count <= 2 * self.limit:
-                    message = await receive()
-                    count += len(message.get("body", b""))
+                if message.get("more_body"):
+                    await self._drain(receive)
                 raise self._too_large()
             return message
 
@@ -121,6 +121,14 @@ class Guard:
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self.limit:
             raise self._too_large()
+
+    async def _drain(self, receive: Receive) -> None:
+        """Read on for a while: a client that is still sending would not see the answer."""
+        count, more = 0, True
+        while more and count <= self.limit:
+            message = await receive()
+            count += len(message.get("body", b""))
+            more = message.get("more_body", False)
 
     def _too_large(self) -> TooLargeError:
         return TooLargeError(f"more than {self.limit // 2**20} MiB; expected less in one request")
