@@ -141,8 +141,8 @@ def _nearest(labels, lengths, steps, limits, kinds, first, second, names):  # ty
     best = np.empty(longest, np.float32), np.empty(longest, np.int32)
     other = np.empty(longest, np.float32), np.empty(longest, np.int32)
     work = (
-        np.empty(longest, np.float64),
-        np.empty(longest, np.float64),
+        np.empty(longest + 1, np.float64),
+        np.empty(longest + 1, np.float64),
         np.empty(longest, np.int32),
         np.empty(longest, np.int32),
         np.empty(longest, np.float32),
@@ -173,7 +173,7 @@ def _nearest(labels, lengths, steps, limits, kinds, first, second, names):  # ty
                         m2,
                         steps[axis + 1],
                         (limits[1], limits[1]),
-                        True,
+                        (True, True),
                         best,
                         other,
                         work,
@@ -182,17 +182,24 @@ def _nearest(labels, lengths, steps, limits, kinds, first, second, names):  # ty
                     f2[lines], k2[lines] = other[0][:length], other[1][:length]
         for start in range(0, size, last):
             row = slice(start, start + last)
-            _line(f1[row], k1[row], f2[row], k2[row], steps[-1], limits, inside, best, other, work)
+            of_row = f1[row], k1[row], f2[row], k2[row]
+            _line(*of_row, steps[-1], limits, (inside, False), best, other, work)
             if widths:
-                for x in range(last):
-                    a, b = best[0][x], other[0][x]
-                    first[z, start + x] = a + b + np.float32(2) * np.sqrt(a * b)
+                _widths(best[0], other[0], first[z, row])
             else:
                 for x in range(last):
                     a, b = best[0][x], other[0][x]
                     first[z, start + x] = np.sqrt(a) if a < _NOTHING else np.float32(np.inf)
                     second[z, start + x] = np.sqrt(b) if b < _NOTHING else np.float32(np.inf)
                     names[z, start + x] = best[1][x]
+
+
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
+def _widths(first, second, widths):  # type: ignore[no-untyped-def]
+    """(d1 + d2)^2 of both squares; a loop of its own, which Numba turns into vectors."""
+    for x in range(widths.size):
+        a, b = first[x], second[x]
+        widths[x] = a + b + np.float32(2) * np.sqrt(a * b)
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
@@ -236,13 +243,15 @@ def _join(z, step, above, below, f1, k1, f2, k2):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
-def _line(f1, k1, f2, k2, step, limits, inside, best, other, work):  # type: ignore[no-untyped-def]
+def _line(f1, k1, f2, k2, step, limits, kinds, best, other, work):  # type: ignore[no-untyped-def]
     """The two best offers everywhere on a line, from two candidates a pixel.
 
     ``limits`` are those of the best and of the second; beyond them ``_NOTHING`` may be given.
-    Without ``inside`` the second one is left out in cells.
+    ``kinds``: without ``inside`` the second one is left out in cells, and without ``named`` its
+    label everywhere.
     """
     n = len(f1)
+    inside, named = kinds
     r1, name1 = best
     r2, name2 = other
     height, slope, apex, site, offers = work
@@ -267,15 +276,19 @@ def _line(f1, k1, f2, k2, step, limits, inside, best, other, work):  # type: ign
             r1[_u(y)], name1[_u(y)] = _NOTHING, 0
             if top < 0:
                 continue
-            while i < top and slope[_u(i + 1)] < 2 * y * step:
+            at = 2 * y * step
+            # mostly it is the same or the next: one step without a branch to guess
+            i += slope[_u(i + 1)] < at
+            while slope[_u(i + 1)] < at:
                 i += 1
             away = (y - apex[_u(i)]) * step
             offer = f1[_u(apex[_u(i)])] + away * away
             if offer <= limits[0]:
                 r1[_u(y)], name1[_u(y)], site[_u(y)] = offer, k1[_u(apex[_u(i)])], apex[_u(i)]
         x = end
-    for x in range(n):
-        r2[_u(x)], name2[_u(x)] = _NOTHING, 0
+    r2[:n] = _NOTHING
+    if named:
+        name2[:n] = 0
     before, start = -1, 0
     while start < n and name1[_u(start)] == 0:
         start += 1
@@ -300,14 +313,15 @@ def _line(f1, k1, f2, k2, step, limits, inside, best, other, work):  # type: ign
         for x in range(start, last + 1 if top >= 0 else start):
             if name1[_u(x)] == 0 or (f1[_u(x)] == 0 and not inside):
                 continue
-            while i < top and slope[_u(i + 1)] < 2 * x * step:
+            at = 2 * x * step
+            i += slope[_u(i + 1)] < at
+            while slope[_u(i + 1)] < at:
                 i += 1
             j = apex[_u(i)]
             away = (x - j) * step
-            r2[_u(x)], name2[_u(x)] = (
-                offers[_u(j)] + away * away,
-                k2[_u(j)] if k1[_u(j)] == name else k1[_u(j)],
-            )
+            r2[_u(x)] = offers[_u(j)] + away * away
+            if named:
+                name2[_u(x)] = k2[_u(j)] if k1[_u(j)] == name else k1[_u(j)]
         before, start = site[_u(last)], end
 
 
@@ -316,7 +330,7 @@ def _envelope(offers, low, high, limit, step, height, slope, apex):  # type: ign
     """Lower envelope of the parabolas (x - p)^2 + f, f the offers from low to high; its last index.
 
     It is the lower convex hull of the points (p, p^2 + f): a parabola is the lowest up to half the
-    slope that leads to the next. Offers above the limit stay out.
+    slope that leads to the next; no slope leads beyond the last. Offers above the limit stay out.
     """
     bend = np.float32(2 * step * step)
     top = -1
@@ -333,4 +347,5 @@ def _envelope(offers, low, high, limit, step, height, slope, apex):  # type: ign
             slope[_u(top + 1)] = (value - height[_u(top)]) / (p - apex[_u(top)] * step)
         top += 1
         height[_u(top)], apex[_u(top)] = value, j
+    slope[_u(top + 1)] = np.inf
     return top
