@@ -124,6 +124,8 @@ class OverlapTileInferer(Inferer):
         """
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         geometry = self.geometry or geometry_of(network)
+        if check := getattr(network, "check_image", None):  # of the image, not of a tile of it
+            check(image)
 
         def cost(tile: Sequence[int]) -> PassCost:
             shape = (self.sw_batch_size, image.shape[1], *tile)

@@ -97,7 +97,8 @@ class ValidUNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[B, out_channels, *out]`` of an image ``[B, in_channels, *in]``."""
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            self._check(x)
+            self.check_image(x)
+            self._check_size(x)
         skips: list[Tensor] = []
         for block, down in zip(self.contract, self.down):  # noqa: B905 (TorchScript)
             x = block(x)  # 572 -> 568, 284 -> 280, 140 -> 136, 68 -> 64
@@ -111,13 +112,25 @@ class ValidUNet(nn.Module):
         logits: Tensor = self.head(x)
         return logits
 
-    def _check(self, x: Tensor) -> None:
+    def check_image(self, x: Tensor) -> None:
+        """Refuse what is no batch of images for this network, of whatever size.
+
+        Raises:
+            ValueError: for another number of axes or channels, or another type than the weights.
+        """
         axes = "H, W" if self.spatial_dims == 2 else "D, H, W"
         if x.ndim != self.spatial_dims + 2 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f"input of shape {tuple(x.shape)}: expected [B, {self.in_channels}, {axes}]"
             )
-        self._check_size(x)
+        weights = self.head.weight
+        if x.dtype == weights.dtype or weights.is_meta:
+            return
+        if not torch.is_autocast_enabled(weights.device.type):
+            raise ValueError(
+                f"input of {x.dtype}: expected {weights.dtype}, as the weights; convert it with "
+                f".to({weights.dtype})"
+            )
 
     def _check_size(self, x: Tensor) -> None:
         self.geometry.check(x.shape[2:])

@@ -154,6 +154,8 @@ def deform(
 ) -> list[Array]:
     """Apply one deformation to images of one size, keeping their kind (array, tensor, metadata)."""
     tensors = [_plain(image) for image in images]
+    if wrong := [tensor.shape for tensor in tensors if tensor.ndim not in (3, 4)]:
+        raise ValueError(f"image of shape {tuple(wrong[0])}: expected [C, H, W] or [C, D, H, W]")
     moved = deformation.apply_all(tensors, modes, padding_mode)
     return [_like(result, image) for result, image in zip(moved, images, strict=True)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Hashable, Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,10 @@ class InstancesFromProbabilities(Transform):
         line: int = 0,
     ) -> None:
         extent = threshold if extent is None else extent
+        numbers = {"threshold": threshold, "extent": extent, "min_size": min_size, "grow": grow}
+        for name, value in {**numbers, "max_hole": max_hole, "line": line}.items():
+            if not isinstance(value, Real):
+                raise ValueError(f"{name}={value!r}: expected a number")
         if not 0 <= extent <= threshold <= 1:
             raise ValueError(
                 f"threshold={threshold}, extent={extent}: expected 0 <= extent <= threshold <= 1"

@@ -1,3 +1,4 @@
+import re
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -389,6 +390,12 @@ def test_stock_sliding_window_is_silently_wrong_on_a_valid_network() -> None:
     expected = whole(network, image)
     assert stock.shape != expected.shape  # and no error: that is why this inferer exists
     assert_same(OverlapTileInferer(34)(image, network), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 300, 300), (300, 300), (1, 1, 100, 100, 100)])
+def test_the_image_is_told_that_does_not_fit_not_a_tile_of_it(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=f"{re.escape(str(shape))}: expected " r"\[B, 1, H, W\]"):
+        OverlapTileInferer(34)(torch.rand(shape), ValidUNet(features=(4, 8)))
 
 
 @pytest.mark.parametrize("network", [nn.Conv2d(1, 1, 3), lambda x: x, torch.sigmoid])

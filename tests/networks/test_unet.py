@@ -172,6 +172,17 @@ def test_wrong_channels_or_axes_are_refused(shape: tuple[int, ...]) -> None:
         ValidUNet(features=(1, 1))(torch.zeros(shape))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.uint8, torch.bfloat16])
+def test_another_type_than_the_weights_is_refused(dtype: torch.dtype) -> None:
+    network, image = ValidUNet(features=(1, 1)), torch.zeros(1, 1, 20, 20, dtype=dtype)
+    with pytest.raises(ValueError, match=rf"{dtype}: expected torch\.float32"):
+        network(image)
+    with pytest.raises(ValueError, match=rf"{dtype}: expected torch\.float32"):
+        OverlapTileInferer(20)(image, network)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert network(image.bfloat16()).isfinite().all()
+
+
 def test_wrong_axes_in_3d_and_wrong_size() -> None:
     network = ValidUNet(3, features=(1, 1))
     with pytest.raises(ValueError, match=r"\[B, 1, D, H, W\]"):
@@ -205,7 +216,7 @@ def test_padded_network_has_the_valid_ones_weights_and_is_seamless(
     valid = ValidUNet(spatial_dims=dims, features=features, dropout=0).eval()
     padded = PaddedUNet(spatial_dims=dims, features=features, dropout=0).eval()
     padded.load_state_dict(valid.state_dict())
-    image = torch.rand(1, 1, *(61, 47, 30)[:dims])
+    image = torch.rand(1, 1, *((61, 47) if dims == 2 else (17, 12, 9)))
     with torch.no_grad():
         tiles = OverlapTileInferer(roi_size=padded.geometry.axis(0)[2])(image, padded)
         whole = OverlapTileInferer(roi_size=1000)(image, padded)

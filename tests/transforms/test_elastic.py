@@ -171,6 +171,11 @@ def test_missing_keys() -> None:
         RandElasticDeformd(["image", "label"])(data)
 
 
+def test_an_image_without_channels_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(20, 20\): expected \[C, H, W\]"):
+        RandElasticDeform()(np.zeros((20, 20), np.float32))
+
+
 @pytest.mark.parametrize(("argument", "value"), [("grid", 1), ("sigma", -1.0)])
 @pytest.mark.parametrize("kind", [RandElasticDeform, lambda **a: RandElasticDeformd("image", **a)])
 def test_arguments_out_of_range_are_named(kind: Any, argument: str, value: float) -> None:

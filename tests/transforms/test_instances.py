@@ -148,6 +148,11 @@ def test_watershed_meets_in_the_valley_and_nearest_half_way() -> None:
     assert flooded[0, 0].tolist() == [1, 1, 1, 1, 1, 2, 2]
 
 
+def test_what_is_no_number_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="threshold='abc': expected a number"):
+        InstancesFromProbabilities("abc")
+
+
 def test_growth_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="growth='random'"):
         InstancesFromProbabilities(growth="random")
