@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -28,6 +28,7 @@ DICOM = (".dcm",)
 ZARR = (".zarr",)
 SUFFIXES = (".ome.tif", ".ome.tiff", ".ome.zarr", *TIFF, *NIFTI, *FLAT, *DICOM, *ZARR)
 _WHITE_IS_ZERO, _PALETTE = 0, 3  # of TIFF's photometric interpretations
+_MICROMETRES = {2: 25400.0, 3: 10000.0}  # of TIFF's units: inch and centimetre
 _GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L")  # of Pillow's modes
 
 Index = tuple[Any, ...]
@@ -230,6 +231,20 @@ def _imagej_spacing(tif: tifffile.TiffFile, tags: dict[str, Any]) -> dict[str, f
             many, per = tags[f"{axis}Resolution"]
             sizes[axis] = per / many
     return sizes
+
+
+def resolution_spacing(tags: Mapping[str, Any]) -> dict[str, float]:
+    """Micrometres a pixel by the ``tags`` of a `Stored` TIFF.
+
+    None where a pixel would be 10 um or more: that is a printer's resolution (72 to 2400 dots an
+    inch), which programs write that know no size.
+    """
+    unit = _MICROMETRES.get(tags.get("ResolutionUnit", 0))
+    if unit is None or not {"XResolution", "YResolution"} <= tags.keys():
+        return {}
+    many = {axis: tags[f"{axis}Resolution"] for axis in "XY"}
+    sizes = {axis: unit * b / a for axis, (a, b) in many.items() if a}
+    return sizes if len(sizes) == 2 and all(0 < size < 10 for size in sizes.values()) else {}
 
 
 def _ome_spacing(xml: str | None) -> dict[str, float]:

@@ -21,6 +21,7 @@ import zarr
 from numpy.typing import NDArray
 
 from overtile.pipelines.errors import DataError, UnreadableError
+from overtile.pipelines.formats import GOES_ON
 from overtile.pipelines.planes import Key, Layout, PlaneOf, Planes, mirrored
 from overtile.pipelines.sources import open_source
 from overtile.pipelines.stitching import Numbering, Pieces, Stitching
@@ -223,11 +224,13 @@ def _readable(here: Opened, key: Key, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except DataError as error:
-        told = str(error).replace("--skip_unreadable True", "--skip_unreadable")
-        told = told.replace(here.job.source, here.job.name)
+        told = str(error).replace(here.job.source, here.job.name)
         if here.job.skip_unreadable and isinstance(error, UnreadableError):
-            here.note_unreadable(key, f"{here.layout.text(key)}: {told.split(' (--skip_')[0]}")
+            here.note_unreadable(
+                key, f"{here.layout.text(key)}: {told.removesuffix(f' {GOES_ON}')}"
+            )
             return None
+        told = told.replace("--skip_unreadable True", "--skip_unreadable")
         raise type(error)(f"{here.layout.text(key)}: {told}") from error
 
 

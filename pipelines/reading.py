@@ -219,7 +219,7 @@ def _one_channel(
     if channel == "luminance" and count in (3, 4):  # the fourth is opacity
         grey: NDArray[Any] = (array[..., :3] @ np.array([0.299, 0.587, 0.114])).astype(np.float32)
         return grey
-    choice = f"--channel 0 to {count - 1}" + (" or --channel luminance" if count < 5 else "")
+    choice = f"--channel 0 to {count - 1}" + (" or --channel luminance" if count in (3, 4) else "")
     raise DataError(f"{path}: {count} channels (colours); expected one grey channel: give {choice}")
 
 

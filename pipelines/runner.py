@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +16,8 @@ from overtile.pipelines.job import Job, PredictChunk
 from overtile.pipelines.planes import Key
 
 Item = TypeVar("Item")
+MINUTE = 60.0
+"""Seconds between two lines of progress in a log."""
 _AHEAD = 2  # chunks that wait for the network, and behind it
 _THREADS = 2  # for everything else: one works while the other reads or writes
 
@@ -88,6 +92,16 @@ def _done(written: deque[tuple[Key, Future[None]]]) -> Key:
     return key
 
 
+class _Lines(io.StringIO):
+    """stderr for a bar that is no terminal's: each of its states is a line."""
+
+    def write(self, text: str) -> int:
+        """Write what is to be seen of ``text``."""
+        if line := text.strip():
+            print(line, file=sys.stderr, flush=True)
+        return len(text)
+
+
 def progress(
     steps: Iterable[Item],
     name: str,
@@ -106,16 +120,20 @@ def progress(
         done: how much of it was done before; that says nothing of the rate.
         size: of a step.
         unit: of sizes.
-        show: False shows none, None shows one where stderr is a terminal.
+        show: False shows none, None a bar where stderr is a terminal, elsewhere a line a minute.
     """
+    lines = show is None and not sys.stderr.isatty()
     with tqdm(
         total=total,
         initial=done,
         desc=name,
         unit=unit,
         unit_scale=True,
-        disable=None if show is None else not show,
+        disable=show is False,
         leave=False,
+        file=_Lines() if lines else None,
+        delay=MINUTE if lines else 0,
+        mininterval=MINUTE if lines else 0.1,
     ) as bar:
         for step in steps:
             bar.update(size(step))

@@ -19,7 +19,7 @@ import numpy as np
 
 from overtile import __version__
 from overtile.networks import GeometryError
-from overtile.pipelines.errors import ConfigurationError, DataError
+from overtile.pipelines.errors import ConfigurationError, DataError, OvertileError
 from overtile.pipelines.formats import files_of
 from overtile.pipelines.job import Job, Opened, close_jobs, opened, write_text
 from overtile.pipelines.request import Request, Result, check_request, ready
@@ -59,6 +59,12 @@ def segment(request: Request, runner: Runner | None = None) -> Result:
         return _deliver(request, json.loads(finished.read_text()), resumed)
     except GeometryError as error:
         raise ConfigurationError(str(error)) from error
+    except OvertileError:
+        if request.work.is_dir() and not _has_begun(request.work):
+            _discard(request)  # so that the same target can be asked for in another way
+        raise
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("the same command goes on with what is done") from stop
     except OSError as error:
         raise DataError(
             f"{request.target}: cannot be written ({error.strerror or error}); what is done is "
@@ -95,24 +101,23 @@ def prepare(request: Request) -> tuple[Job, bool]:
     asked, resumed = _asked(request, here), False
     if file.is_file():
         begun = json.loads(file.read_text())
-        old = begun["asked"]
-        differ = [name for name in {**old, **asked} if old.get(name) != asked.get(name)]
-        if differ and not request.overwrite:
+        old, now = begun["asked"], dict(asked)
+        if (request.work / "unreadable").is_dir():  # parts of the source are filled with 0 there
+            old["--skip_unreadable"] = "True"
+            now["--skip_unreadable"] = str(request.skip_unreadable)
+        differ = [name for name in {**old, **now} if old.get(name) != now.get(name)]
+        if differ and not request.overwrite and _has_begun(work):
             name = differ[0]
             raise ConfigurationError(
-                f"{work}: begun with {name} {old.get(name)}, but now it is {asked.get(name)}; "
+                f"{work}: begun with {name} {old.get(name)}, but now it is {now.get(name)}; "
                 "give the same as before, or --overwrite to start anew"
             )
-        filled = request.work / "unreadable"
-        if not differ and filled.is_dir() and not (request.skip_unreadable or request.overwrite):
-            raise ConfigurationError(
-                f"{work}: begun with --skip_unreadable, and parts of the source are filled with 0; "
-                "give it again, or --overwrite to start anew"
-            )
-        if differ or (filled.is_dir() and not request.skip_unreadable):
+        if differ:
             _discard(request)
         else:
             resumed, planned = True, {k: _tuple(v) for k, v in begun["planned"].items()}
+    if isinstance(request.channel, int) and request.channel >= here.planes.channels:
+        raise DataError(f"{request.source}: one channel; expected --channel 0, or none")
     if not resumed:
         if request.labels and here.trained.settings is None:
             raise ConfigurationError(
@@ -127,6 +132,12 @@ def prepare(request: Request) -> tuple[Job, bool]:
     if request.source.name.lower().endswith(".gz"):
         planned["source"] = str(unpack(request.source, work).absolute())
     return replace(job, **planned), resumed
+
+
+def _has_begun(work: Path) -> bool:
+    """Whether anything of the image itself is done, more than unpacked."""
+    files = [file.name for file in work.iterdir() if not file.name.lower().endswith(".nii")]
+    return bool(set(files) - {"job.json", "grey.json"})
 
 
 def _tuple(value: Any) -> Any:

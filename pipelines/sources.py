@@ -65,7 +65,7 @@ def open_source(path: Path, level: int = 0, cache_limit: int = 2**28) -> Stored:
             elif path.is_dir():
                 raise DataError(
                     f"{path}: a folder that is no image; expected OME-Zarr, a Zarr array or one "
-                    "DICOM series in it"
+                    "DICOM series in it (many images: python -m monai.bundle run inference)"
                 )
             else:
                 source = _flat(path, cache)
@@ -107,7 +107,13 @@ def _axes_of(path: Path, array: Any) -> str:
     """The axes of a bare array: its dimension names, or the usual ones for their number."""
     names = getattr(array.metadata, "dimension_names", None)
     if names and all(names):
-        return "".join(name[0].upper() for name in names)
+        axes = "".join(name[0].upper() for name in names)
+        if len(set(axes)) < len(axes):
+            raise DataError(
+                f"{path}: dimension_names {', '.join(names)}; expected names that begin with "
+                "different letters, such as t, c, z, y, x: rename them in its metadata"
+            )
+        return axes
     usual = {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}
     if array.ndim not in usual:
         raise DataError(

@@ -23,6 +23,7 @@ from overtile.pipelines.formats import (
     Stored,
     check_pages,
     open_image,
+    resolution_spacing,
     unreadable,
 )
 
@@ -62,7 +63,7 @@ def _open(path: Path, tif: tifffile.TiffFile, level: int, cache: BlockCache) -> 
         raise DataError(f"{path}: an indexed picture; expected grey values or colours: convert it")
     shape, dtype = tuple(int(n) for n in series.shape), np.dtype(series.dtype)
     told = open_image(path) if len(tif.series) == 1 else None
-    spacing = dict(told.spacing) if told else {}
+    spacing = dict(told.spacing or resolution_spacing(told.tags)) if told else {}
     for axis, step in spacing.items():  # pixels of a level are larger
         if axis in series.axes:
             place = series.axes.index(axis)

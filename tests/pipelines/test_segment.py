@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from toy import ROOT, files, same_cells, toy_bundle
 
 from overtile.networks import OverlapTileInferer, RotationAveragingInferer
+from overtile.pipelines.__main__ import main
 from overtile.pipelines.errors import ConfigurationError, DataError
 from overtile.pipelines.reading import read_image
 from overtile.pipelines.request import Request
@@ -313,6 +315,22 @@ def test_a_tiff_holds_the_same_labels(tmp_path: Path, toy: Path, image: NDArray[
     assert (tmp_path / "labels.tif").read_bytes() == first
 
 
+def test_the_resolution_of_a_plain_tiff_is_its_pixel_size_unless_it_is_a_printers(
+    tmp_path: Path, toy: Path, image: NDArray[Any]
+) -> None:
+    source, target = tmp_path / "image.tif", tmp_path / "labels.ome.zarr"
+    for (x, y), unit, expected in (
+        ((40_000, 20_000), "CENTIMETER", [0.5, 0.25]),
+        ((101_600, 50_800), "INCH", [0.5, 0.25]),
+        ((300, 300), "INCH", [1, 1]),
+        ((40_000, 20_000), "NONE", [1, 1]),
+    ):
+        tifffile.imwrite(source, image, resolution=(x, y), resolutionunit=unit)
+        run(source, target, toy, overwrite=True)
+        level = zarr.open(target).attrs["ome"]["multiscales"][0]["datasets"][0]
+        assert level["coordinateTransformations"][0]["scale"] == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("target", ["labels.ome.zarr", "labels.ome.tif"])
 def test_killed_at_any_moment_it_goes_on(
     bundle: Bundle, toy: Path, tmp_path: Path, target: str
@@ -491,8 +509,82 @@ def test_parts_that_were_filled_are_not_taken_for_whole(
     assert (tmp_path / "p.zarr.unreadable.txt").read_text()
 
 
-def interrupted(_: Any) -> int:
+def test_a_start_that_computed_nothing_binds_to_nothing(
+    tmp_path: Path, toy: Path, tiled: Path, image: NDArray[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, target = tmp_path / "two.tif", tmp_path / "p.zarr"
+    tifffile.imwrite(path, np.stack([image, image[::-1]]), metadata={"axes": "CYX"})
+    with pytest.raises(DataError, match="give --channel 0 to 1"):
+        run(path, target, toy)
+    assert not list(tmp_path.glob("partial*"))
+    with monkeypatch.context() as patch:  # killed at once
+        patch.setattr("overtile.pipelines.segment.make", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(path, target, toy)
+    assert list(tmp_path.glob("partial*"))
+    assert same_cells(run(path, target, toy, channel=1), whole(toy, image[::-1])[1])
+    with pytest.raises(DataError, match="one channel; expected --channel 0, or none"):
+        run(tiled, tmp_path / "q.zarr", toy, channel=1)
+
+
+def test_unpacking_alone_binds_to_nothing(
+    tmp_path: Path, toy_3d: Path, volume: NDArray[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _save(tmp_path / "v", volume, "nii.gz", (2.0, 0.5, 0.5))
+    with monkeypatch.context() as patch:
+        patch.setattr("overtile.pipelines.segment.make", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "v.nii.gz", tmp_path / "l.zarr", toy_3d, chunk=16)
+    assert list(tmp_path.glob("partial*/v.nii"))
+    assert run(tmp_path / "v.nii.gz", tmp_path / "l.zarr", toy_3d, chunk=32).any()
+
+
+def test_a_log_gets_a_line_a_minute(
+    tmp_path: Path,
+    toy: Path,
+    tiled: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["segment", str(tiled), str(tmp_path / "p.zarr"), "--bundle", str(toy)]
+    assert main(command) == 0
+    assert "%" not in capsys.readouterr().err  # it took less than a minute
+    monkeypatch.setattr("overtile.pipelines.runner.MINUTE", 1e-6)
+    assert main([*command, "--overwrite"]) == 0
+    told = capsys.readouterr().err
+    assert "\r" not in told
+    lines = [line for line in told.splitlines() if "px/s" in line]
+    assert len(lines) > 3
+    assert all(re.search(r"\d+%.*<.*px/s", line) for line in lines)
+    assert main([*command, "--overwrite", "--quiet"]) == 0
+    assert not capsys.readouterr().err
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(
+    tmp_path: Path,
+    toy: Path,
+    tiled: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("overtile.pipelines.segment.make", interrupted)
+    command = ["segment", str(tiled), str(tmp_path / "p.zarr"), "--bundle", str(toy), "-v"]
+    assert main(command) == 130
+    told = capsys.readouterr().err
+    assert "overtile: interrupted; the same command goes on" in told
+    assert "partial.p.zarr" in told
+
+
+def interrupted(*_: Any) -> int:
     raise KeyboardInterrupt
+
+
+def test_dimension_names_of_a_bare_array_name_each_axis_once(tmp_path: Path, toy: Path) -> None:
+    cells = touching_cells(1, (96, 96))[0]
+    for names in (["x", "x"], ["y", "yard"]):
+        zarr.create_array(tmp_path / "a.zarr", data=cells, dimension_names=names, overwrite=True)
+        with pytest.raises(DataError, match=f"dimension_names {names[0]}, {names[1]}; expected"):
+            run(tmp_path / "a.zarr", tmp_path / "p.zarr", toy)
 
 
 def test_a_broken_chunk_of_a_zarr_array_is_named(tmp_path: Path, toy: Path) -> None:
