@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ SPLITS = {
 IMAGES = ("images", "image", "imgs", "img", "imagesTr")
 LABELS = ("labels", "label", "masks", "mask", "annotations", "gt", "labelsTr")
 SUFFIXES = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg", "_gt", "_instances")
+_FINAL = "labels/final"  # where `overtile.pipelines.label.studies` keeps what was submitted
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ def find_pairs(root: Path, layout: str = "auto") -> tuple[str, dict[str, list[Pa
         layout: one of `LAYOUTS`, or ``"auto"`` to look which.
 
     Raises:
-        DataError: if nothing is found, or an image has no label or the reverse.
+        DataError: if nothing is found, or an image has no label or the reverse. Of what was
+            annotated in the page of ``overtile label``, images without one are left out.
     """
     if layout not in ("auto", *LAYOUTS):
         raise DataError(f"layout {layout!r}: expected auto, {', '.join(LAYOUTS)}")
@@ -80,8 +83,9 @@ def _wanted(folder: Path, layout: str, own: str | None) -> str:
         found = " (images, but no labels)" if bare else ""
         raise UnknownLayoutError(
             f"{folder}: no layout recognised{found}; expected images/ and labels/, NAME.tif beside "
-            "NAME_masks.tif, train-volume.tif and train-labels.tif, 01/ and 01_GT/SEG/, or "
-            "ID/images/ and ID/masks/ (all but the third also under train/, val/, test/)"
+            "NAME_masks.tif, train-volume.tif and train-labels.tif, 01/ and 01_GT/SEG/, "
+            "ID/images/ and ID/masks/, or NAME.tif with labels/final/NAME.tif (all but the third "
+            "also under train/, val/, test/)"
         )
     return own
 
@@ -93,6 +97,10 @@ def _recognise(folder: Path) -> str | None:
         return "stack"
     if _sequences(folder):
         return "ctc"
+    # before `pairs` and `suffixes`: the page lists every image of the folder itself, whatever its
+    # name, and leaves labels/ to folders of tags
+    if _images_of(folder / _FINAL) and _images_of(folder) and not _images_of(folder / "labels"):
+        return "annotated"
     if _sub(folder, IMAGES) is not None:
         return "pairs"
     if any((f / "masks").is_dir() for f in _cases(folder)):
@@ -276,6 +284,44 @@ def _sub(folder: Path, names: Iterable[str]) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_dir()), None)
 
 
+def _annotated_in_page(folder: Path) -> list[Pair]:
+    """What ``overtile label`` keeps; a label belongs to the image for which its page shows it."""
+    files, home = _images_of(folder), folder / _FINAL
+    names = Counter(map(stem, files))
+    images = _unlike((stem(f) if names[stem(f)] == 1 else f.name, f) for f in files)
+    by_file = {image.name: name for name, image in images.items()}
+    labels = _unlike((_labelled_by(f, images, by_file), f) for f in _images_of(home))
+    if not labels:
+        raise DataError(f"{home}: no labels; expected those that were submitted in the page")
+    _check_partners(labels, images, folder)
+    if len(labels) < len(images):
+        bare = len(images) - len(labels)
+        log.warning("left out: %d of %d images, without a label in %s", bare, len(images), home)
+    return [Pair(images[name], labels[name]) for name in images if name in labels]
+
+
+def _labelled_by(label: Path, images: dict[str, Path], by_file: dict[str, str]) -> str:
+    """The id of a label's image: its stem, or its whole name where two have the same stem.
+
+    Such an image may have been labelled before the other came, and then the suffix tells; or while
+    there was another, which is gone.
+    """
+    name = stem(label)
+    if whole := by_file.get(label.name) or by_file.get(name):
+        return whole
+    alike = [] if name in images else [k for k, image in images.items() if stem(image) == name]
+    if not alike:
+        return name
+    from overtile.pipelines.label.results import suffix_of  # loads PyTorch
+
+    own = [key for key in alike if label.name == f"{name}{suffix_of(images[key])}"]
+    return own[0] if len(own) == 1 else name
+
+
+def _images_of(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.iterdir() if is_image(f)) if folder.is_dir() else []
+
+
 def images_by_stem(folder: Path) -> dict[str, Path]:
     """The images of a folder by their names without suffix.
 
@@ -297,4 +343,5 @@ LAYOUTS: dict[str, Callable[[Path], list[Pair]]] = {
     "stack": _stack,
     "ctc": _ctc,
     "kaggle": _kaggle,
+    "annotated": _annotated_in_page,
 }

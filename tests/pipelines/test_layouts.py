@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -18,10 +20,12 @@ from PIL import Image
 
 from overtile.pipelines.data import DataSet, find_data, images_in, labelled_images
 from overtile.pipelines.dataset import CachedDataset
-from overtile.pipelines.errors import DataError
+from overtile.pipelines.errors import DataError, UnknownLayoutError
+from overtile.pipelines.layouts import find_pairs
 from overtile.pipelines.loading import ReadImaged
 from overtile.pipelines.look import look
 from overtile.pipelines.reading import read_image, read_label
+from overtile.pipelines.synthesis import generate
 from overtile.pipelines.writing import FORMATS, write_data
 
 Pair = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
@@ -300,6 +304,176 @@ def test_pixel_sizes_are_read_with_their_units(tmp_path: Path) -> None:
     level = {"path": "0", "coordinateTransformations": [scale]}
     group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [level]}]
     assert read_image(tmp_path / "z.zarr")[1]["spacing"] == "0.5 x 0.25 µm"
+
+
+# --- what was annotated in the page -----------------------------------------------------------
+
+
+def annotated(folder: Path, *files: str) -> Path:
+    """Small images and labels, and what else ``overtile label`` leaves in a folder."""
+    for name in (*files, "overtile/runs/a/figures/cases.png"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        array = np.zeros((8, 9), np.uint8)
+        array[2:5, 3:7] = 1 if "labels" in name else len(name)
+        if name.endswith(".nii.gz"):
+            nibabel.Nifti1Image(array.T, np.eye(4)).to_filename(path)
+        elif "tif" in name:
+            tifffile.imwrite(path, array)
+        else:
+            Image.fromarray(array).save(path)
+    (folder / "labels").mkdir(exist_ok=True)
+    (folder / "labels" / "info.json").write_text("{}")
+    return folder
+
+
+def names_in(folder: Path) -> dict[str, str]:
+    """The labels by their images."""
+    items = find_data(folder, val_fraction=0).items
+    return {Path(item["image"]).name: Path(item["label"]).name for item in items}
+
+
+PAGE = [f"{name}.tif" for name in "abcde"]
+FINAL = [f"labels/final/{name}.tif" for name in "abc"]
+
+
+def test_a_folder_annotated_in_the_page(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = annotated(tmp_path, *PAGE, *FINAL, "labels/original/d.tif")
+    for how in ("auto", "annotated"):
+        caplog.clear()
+        data = find_data(folder, how)
+        assert data.layout == "annotated"
+        assert [(i["image"], i["label"]) for i in data.items] == [
+            (str(folder / image), str(folder / label))
+            for image, label in zip(PAGE[:3], FINAL, strict=True)
+        ]
+        assert caplog.messages == [
+            f"left out: 2 of 5 images, without a label in {folder / 'labels' / 'final'}"
+        ]
+    assert [Path(item["image"]).name for item in images_in(folder)] == PAGE
+    annotated(folder, "labels/final/d.tif", "labels/final/e.tif")
+    caplog.clear()
+    assert names_in(folder) == {name: name for name in PAGE}
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        ("a.png b.nii.gz c.jpg d.tiff e.ome.tif", "a.png b.nii.gz c.png d.tiff e.tif"),
+        ("a.png b.tif", "a.tif b.png"),  # another format
+        ("a.png a.tif b.tif", "a.png.png a.tif.tif b.tif"),
+        ("a.png a.tif b.tif", "a.png - b.tif"),  # labelled before the other came
+        ("a.png b.tif", "a.png.png b.tif"),  # labelled while there was another
+        ("a.png.tif a.png b.tif", "a.png.tif - b.tif"),
+        ("a.jpg a.tiff b.tif", "a.png a.tiff b.tif"),
+        ("a.jpg a.png b.tif", "a.jpg.png a.png.png b.tif"),
+        ("cell.tif cell_mask.tif", "cell.tif cell_mask.tif"),  # `suffixes`, but for labels/final/
+        ("a.tif images/a.tif imgs/a.tif train-labels.tif", "a.tif - - -"),
+    ],
+)
+def test_a_label_belongs_to_the_image_for_which_the_page_shows_it(
+    tmp_path: Path, images: str, labels: str
+) -> None:
+    pairs = dict(zip(images.split(), labels.split(), strict=True))
+    wanted = {image: label for image, label in pairs.items() if label != "-"}
+    folder = annotated(tmp_path, *pairs, *(f"labels/final/{name}" for name in wanted.values()))
+    assert find_pairs(folder)[0] == "annotated"
+    assert names_in(folder) == wanted
+    page = pytest.importorskip("overtile.pipelines.label.studies").Studies(folder)
+    assert {i.name: label.name for i, label in page.labelled().values()} == wanted
+
+
+@pytest.mark.parametrize(
+    ("files", "layout"),
+    [
+        (("images/a.tif", "labels/a.tif", "labels/final/a.tif"), "pairs"),
+        (("a.tif", "images/a.tif", "labels/a.tif", "labels/final/a.tif"), "pairs"),
+        (("a.tif", "a_masks.tif", "labels/a.tif"), "suffixes"),
+        (("train-volume.tif", "train-labels.tif", "labels/final/train-volume.tif"), "stack"),
+        (("a.tif", "labels/a.tif"), None),
+        (("a.tif", "labels/original/a.tif"), None),
+        (("labels/final/a.tif",), None),
+        (("train/a.tif", "train/labels/final/a.tif", "test/a.tif"), "annotated"),
+    ],
+)
+def test_other_folders_are_recognised_as_ever(
+    tmp_path: Path, files: tuple[str, ...], layout: str | None
+) -> None:
+    folder = annotated(tmp_path, *files)
+    (folder / "labels" / "final").mkdir(parents=True, exist_ok=True)
+    if layout is None:
+        with pytest.raises(UnknownLayoutError, match="no layout recognised"):
+            find_pairs(folder)
+    else:
+        found, pairs = find_pairs(folder)
+        assert (found, list(pairs)) == (layout, ["train"])
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (("labels/final/z.tif",), r"labels/final/z\.tif: nothing of that name in "),
+        (("labels/final/a.png",), r"a\.tif: belongs to 'a' as a\.png does; expected one file"),
+        (("e.png", "labels/final/e.nii.gz"), r"final/e\.nii\.gz: nothing of that name in "),
+        (("train/a.tif",), r"both train/ and images of its own \(layout annotated\)"),
+    ],
+)
+def test_labels_of_the_page_that_belong_to_no_image(
+    tmp_path: Path, files: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(DataError, match=said):
+        find_data(annotated(tmp_path, *PAGE, *FINAL, *files))
+
+
+def test_the_layout_of_the_page_has_to_be_there(tmp_path: Path) -> None:
+    folder = annotated(tmp_path, *PAGE, "labels/original/a.tif")
+    with pytest.raises(DataError, match=r"labels/final: no labels; expected those that were subm"):
+        find_data(folder, "annotated")
+    assert look(folder).images == {"unlabelled": 5}
+    assert look(annotated(folder, *FINAL)).images == {"train": 3}
+
+
+def test_a_folder_annotated_in_the_page_trains_a_network_further(bundle: Any, root: Path) -> None:
+    """The command of docs/how-to/own-data.md, but for its length."""
+    folder = bundle.folder / "mine"
+    made = write_data(bundle.folder / "made", generate("cells", {"train": 4}, (96, 112), 0))
+    final = folder / "labels" / "final"
+    final.mkdir(parents=True)
+    for file in (made / "train" / "images").iterdir():
+        shutil.copy(file, folder / file.name)
+    for file in sorted((made / "train" / "labels").iterdir())[:2]:
+        shutil.copy(file, final / file.name)
+    remark = f"left out: 2 of 4 images, without a label in {final}"
+
+    done = bundle.overtile("data", "look", folder)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"layout +annotated\n +images +2 train\n", done.stdout)
+    assert done.stderr.count(remark) == 1
+
+    weights = root / "bundles" / "touching_cells" / "models" / "model.pt"
+    run = ("--dataset_dir", folder, "--output_dir", "runs/mine", "--initial_weights", weights)
+    short = ("--max_epochs", 1, "--samples_per_epoch", 1, "--tile", 92, "--warmup_steps", 0)
+    options = (*run, "--learning_rate", 0.0003, *short)
+    done = bundle.run("touching_cells", "training", *options)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).count(remark) == 1
+    trained = bundle.folder / "runs" / "mine"
+    summary = json.loads((trained / "summary.json").read_text())
+    assert summary["scores"]["seg"] > 0.3, "random weights find nothing after one step"
+
+    bundled = ("--bundle_root", trained, "--config_file", trained / "configs" / "inference.json")
+    images = ("--dataset_dir", folder, "--output_dir", "segmented")
+    done = bundle.run("touching_cells", "inference", *bundled, *images)
+    assert done.returncode == 0, done.stderr
+    written = {path.name for path in (bundle.folder / "segmented").glob("*_instances.tif")}
+    assert written == {f"{number:03d}_instances.tif" for number in range(4)}
+
+    next(final.iterdir()).rename(final / "gone.tif")
+    done = bundle.run("touching_cells", "training", *options)
+    assert done.returncode == 2
+    (line,) = [text for text in done.stderr.splitlines() if "overtile: error:" in text]
+    assert f"{final / 'gone.tif'}: nothing of that name in {folder}" in line
 
 
 # --- bad input --------------------------------------------------------------------------------
