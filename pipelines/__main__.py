@@ -43,8 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
         exit_with(error)
     except OSError as error:
         exit_with(OvertileError(f"{error.filename or 'a file'}: {error.strerror or error}"))
-    except click.Abort:  # click's name for Ctrl-C
-        print("overtile: interrupted", file=sys.stderr)
+    except click.Abort as stop:  # click's name for Ctrl-C
+        print("overtile: interrupted", *(stop.__cause__ or stop).args, sep="; ", file=sys.stderr)
         return 130
     return code or 0
 
@@ -107,16 +107,21 @@ class _Size(click.ParamType[tuple[int, int]]):
 
 @click.group(
     epilog=_examples(
-        "overtile data look DIR", "overtile data synth cells", "overtile show runs/touching_cells"
+        "overtile data look DIR",
+        "overtile data synth cells",
+        "overtile show runs/touching_cells",
+        "overtile segment slide.tif nuclei.ome.zarr --bundle runs/touching_cells",
+        "overtile label --studies DIR",
     ),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="overtile", message="%(prog)s %(version)s")
 @_loudness
 def overtile() -> None:
-    """Beside the bundles: look at data sets, make them, look at runs, annotate.
+    """Beside the bundles: look at data and runs, segment large images, annotate.
 
-    Training and segmentation are the bundles' commands (python -m monai.bundle run ...).
+    Training, and the segmentation of folders of images, are the bundles' commands
+    (python -m monai.bundle run ...).
     """
 
 
@@ -186,7 +191,7 @@ def data() -> None:
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
     "--layout",
-    type=click.Choice(["auto", *FORMATS]),
+    type=click.Choice(["auto", *FORMATS, "annotated"]),
     default="auto",
     show_default=True,
     help="How the files lie; auto looks.",
@@ -465,6 +470,7 @@ def segment(
 
     from overtile.pipelines.segment import segment as segment_image
 
+    _note(f"{'going on with' if request.work.is_dir() else 'working in'} {request.work}")
     if scheduler is None:
         result = segment_image(request)
     else:
@@ -525,6 +531,7 @@ def label(
 ) -> None:
     """Annotate, train and segment in the browser, or in a viewer that knows MONAI Label."""
     from overtile.pipelines.label.launch import (
+        alone,
         check_host,
         check_installed,
         check_port,
@@ -541,13 +548,15 @@ def label(
         raise DataError(f"--studies {studies}: read-only; give --work DIR for networks and runs")
     work = work or studies / "overtile"
     models = prepare(studies, work, bundles)
+    studies, work = studies.resolve(), work.resolve()  # runs are told by their paths
     _note(f"networks and trainings are kept in {work}")
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/annotate/"
-    if not _is("quiet"):
-        click.echo(f"{address}  (Ctrl-C ends it; models: {', '.join(models)})")
-    if show_it:
-        open_page(address, host, port)
-    serve(studies, work, models, host, port, read_only, number)
+    with alone(work):
+        if not _is("quiet"):
+            click.echo(f"{address}  (Ctrl-C ends it; models: {', '.join(models)})")
+        if show_it:
+            open_page(address, host, port)
+        serve(studies, work, models, host, port, read_only, number)
 
 
 @overtile.command(

@@ -137,7 +137,8 @@ def serving(studies: Path, log: Path, *options: str, **env: str) -> Iterator[Ser
         process = subprocess.Popen(
             [
                 *(sys.executable, "-W", "ignore", "-m", "overtile.pipelines", "label"),
-                *("--studies", str(studies), "--port", str(port), *options),
+                # relative, as people type it
+                *("--studies", os.path.relpath(studies, log.parent), "--port", str(port), *options),
             ],
             env={**own, **env},
             cwd=log.parent,

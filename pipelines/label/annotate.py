@@ -16,8 +16,8 @@ from monailabel.endpoints.user.auth import User
 from monailabel.utils.async_tasks.utils import tasks
 from PIL import Image
 
-from overtile.pipelines.errors import DataError
-from overtile.pipelines.formats import GOES_ON
+from overtile.pipelines.errors import OvertileError
+from overtile.pipelines.label.guard import refused
 from overtile.pipelines.label.refusals import ConflictError, MissingError, RefusedError
 from overtile.pipelines.label.results import write_label
 from overtile.pipelines.label.shared import (
@@ -29,8 +29,8 @@ from overtile.pipelines.label.shared import (
     user,
 )
 from overtile.pipelines.label.studies import FINAL
-from overtile.pipelines.label.viewers import train_status
-from overtile.pipelines.reading import read_image, read_label
+from overtile.pipelines.label.viewers import no_training, train_status
+from overtile.pipelines.reading import check_pixels, open_view, read_image, read_label
 
 routes = APIRouter()
 _PAGE = {"": "text/html", "annotate.js": "text/javascript", "annotate.css": "text/css"}
@@ -38,13 +38,13 @@ _PAGE = {"": "text/html", "annotate.js": "text/javascript", "annotate.css": "tex
 
 @routes.get("/", include_in_schema=False)
 def home() -> Response:
-    """The page; MONAI Label would give its list of routes, which is at /docs."""
+    """The page; MONAI Label would give its list of routes, with scripts from elsewhere."""
     return RedirectResponse("/annotate/")
 
 
 @routes.get("/annotate/data")
 def data(user: User = user) -> dict[str, Any]:
-    """Images, models and strategies."""
+    """Images, models, which of them use a trained network, and strategies."""
     store, app = studies(), instance()
     done = store.labelled()
     return {
@@ -53,6 +53,7 @@ def data(user: User = user) -> dict[str, Any]:
         "unreadable": store.unreadable(),
         "read_only": store.read_only,
         "models": [name for name, task in app._infers.items() if task.dimension == 2],
+        "trained": {name: task.network() for name, task in app._trainers.items()},
         "strategies": list(app._strategies),
     }
 
@@ -61,10 +62,9 @@ def data(user: User = user) -> dict[str, Any]:
 def picture(id: str, user: User = user) -> Response:
     """The grey values of an image as PNG of 8 bits, 0.5 % of them clipped at either end."""
     path = flat_image(id)
-    try:
-        grey = read_image(path, 2, instance().channel)[0].astype(np.float32)
-    except DataError as error:
-        raise RefusedError(str(error).removesuffix(f" {GOES_ON}")) from None
+    pixels, _ = read_image(path, 2, instance().channel)
+    check_pixels(path, pixels)
+    grey = pixels.astype(np.float32)
     low, high = np.percentile(grey[:: max(1, len(grey) // 1000)], (0.5, 99.5))
     bits = np.clip((grey - low) * (255 / max(high - low, 1e-6)), 0, 255).astype(np.uint8)
     if columns_first(path):
@@ -76,17 +76,32 @@ def picture(id: str, user: User = user) -> Response:
 
 @routes.get("/annotate/label")
 def label(id: str, tag: str = FINAL, user: User = user) -> Response:
-    """Cell numbers of a label, as `_raw` has them, and its version; 404 without one."""
+    """Cell numbers of a label, as `_raw` has them, and its version; 404 without one.
+
+    Where it cannot be read, the refusal has the version too, so that it can be replaced.
+    """
     path, found = flat_image(id), studies().label_of(id, tag)
     if found is None:
         raise MissingError(f"image {id!r}: no label with the tag {tag!r}")
     version = {"X-Version": _version(found)}  # before it is read: what comes then is newer
-    return _raw(read_label(found, 2, path)[0], path, version)
+    try:
+        cells, size = read_label(found, 2, path)[0], open_view(path, 2).shape
+        if cells.shape != size:
+            drawn, wanted = ("x".join(map(str, shape)) for shape in (cells.shape, size))
+            raise RefusedError(f"{found}: label of {drawn} pixels; expected {wanted}, as its image")
+    except OvertileError as error:
+        answer = refused(error)
+        answer.headers.update(version)
+        return answer
+    return _raw(cells, path, version)
 
 
 def _version(label: Path | None) -> str:
     """What changes with a file; empty without one."""
-    return "" if label is None else str(label.stat().st_mtime_ns)
+    if label is None:
+        return ""
+    seen = label.stat()
+    return f"{seen.st_mtime_ns}-{seen.st_ino}"  # of two files in one tick of the clock, the latter
 
 
 @routes.post("/annotate/proposal")
@@ -118,8 +133,6 @@ def _submit(
     body: bytes, id: str, width: int, height: int, version: str | None, who: str
 ) -> dict[str, Any]:
     path = flat_image(id)
-    if version is not None and version != _version(studies().label_of(id, FINAL)):
-        raise ConflictError(f"image {id!r}: its final label was changed since it was opened here")
     if min(width, height) < 1 or len(body) != 4 * width * height:
         raise RefusedError(f"{len(body)} bytes; expected 4 for each of {width}x{height} pixels")
     cells = np.frombuffer(body, "<u4").reshape(height, width)
@@ -127,10 +140,16 @@ def _submit(
         raise RefusedError(f"cell number {cells.max()}; expected less than 2^31")
     if columns_first(path):
         cells = cells.T
-    with tempfile.TemporaryDirectory(prefix="overtile-") as folder:
-        file = write_label(Path(folder) / "label", cells, path)
-        studies().save_label(id, str(file), FINAL, {"user": who, "viewer": "annotate"})
-    now = _version(studies().label_of(id, FINAL))
+    with studies().saving:  # no other label comes between the look and the writing
+        if version is not None and version != _version(studies().label_of(id, FINAL)):
+            raise ConflictError(
+                f"image {id!r}: its final label was changed since it was opened here"
+            )
+        with tempfile.TemporaryDirectory(prefix="overtile-") as folder:
+            file = write_label(Path(folder) / "label", cells, path)
+            noted = {"user": who, "viewer": "annotate"}
+            studies().save_label(id, str(file), FINAL, noted, numbered=True)
+        now = _version(studies().label_of(id, FINAL))
     return {"image": id, "cells": len(np.unique(cells[cells > 0])), "version": now}
 
 
@@ -149,6 +168,15 @@ def _raw(cells: Any, path: Path, headers: dict[str, str] | None = None) -> Respo
 def training(user: User = user) -> Any:
     """The last training, as `GET /train/` tells of it; nothing before the first."""
     return train_status() if tasks("train") else None
+
+
+@routes.post("/annotate/shipped")
+def shipped(model: str, user: User = annotator) -> None:
+    """Let a model use the network again that came with its bundle; 409 while a training goes on."""
+    instance().segmenter(model)
+    studies().check_writable()
+    with no_training():
+        instance()._trainers[model].back()
 
 
 @routes.get("/annotate")

@@ -14,7 +14,7 @@ from overtile.pipelines.errors import ConfigurationError, OvertileError
 from overtile.pipelines.label.choose import MostUncertain, Plain, Uncertainty, by_chance, in_order
 from overtile.pipelines.label.infer import Segmenter
 from overtile.pipelines.label.refusals import MissingError, RefusedError
-from overtile.pipelines.label.studies import Studies
+from overtile.pipelines.label.studies import FINAL, Studies, check_tag
 from overtile.pipelines.label.train import Trainer
 from overtile.pipelines.reading import Channel, check_channel
 from overtile.pipelines.uncertainty import METHODS
@@ -108,7 +108,7 @@ class OvertileLabel(MONAILabelApp):
 
         Whatever else ``request["image"]`` may name, a path is never followed.
         """
-        task = self.segmenter(request.get("model", ""))
+        task, tag = self.segmenter(request.get("model", "")), _tag(request)
         studies = datastore or self.datastore()
         image = request.get("image")
         if not isinstance(image, str):
@@ -117,7 +117,6 @@ class OvertileLabel(MONAILabelApp):
         path = Path(upload) if upload else studies.path_of(image)
         file, told = task({"image": str(path), "polygons": request.get("polygons")})
         label: str = file
-        tag = _tag(request)
         if request.get("save_label") and not upload:
             label = studies.save_label(
                 image, file, tag, {"model": task.bundle.name, "params": told}
@@ -133,13 +132,11 @@ class _OneByOne(BatchInferTask):
 
     def __call__(self, request: dict[str, Any], datastore: Studies, infer: Any) -> dict[str, Any]:
         """What was said of each image, by id."""
-        images = sorted(self.get_images(request, datastore))
+        most, tag = batch_options(request)
+        images = sorted(self.get_images(request, datastore))[:most]
         found: dict[str, Any] = {}
-        most = request.get("max_batch_size") or len(images)
-        if not isinstance(most, int):
-            raise RefusedError(f"max_batch_size {most!r}: expected a number of images")
-        wanted = {"model": request["model"], "label_tag": _tag(request)}
-        for number, image in enumerate(images[:most], 1):
+        wanted = {"model": request["model"], "label_tag": tag}
+        for number, image in enumerate(images, 1):
             try:
                 result = infer({**wanted, "image": image, "save_label": True}, datastore)
                 Path(result.pop("file")).unlink()
@@ -150,11 +147,24 @@ class _OneByOne(BatchInferTask):
         return found
 
 
+def batch_options(request: dict[str, Any]) -> tuple[int | None, str]:
+    """How many images to propose labels for, None for all, and the tag of these.
+
+    Raises:
+        RefusedError: for a value that is out of range, and for the tag of annotators' labels.
+    """
+    most = request.get("max_batch_size") or None
+    if most is not None and (not isinstance(most, int) or most < 0):
+        raise RefusedError(f"max_batch_size {most!r}: expected a number of images, 0 for all")
+    if (tag := _tag(request)) == FINAL:
+        raise RefusedError(
+            "label_tag 'final': proposals would replace the labels of annotators; give another tag"
+        )
+    return most, tag
+
+
 def _tag(request: dict[str, Any]) -> str:
-    tag = request.get("label_tag") or "original"
-    if not isinstance(tag, str):
-        raise RefusedError(f"label_tag {tag!r}: expected a word")
-    return tag
+    return check_tag("label_tag", request.get("label_tag") or "original")
 
 
 def _channel(text: str | None) -> Channel:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from overtile.pipelines.errors import DataError
+from overtile.pipelines.facts import stamp
 from overtile.pipelines.label.infer import Segmenter
 from overtile.pipelines.label.refusals import MissingError, RefusedError
 from overtile.pipelines.label.studies import Studies
@@ -20,7 +22,7 @@ CANDIDATES = 8  # images that a request looks at, at most: somebody waits for it
 class Uncertainty(ScoringMethod):
     """Score images by how much several answers of a network contradict each other.
 
-    Scores are noted with the images, and hold until the network changes.
+    Scores are noted with the images, and hold until the network or the image changes.
 
     Args:
         segmenter: of the network.
@@ -40,23 +42,31 @@ class Uncertainty(ScoringMethod):
         return {image: value for image, value in scored.items() if value is not None}
 
     def known(self, studies: Studies) -> dict[str, float]:
-        """The scores that are of the present network, by image."""
-        network = self._network()
-        entries = {i: noted.get(self.key, {}) for i, noted in studies.noted().items()}
-        return {i: e["value"] for i, e in entries.items() if e.get("network") == network}
+        """The scores that are of the present network and image, by image."""
+        images, noted = studies.images(), studies.noted()
+        entries = {i: e for i in images if isinstance(e := noted.get(i, {}).get(self.key), dict)}
+        return {
+            i: e["value"]
+            for i, e in entries.items()
+            if isinstance(e.get("value"), float) and e == {**e, **self._seen(images[i])}
+        }
 
     def score(self, studies: Studies, image: str) -> float | None:
         """Score an image and note it; None for one that this network does not take."""
         try:
-            value = self.segmenter.unsureness(studies.path_of(image), self.method)
+            path = studies.path_of(image)
+            seen = self._seen(path)
+            value = self.segmenter.unsureness(path, self.method)
         except (DataError, RefusedError):
             return None
-        entry = {"value": value, "network": self._network()}
-        studies.update_image_info(image, {self.key: entry})
+        if not studies.read_only:
+            studies.update_image_info(image, {self.key: {"value": value, **seen}})
         return value
 
-    def _network(self) -> str:
-        return f"{self.segmenter.trained.facts['weights']} {self.segmenter.channel}"
+    def _seen(self, image: Path) -> dict[str, str]:
+        """What a score is of."""
+        network = f"{self.segmenter.trained.facts['weights']} {self.segmenter.channel}"
+        return {"network": network, "image": stamp(image)}
 
 
 class MostUncertain(Strategy):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
+from monailabel.config import settings
 from starlette.responses import JSONResponse
 
 from overtile.pipelines.label.refusals import (
@@ -22,10 +23,13 @@ Send = Callable[[Message], Awaitable[None]]
 
 SERVED = (
     *("/annotate", "/info", "/infer", "/batch", "/train", "/activelearning", "/scoring"),
-    *("/datastore", "/model", "/logs", "/auth", "/docs", "/openapi.json", "/static"),
+    *("/datastore", "/model", "/logs", "/auth", "/openapi.json", "/static"),
     "/favicon.ico",
 )
-"""What is served of MONAI Label, and the page; the rest fetches for others, or unpacks archives."""
+"""What is served of MONAI Label, and the page; the rest fetches for others, or unpacks archives.
+
+Nor is /docs, whose scripts come from elsewhere.
+"""
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
@@ -34,9 +38,10 @@ POLICY = (
 # options that this server does not have, and the folders of uploads
 _ELSEWHERE = re.compile(
     r" \(--skip_unreadable[^)]*\)|, or allow more with --image_memory_limit BYTES"
-    r"|\S*/overtile-[^/\s]+/"
+    r"|[^\s'\"]*/overtile-[^/\s]+/"
 )
 _HEADERS = {
+    "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -77,7 +82,6 @@ class Guard:
             if message["type"] == "http.response.start":
                 own = dict(_HEADERS)
                 if scope["path"].startswith("/annotate"):
-                    own["Content-Security-Policy"] = POLICY
                     own["Cache-Control"] = "no-store"
                 message["headers"] = [
                     *message.get("headers", []),
@@ -110,10 +114,10 @@ class Guard:
     def _check(self, scope: Any) -> None:
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
         host = headers.get("host", "")
-        if self.hosts and (urlsplit(f"//{host}").hostname or "") not in self.hosts:
+        if self.hosts and (_split(f"//{host}").hostname or "") not in self.hosts:
             raise ForbiddenError(f"host {host[:100]!r}: this server is {' or '.join(self.hosts)}")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _split(origin).netloc != host:
             raise ForbiddenError("a page of another origin may not ask for anything here")
         path = scope["path"]
         if path != "/" and not any(path == p or path.startswith(f"{p}/") for p in SERVED):
@@ -134,8 +138,18 @@ class Guard:
         return TooLargeError(f"more than {self.limit // 2**20} MiB; expected less in one request")
 
 
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:
+        raise RefusedError(f"{address[:100]!r}: no address") from None
+
+
 def refused(error: Exception) -> JSONResponse:
     """A user's mistake as MONAI Label's clients expect it: ``{"detail": sentence}``."""
     status = getattr(error, "status", 400)
-    told = _ELSEWHERE.sub("", " ".join(str(error).split()))
+    told = " ".join(str(error).split())
+    if settings.MONAI_LABEL_STUDIES:
+        told = told.replace(f"{settings.MONAI_LABEL_STUDIES}/", "")
+    told = _ELSEWHERE.sub("", told)
     return JSONResponse({"detail": told}, status)

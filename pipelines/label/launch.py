@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import importlib.util
 import ipaddress
 import logging
 import os
 import shutil
+import signal
 import socket
 import sys
 import threading
 import time
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from overtile.pipelines.errors import ConfigurationError, DataError
+from overtile.pipelines.formats import is_image
+from overtile.pipelines.layouts import IMAGES
 from overtile.pipelines.reading import Channel
 
 BUNDLES = ("touching_cells", "em_membranes")
@@ -51,7 +57,7 @@ def check_host(host: str) -> tuple[str, ...]:
             passwords.
     """
     if _is_loopback(host):
-        return ("127.0.0.1", "localhost", "::1", host)
+        return tuple(dict.fromkeys(("127.0.0.1", "localhost", "::1", host)))
     if os.environ.get("MONAI_LABEL_AUTH_ENABLE", "").lower() not in ("1", "true", "yes", "on"):
         raise ConfigurationError(
             f"--host {host}: others could reach images, labels and trainings without a password; "
@@ -99,11 +105,25 @@ def prepare(studies: Path, work: Path, bundles: Sequence[Path]) -> list[str]:
         The names of the models.
 
     Raises:
-        DataError: if there is no folder of images, or the app's folder cannot be made.
+        DataError: if there is no folder of images, they lie in a folder in it, or the app's
+            folder cannot be made.
         ConfigurationError: for a folder that is no bundle with a trained network.
     """
     if not studies.is_dir():
         raise DataError(f"--studies {studies}: no such folder; give one that holds images")
+    if not _holds_images(studies):  # which may come later
+        below = next((studies / name for name in IMAGES if _holds_images(studies / name)), None)
+        if below is not None:
+            raise DataError(
+                f"--studies {studies}: no image in it, but in {below.name}/, and folders in it are "
+                f"not looked into: give --studies {below}"
+            )
+    for bundle in bundles:
+        if [*BUNDLES, *(b.resolve().name for b in bundles)].count(bundle.resolve().name) > 1:
+            raise ConfigurationError(
+                f"--bundle {bundle}: another model is named {bundle.resolve().name} too; rename "
+                "the folder"
+            )
     labels = studies / "labels"
     if labels.exists() and not labels.resolve().is_relative_to(studies.resolve()):
         raise DataError(f"{labels}: a link out of the folder; expected a folder: move it in")
@@ -121,6 +141,10 @@ def prepare(studies: Path, work: Path, bundles: Sequence[Path]) -> list[str]:
         return [_copied(bundle, work / "model") for bundle in given]
 
 
+def _holds_images(folder: Path) -> bool:
+    return folder.is_dir() and any(is_image(file) for file in folder.iterdir())
+
+
 def _copied(bundle: Path, home: Path) -> str:
     name = bundle.resolve().name
     weights = bundle / "models" / "model.pt"
@@ -132,6 +156,12 @@ def _copied(bundle: Path, home: Path) -> str:
     if not weights.is_file():
         raise ConfigurationError(f"--bundle {bundle}: no models/model.pt in it; train it first")
     target = home / name
+    shipped = target / "models" / "shipped.pt"
+    if shipped.is_file() and not filecmp.cmp(shipped, weights, shallow=False):
+        raise ConfigurationError(
+            f"{target}: made from another network than {weights} is now; remove that folder to "
+            "take this one (its trainings stay), or give another --work"
+        )
     if not target.exists():
         partial = home / f".{name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -144,6 +174,23 @@ def _copied(bundle: Path, home: Path) -> str:
             shutil.copyfile(settings, partial / "models" / "settings.json")
         partial.rename(target)
     return name
+
+
+@contextlib.contextmanager
+def alone(work: Path) -> Iterator[None]:
+    """Be the only server that works in the app's folder.
+
+    Raises:
+        ConfigurationError: if there is another: each would take the other's training for dead.
+    """
+    try:
+        with FileLock(work / ".server.lock", blocking=False):
+            yield
+    except Timeout:
+        raise ConfigurationError(
+            f"--work {work}: another server works in this folder; use that one, stop it, or give "
+            "another --work"
+        ) from None
 
 
 def open_page(address: str, host: str, port: int) -> None:
@@ -186,6 +233,9 @@ def serve(
     if channel is not None:
         sys.argv += ["--conf", "channel", str(channel)]
     sys.argv += ["--uvicorn_app", "overtile.pipelines.label.server:app"]
+    logging.getLogger("timeloop").addFilter(lambda _: False)  # six lines on timers
+    # the server ends by the signal that it was sent; as an exception, since a training goes first
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         Main(loglevel=logging.WARNING).run()
     finally:

@@ -5,26 +5,32 @@ Uvicorn serves ``app``. MONAI Label's own routes answer where none of ours does.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import json
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import requests
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from monailabel.app import app
+from monailabel.config import settings
+from monailabel.endpoints.user.auth import get_current_user
 from monailabel.interfaces.exception import MONAILabelException
 
 from overtile.networks import GeometryError
 from overtile.pipelines.errors import OvertileError
-from overtile.pipelines.label import annotate, viewers
+from overtile.pipelines.label import annotate, login, viewers
 from overtile.pipelines.label.guard import Guard, refused
-from overtile.pipelines.label.refusals import RefusedError
+from overtile.pipelines.label.refusals import ForbiddenError, RefusedError
 
 HOSTS, LIMIT = "OVERTILE_LABEL_HOSTS", "OVERTILE_LABEL_LIMIT"
 """Environment: names that the server is reached under, by commas; bytes of a request at most."""
+
+with contextlib.redirect_stdout(io.StringIO()):  # it says that pages of all origins may ask
+    from monailabel.app import app
 
 
 def _answer(request: Request, error: Exception) -> Response:
@@ -39,23 +45,40 @@ def _answer_json(request: Request, error: Exception) -> Response:
     return refused(RefusedError(f"no JSON ({error}); expected an object"))
 
 
+def _answer_nested(request: Request, error: Exception) -> Response:
+    return refused(RefusedError("JSON nested too deep; expected an object"))
+
+
 def _answer_invalid(request: Request, error: Exception) -> Response:
     faults: Iterable[Mapping[str, Any]] = getattr(error, "errors", list)()
     told = (f"{'.'.join(map(str, fault['loc'][1:])) or 'body'}: {fault['msg']}" for fault in faults)
     return JSONResponse({"detail": "; ".join(told)}, 422)
 
 
-def _answer_login(request: Request, error: Exception) -> Response:
-    return JSONResponse({"detail": "the server that checks who asks does not answer"}, 503)
+def _answer_system(request: Request, error: Exception) -> Response:
+    assert isinstance(error, OSError)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    told = f"{error.filename or 'a file of the server'}: {error.strerror or error}"
+    answer = refused(ForbiddenError(told))
+    missing = isinstance(error, FileNotFoundError)
+    answer.status_code = 507 if full else 404 if missing else 403
+    return answer
 
 
 for kind in (OvertileError, GeometryError):
     app.add_exception_handler(kind, _answer)
 app.add_exception_handler(MONAILabelException, _answer_monai)
 app.add_exception_handler(json.JSONDecodeError, _answer_json)
+app.add_exception_handler(OSError, _answer_system)
+app.add_exception_handler(RecursionError, _answer_nested)
 app.add_exception_handler(RequestValidationError, _answer_invalid)
-app.add_exception_handler(requests.RequestException, _answer_login)
-app.router.routes[:0] = [*viewers.routes.routes, *annotate.routes.routes]
+theirs = list(app.router.routes)
+app.router.routes.clear()
+for ours in (viewers, annotate, login):
+    app.include_router(ours.routes)
+app.router.routes.extend(theirs)
+if settings.MONAI_LABEL_AUTH_ENABLE:
+    app.dependency_overrides[get_current_user] = login.asking
 app.add_middleware(
     Guard,
     hosts=tuple(filter(None, os.environ.get(HOSTS, "").split(","))),

@@ -14,10 +14,13 @@ import re
 import shutil
 import stat
 import tempfile
+import threading
 import time
 import uuid
 import zipfile
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +40,7 @@ from overtile.pipelines.label.refusals import (
     RefusedError,
 )
 from overtile.pipelines.label.results import spatial_dims_of, suffix_of, write_label
-from overtile.pipelines.reading import open_view, read_image, read_label, stem
+from overtile.pipelines.reading import check_pixels, open_view, read_image, read_label, stem
 
 FINAL = DefaultLabelTag.FINAL.value
 _NAME = re.compile(r"[^\W_][\w .()+,=@-]{0,199}")
@@ -48,12 +51,16 @@ _INFO = "info.json"
 class Studies(Datastore):
     """The images of one folder, with their labels.
 
-    An image's id is its file name without suffix, or with it where two have the same. Files that
-    no reader opens are left out, and listed in `status`; so are links that lead out of the folder.
+    An image's id is its file name without suffix, or with it where two have the same; one that it
+    had before is still understood. Files that no reader opens are left out, and listed in `status`;
+    so are links that lead out of the folder.
 
     Args:
         folder: of the images.
         read_only: take no label and no image.
+
+    Attributes:
+        saving: held while a label is looked at and then replaced.
 
     Raises:
         DataError: if there is no such folder.
@@ -63,25 +70,42 @@ class Studies(Datastore):
         self.folder = Path(folder).resolve()
         if not self.folder.is_dir():
             raise DataError(f"{folder}: no such folder; give one that holds images")
-        self.read_only = read_only
+        self._read_only = read_only
+        self.saving = threading.RLock()
         self._archives: tempfile.TemporaryDirectory[str] | None = None
         self._probed: dict[Path, tuple[tuple[int, int], str | None]] = {}
+        self._told: dict[str, Path] = {}  # images by the ids that they ever had
 
     # what there is
 
     def images(self) -> dict[str, Path]:
         """The readable images by id, in order of their names."""
         files = [file for file in self._files() if self._fault(file) is None]
-        names = Counter(map(stem, files))
-        return {stem(f) if names[stem(f)] == 1 else f.name: f for f in files}
+        stems, names = Counter(map(stem, files)), {f.name for f in files}
+        unique = {s for s, count in stems.items() if count == 1} - names
+        found = {stem(f) if stem(f) in unique else f.name: f for f in files}
+        self._told.update(found)
+        return found
 
     def unreadable(self) -> dict[str, str]:
         """Why files that look like images are left out, by name."""
         faults = {file.name: self._fault(file) for file in self._files()}
+        for file in self._files(named=False):
+            name = os.fsencode(file.name).decode("utf-8", "backslashreplace")
+            faults[name] = f"{name}: a name that is not UTF-8; rename the file"
         return {name: fault for name, fault in faults.items() if fault is not None}
 
-    def _files(self) -> list[Path]:
-        return [p for p in sorted(self.folder.iterdir()) if is_image(p) and p.name[0] != "."]
+    def _files(self, named: bool = True) -> list[Path]:
+        """The files that look like images; without ``named``, those whose names are no text."""
+        try:
+            found = sorted(self.folder.iterdir())
+        except OSError as error:
+            raise DataError(
+                f"{self.folder.name}: {error.strerror}; expected the folder of the images: "
+                "put it back, or start the server with another"
+            ) from error
+        seen = [p for p in found if is_image(p) and p.name[0] != "."]
+        return [p for p in seen if _is_text(p.name) == named]
 
     def _fault(self, file: Path) -> str | None:
         """Why a file cannot be used; looked up again once it changes."""
@@ -109,29 +133,53 @@ class Studies(Datastore):
         Raises:
             MissingError: if there is no such image.
         """
-        found = self.images().get(image_id)
-        if found is None:
-            raise MissingError(f"image {image_id!r}: no such image in the studies folder")
-        return found
+        return self._found(image_id)[1]
+
+    def _found(self, image_id: str) -> tuple[str, Path]:
+        """The id of an image as it is now, and its file."""
+        images = self.images()
+        if image_id not in images:  # another file may have taken its stem since it was told
+            file = self._told.get(image_id)
+            now = next((i for i, f in images.items() if f == file), None)
+            if now is None:
+                raise MissingError(f"image {image_id!r}: no such image in the studies folder")
+            image_id = now
+        return image_id, images[image_id]
 
     def label_of(self, image_id: str, tag: str) -> Path | None:
         """The label of an image, if it has one of this tag."""
-        image = self.images().get(image_id)
-        return None if image is None else self._label(image_id, image, tag)
+        try:
+            image = self.path_of(image_id)
+        except MissingError:
+            return None
+        return self._label(image, tag, self._by_stem())
 
     def labelled(self, tag: str = FINAL) -> dict[str, tuple[Path, Path]]:
         """Images with their labels of a tag, by id."""
-        found = ((i, image, self._label(i, image, tag)) for i, image in self.images().items())
+        alike = self._by_stem()
+        found = ((i, image, self._label(image, tag, alike)) for i, image in self.images().items())
         return {i: (image, label) for i, image, label in found if label is not None}
 
-    def _label(self, image_id: str, image: Path, tag: str) -> Path | None:
+    def _by_stem(self) -> dict[str, list[Path]]:
+        found: dict[str, list[Path]] = {}
+        for file in self._files():
+            found.setdefault(stem(file), []).append(file)
+        return found
+
+    def _label(self, image: Path, tag: str, by_stem: Mapping[str, list[Path]]) -> Path | None:
+        """A label named as the whole file, or as its stem: others of this stem come and go."""
         if not _TAG.fullmatch(tag):
             return None
-        own = suffix_of(image)
-        names = [f"{image_id}{s}" for s in dict.fromkeys((own, ".tif", ".nii.gz", ".png"))]
-        if image_id != stem(image):  # it may have been labelled before another took the same stem
-            alike = [f for f in self._files() if stem(f) == stem(image) and suffix_of(f) == own]
-            names += [f"{stem(image)}{own}"] if alike == [image] else []
+        own, short, alike = suffix_of(image), stem(image), by_stem.get(stem(image), [image])
+        suffixes = list(dict.fromkeys((own, ".tif", ".nii.gz", ".png")))
+        others = [f.name for f in by_stem.get(image.name, [])]  # images whose labels are named so
+        names = [n for suffix in suffixes if (n := f"{image.name}{suffix}") not in others]
+        if alike == [image]:
+            names += [f"{short}{suffix}" for suffix in suffixes]
+        elif [f for f in alike if suffix_of(f) == own] == [image] or (
+            self._info()["labels"].get(tag, {}).get(short, {}).get("image") == image.name
+        ):
+            names += [f"{short}{own}"]
         for name in names:
             file = self.folder / "labels" / tag / name
             if file.is_file() and file.resolve().is_relative_to(self.folder):
@@ -231,12 +279,14 @@ class Studies(Datastore):
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Note something of an image."""
-        self.path_of(image_id)
+        self.check_writable()
+        image_id, _ = self._found(image_id)
         _check_object("info", info)
         self._note(info, "images", image_id)
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Note something of a label."""
+        self.check_writable()
         self.get_label_uri(label_id, label_tag)
         _check_object("params", info)
         self._note(info, "labels", label_tag, label_id)
@@ -250,9 +300,10 @@ class Studies(Datastore):
 
         Raises:
             RefusedError: for a name that is no plain file name, or a file that is no image.
-            ConflictError: for a name that is taken.
+            ConflictError: for a name that is taken, or has labels from an image that is gone.
         """
         self.check_writable()
+        _check_object("params", image_info)
         source = Path(image_filename)
         name = image_id or stem(source)
         if not _NAME.fullmatch(name) or ".." in name:
@@ -263,16 +314,28 @@ class Studies(Datastore):
         target = self.folder / f"{name}{suffix}"
         if not suffix or not is_image(source):
             raise RefusedError(f"{source.name}: expected TIFF, PNG, JPEG or NIfTI")
+        self._check_free(name, target)
+        dims = spatial_dims_of(source)
+        check_memory(source, open_view(source, dims).shape)
+        check_pixels(source, read_image(source, dims, channel=0)[0])  # decodes all of it
+        with self._noting() as noted:
+            self._check_free(name, target)  # others may have sent the same meanwhile
+            _copy(source, target)
+            _entry(noted, "images", name).update(image_info, ts=int(time.time()))
+        return name
+
+    def _check_free(self, name: str, target: Path) -> None:
         if target.exists() or name in self.images():
             raise ConflictError(
                 f"image {name!r}: exists already; give another name, or remove it first"
             )
-        dims = spatial_dims_of(source)
-        check_memory(source, open_view(source, dims).shape)
-        read_image(source, dims, channel=0)  # decodes all of it, or raises
-        _copy(source, target)
-        self._note({**image_info, "ts": int(time.time())}, "images", name)
-        return name
+        by_stem = self._by_stem()
+        for tag in self._tags() if stem(target) not in by_stem else ():
+            if (left := self._label(target, tag, by_stem)) is not None:
+                raise ConflictError(
+                    f"image {name!r}: labels/{tag}/{left.name} is left from another image; "
+                    "give another name, or remove it first"
+                )
 
     def remove_image(self, image_id: str) -> None:
         """Delete an image and its labels."""
@@ -284,9 +347,16 @@ class Studies(Datastore):
         file.unlink()
 
     def save_label(
-        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]
+        self,
+        image_id: str,
+        label_filename: str,
+        label_tag: str,
+        label_info: dict[str, Any],
+        numbered: bool = False,
     ) -> str:
         """Keep a label, in the format of its image.
+
+        With ``numbered`` it is known to be no mask: one cell may have several pieces.
 
         Raises:
             MissingError: if there is no such image.
@@ -294,10 +364,9 @@ class Studies(Datastore):
             RefusedError: for a tag that is no plain word.
         """
         self.check_writable()
-        image = self.path_of(image_id)
-        tag = label_tag or FINAL
-        if not _TAG.fullmatch(tag):
-            raise RefusedError(f"tag {tag!r}: expected a word of letters, digits, - and _")
+        _check_object("params", label_info)
+        image_id, image = self._found(image_id)
+        tag = check_tag("tag", label_tag or FINAL)
         dims = spatial_dims_of(image)
         # before it is decoded: a small file may promise any number of pixels
         sizes = [
@@ -311,16 +380,20 @@ class Studies(Datastore):
                 "expected the same size"
             )
         label, _ = read_label(label_filename, dims, image)
-        _check_numbered(image_id, label)
+        if not numbered:
+            _check_numbered(image_id, label)
         base = self.folder / "labels" / tag / image_id
         if not base.parent.resolve().is_relative_to(self.folder):
             raise ForbiddenError(f"labels/{tag}: a link to a place outside of the folder")
-        base.parent.mkdir(parents=True, exist_ok=True)
-        before = self._label(image_id, image, tag)
-        written = write_label(base, label, image)
-        if before is not None and before != written:
-            before.unlink()
-        self._note({**label_info, "ts": int(time.time())}, "labels", tag, image_id)
+        # one at a time, in this process (`saving`) and in others, such as a batch of proposals
+        with self.saving, self._noting() as noted:
+            base.parent.mkdir(parents=True, exist_ok=True)
+            before = self._label(image, tag, self._by_stem())
+            written = write_label(base, label, image)
+            if before is not None and before != written:
+                before.unlink()
+            note = {**label_info, "image": image.name, "ts": int(time.time())}
+            _entry(noted, "labels", tag, image_id).update(note)
         return image_id
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
@@ -330,6 +403,8 @@ class Studies(Datastore):
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         """A ZIP file of the images that have final labels, with these."""
+        if limit_cases is not None and limit_cases < 0:
+            raise RefusedError(f"limit_cases {limit_cases}: expected a number of images, 0 for all")
         pairs = self.datalist()[: limit_cases or None]
         if not pairs:
             raise MissingError("no image has a final label")
@@ -358,7 +433,7 @@ class Studies(Datastore):
 
     def json(self) -> dict[str, Any]:
         """Everything, as MONAI Label's clients read it."""
-        noted = self._info()
+        noted, alike = self._info(), self._by_stem()
         objects = {
             image_id: {
                 "image": {
@@ -366,9 +441,9 @@ class Studies(Datastore):
                     "info": noted["images"].get(image_id, {}),
                 },
                 "labels": {
-                    tag: {"ext": label.name[len(image_id) :], "info": {}}
+                    tag: {"ext": label.name.removeprefix(image_id), "info": {}}
                     for tag in self._tags()
-                    if (label := self._label(image_id, file, tag))
+                    if (label := self._label(file, tag, alike))
                 },
             }
             for image_id, file in self.images().items()
@@ -385,30 +460,40 @@ class Studies(Datastore):
     def _info(self) -> dict[str, Any]:
         file = self.folder / "labels" / _INFO
         try:
-            noted = json.loads(file.read_text()) if file.is_file() else {}
-        except ValueError:
+            noted = json.loads(file.read_text()) if file.exists() else {}
+        except (ValueError, RecursionError, IsADirectoryError):
             noted = None
-        if not isinstance(noted, dict):
+        noted = {"images": {}, "labels": {}, **noted} if isinstance(noted, dict) else {}
+        if not (_nested(noted.get("images"), 2) and _nested(noted.get("labels"), 3)):
             raise DataError(
-                f"labels/{_INFO}: no JSON object; mend it, or remove it: it holds notes, and the "
-                "labels are files of their own"
+                f"labels/{_INFO}: no JSON object of notes; mend it, or remove it: the labels are "
+                "files of their own"
             )
-        return {"images": {}, "labels": {}, **noted}
+        return noted
 
-    def _note(self, info: dict[str, Any], *place: str) -> None:
-        if self.read_only:
-            return
+    @contextmanager
+    def _noting(self) -> Iterator[dict[str, Any]]:
+        """The notes, to be changed; nothing is done where they could not be kept."""
         home = self.folder / "labels"
+        if not home.resolve().is_relative_to(self.folder):
+            raise ForbiddenError("labels: a link to a place outside of the folder")
         home.mkdir(exist_ok=True)
         with FileLock(home / f".{_INFO}.lock"):
             noted = self._info()
-            entry = noted
-            for key in place:
-                entry = entry.setdefault(key, {})
-            entry.update(info)
+            yield noted
             partial = home / f".{_INFO}.partial"
             partial.write_text(json.dumps(noted, indent=1, default=str))
             partial.replace(home / _INFO)
+
+    def _note(self, info: dict[str, Any], *place: str) -> None:
+        with self._noting() as noted:
+            _entry(noted, *place).update(info)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether no label and no image is taken: by choice, or as the folder is."""
+        places = [p for p in (self.folder, self.folder / "labels") if p.exists()]
+        return self._read_only or not all(os.access(p, os.W_OK) for p in places)
 
     def check_writable(self) -> None:
         """Refuse to change anything in a folder that is read-only.
@@ -416,15 +501,43 @@ class Studies(Datastore):
         Raises:
             ForbiddenError: if it is.
         """
-        if self.read_only or not os.access(self.folder, os.W_OK):
+        if self.read_only:
             raise ForbiddenError(
                 f"{self.folder.name}: read-only; labels and images cannot be saved"
             )
 
 
+def check_tag(name: str, tag: Any) -> str:
+    """``tag``, if it can be one.
+
+    Raises:
+        RefusedError: if it is no plain word.
+    """
+    if not isinstance(tag, str) or not _TAG.fullmatch(tag):
+        raise RefusedError(f"{name} {tag!r}: expected a word of letters, digits, - and _")
+    return tag
+
+
+def _entry(noted: dict[str, Any], *place: str) -> dict[str, Any]:
+    for key in place:
+        noted = noted.setdefault(key, {})
+    return noted
+
+
+def _nested(found: Any, depth: int) -> bool:
+    """Whether these are objects in objects, so deep."""
+    return isinstance(found, dict) and (
+        depth == 1 or all(_nested(inner, depth - 1) for inner in found.values())
+    )
+
+
 def _check_object(name: str, given: Any) -> None:
     if not isinstance(given, dict):
         raise RefusedError(f"{name}: {type(given).__name__}; expected a JSON object")
+    try:
+        json.dumps(given, allow_nan=False, ensure_ascii=False, default=str).encode()
+    except ValueError as error:  # Python reads more than JSON has, and could not answer it
+        raise RefusedError(f"{name}: no JSON ({error}); expected numbers and text") from None
 
 
 def _check_numbered(image_id: str, label: NDArray[Any]) -> None:
@@ -437,6 +550,14 @@ def _check_numbered(image_id: str, label: NDArray[Any]) -> None:
                 f"label of image {image_id!r}: {pieces} pieces, all of number {top}; expected a "
                 "number for every cell: number the pieces of the mask"
             )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes of a file system that are no UTF-8
+        return False
+    return True
 
 
 def _copy(source: Path, target: Path) -> None:

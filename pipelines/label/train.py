@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,18 +12,25 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.tasks.train import TrainTask
 
-from overtile.pipelines.errors import TrainingError
-from overtile.pipelines.label.refusals import ConflictError, RefusedError
+from overtile.pipelines.data import items_of
+from overtile.pipelines.definitions import name_of
+from overtile.pipelines.errors import DataError, TrainingError
+from overtile.pipelines.facts import FactBook, default_cache, stamp
+from overtile.pipelines.label.refusals import ConflictError, MissingError, RefusedError
 from overtile.pipelines.label.studies import Studies
+from overtile.pipelines.layouts import Pair
 from overtile.pipelines.reading import Channel
 from overtile.pipelines.tracking import end_abandoned
 
 SHIPPED = "shipped.pt"
+_SHIPPED_SETTINGS = "shipped.json"  # empty where the bundle came without
+_NOTE = "trained.json"  # of the training that made the network in use
 _NUMBERS: dict[str, tuple[type, float, float]] = {
     "max_epochs": (int, 1, 10_000),
     "samples_per_epoch": (int, 1, 100_000),
@@ -49,7 +57,8 @@ class Trainer(TrainTask):
     ``runs/`` of the app's folder.
 
     Args:
-        bundle: folder; ``models/shipped.pt`` is the network as it came.
+        bundle: folder; ``models/shipped.pt`` is the network as it came, ``models/model.pt`` the one
+            in use.
         runs: folder of the runs.
         channel: of several the one to take; None for the bundle's own choice.
     """
@@ -77,7 +86,9 @@ class Trainer(TrainTask):
             TrainingError: if the training fails; the run is then marked as such.
         """
         options = checked(request)
-        pairs = trainable(datastore)
+        pairs, left_out = self.trainable(datastore)
+        for reason in left_out.values():
+            print(f"left out: {reason}", flush=True)
         run = self.runs / f"{self.bundle.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         data = linked(pairs, run.with_name(f"{run.name}-data"))
         command = self.command(options, data, run, len(pairs))
@@ -85,10 +96,45 @@ class Trainer(TrainTask):
         if code:
             end_abandoned(run, "KILLED" if code == 130 else "FAILED")
             raise TrainingError(f"the training ended with code {code}: {last}")
-        self.publish(run)
         from overtile.pipelines.summary import read_summary
 
-        return dict(read_summary(run))
+        summary = dict(read_summary(run))
+        self.publish(run, len(pairs), summary)
+        return summary
+
+    def trainable(self, studies: Studies) -> tuple[list[dict[str, str]], dict[str, str]]:
+        """The images with final labels that can be trained on, and why others cannot, by id.
+
+        Raises:
+            ConflictError: if there are none, or none of the labels has a cell.
+        """
+        labelled = studies.labelled()
+        if not labelled:
+            raise ConflictError("no image has a final label; submit at least one, then train")
+        config = json.loads((self.bundle / "configs" / "train.json").read_text())
+        channel = config.get("channel") if self.channel is None else self.channel
+        dims = config.get("spatial_dims", 2)
+        facts = FactBook(default_cache(), studies.folder, dims, channel)
+        pairs, left_out, cells = [], {}, 0
+        for image_id, (image, label) in labelled.items():
+            try:
+                items = items_of(Pair(image, label), facts)
+            except DataError as error:
+                left_out[image_id] = str(error).replace(f"{studies.folder}/", "")
+                continue
+            cells += sum(facts.label(**item).cells for item in items)
+            pairs.append({"image": str(image), "label": str(label)})
+        facts.save()
+        if not pairs:
+            raise ConflictError(
+                f"no labelled image can be trained on: {next(iter(left_out.values()))}"
+            )
+        if not cells:
+            raise ConflictError(
+                f"no cell in the final labels of {len(pairs)} images; submit one that has cells, "
+                "then train"
+            )
+        return pairs, left_out
 
     def command(self, options: Mapping[str, Any], data: Path, run: Path, images: int) -> list[str]:
         """The bundle's own command for a training."""
@@ -112,13 +158,92 @@ class Trainer(TrainTask):
         words += ["--bundle_root", str(self.bundle), "--config_file", str(config)]
         return [*words, *(w for k, v in settings.items() for w in (f"--{k}", str(v)))]
 
-    def publish(self, run: Path) -> None:
-        """Let the bundle use the network of a run."""
-        for name in ("settings.json", "model.pt"):
-            source, target = run / "models" / name, self.bundle / "models" / name
-            partial = target.with_name(f"{name}.partial")
-            shutil.copyfile(source, partial)
-            partial.replace(target)
+    def publish(self, run: Path, images: int, summary: Mapping[str, Any]) -> None:
+        """Let the bundle use the network of a run, and note what it was trained on.
+
+        Args:
+            run: folder.
+            images: how many had a label.
+            summary: of the run.
+        """
+        models = self.bundle / "models"
+        kept, settings = models / _SHIPPED_SETTINGS, models / "settings.json"
+        if not kept.exists() and self.network() is None:  # else they may be those of a training
+            _put(kept, settings.read_bytes() if settings.is_file() else b"")
+        weights = (run / "models" / "model.pt").read_bytes()
+        note = {
+            "weights": hashlib.sha256(weights).hexdigest(),
+            "run": run.name,
+            "date": time.strftime("%Y-%m-%d %H:%M"),
+            "images": images,
+            "validated": summary["images"],
+            "scores": summary["scores"],
+        }
+        _put(models / _NOTE, json.dumps(note, indent=2).encode())
+        _put(settings, (run / "models" / "settings.json").read_bytes())
+        _put(models / "model.pt", weights)
+
+    def back(self) -> None:
+        """Let the bundle use the network that it came with, with the settings of that one.
+
+        Raises:
+            MissingError: if it is not there any more.
+        """
+        models = self.bundle / "models"
+        kept, settings = models / _SHIPPED_SETTINGS, models / "settings.json"
+        if not (models / SHIPPED).is_file():
+            raise MissingError(f"{models / SHIPPED}: no such file; expected the network as it came")
+        if kept.is_file():  # before the network: whoever is stopped in between can do it again
+            if content := kept.read_bytes():
+                _put(settings, content)
+            else:
+                settings.unlink(missing_ok=True)
+        _put(models / "model.pt", (models / SHIPPED).read_bytes())
+
+    def network(self) -> dict[str, str] | None:
+        """Of a trained network that is in use: what it is, and what its training reached.
+
+        The note of a training holds for the one file of weights that it names, so a training that
+        was killed at any moment leaves nothing wrong here.
+
+        Returns:
+            ``told`` and ``reached``, for people; None for the network that came with the bundle.
+        """
+        models = self.bundle / "models"
+        weights = _digest(models / "model.pt")
+        if weights == _digest(models / SHIPPED):
+            return None
+        try:
+            note = json.loads((models / _NOTE).read_bytes())
+        except (OSError, ValueError):
+            note = {}
+        if not isinstance(note, dict) or note.get("weights") != weights:
+            return {"told": "trained", "reached": "trained"}
+        count, validated, scores = note["images"], note["validated"], note["scores"]
+        images = f"{count} image{'s' * (count != 1)}"
+        reached = f"trained on {images}; from {_VALIDATED} on, some of them validate it"
+        if scores:
+            name, value = next(iter(scores.items()))  # the one that chose the best epoch
+            part = " of them" * (validated < count)  # of stacks it counts the planes
+            reached = f"trained on {images}, {name_of(name)} {value:.2g} on {validated}{part}"
+        return {"told": f"trained {note['date']} on {images}", "reached": reached}
+
+
+def _put(target: Path, content: bytes) -> None:
+    """Write a file whole, or leave what was there."""
+    partial = target.with_name(f"{target.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(target)
+
+
+def _digest(file: Path) -> str | None:
+    """SHA-256 of a file; None without one."""
+    return _sha256(file, stamp(file)) if file.is_file() else None
+
+
+@lru_cache(64)
+def _sha256(file: Path, stamp: str) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def checked(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,20 +267,11 @@ def checked(request: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def trainable(studies: Studies) -> list[dict[str, str]]:
-    """The images with final labels.
-
-    Raises:
-        ConflictError: if there are none.
-    """
-    pairs = studies.datalist()
-    if not pairs:
-        raise ConflictError("no image has a final label; submit at least one, then train")
-    return pairs
-
-
 def linked(pairs: Iterable[Mapping[str, str]], folder: Path) -> Path:
-    """A data set of links to images and labels, in the layout ``pairs``."""
+    """A data set of images and labels, in the layout ``pairs``, that stays as it is now.
+
+    Files are linked, so that one that is removed or replaced meanwhile is still there to be read.
+    """
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True)
     for number, pair in enumerate(pairs):
@@ -163,7 +279,11 @@ def linked(pairs: Iterable[Mapping[str, str]], folder: Path) -> Path:
             name = Path(path).name
             suffix = re.search(r"(\.ome)?(\.nii)?\.[^.]+$", name)
             assert suffix is not None  # images are told by their suffixes
-            (folder / f"{kind}s" / f"{number:04d}{suffix[0]}").symlink_to(path)
+            link = folder / f"{kind}s" / f"{number:04d}{suffix[0]}"
+            try:
+                link.hardlink_to(Path(path).resolve())
+            except OSError:  # a folder, or a disk of its own
+                link.symlink_to(path)
     return folder
 
 

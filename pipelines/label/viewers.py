@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +15,7 @@ from fastapi.responses import FileResponse
 from monailabel.endpoints.activelearning import sample
 from monailabel.endpoints.batch_infer import run as run_batch
 from monailabel.endpoints.infer import ResultType, send_response
+from monailabel.endpoints.logs import get_logs
 from monailabel.endpoints.scoring import run_method
 from monailabel.endpoints.train import run_model, status
 from monailabel.endpoints.user.auth import User
@@ -24,6 +28,7 @@ from monailabel.utils.others.pathology import (
 )
 from pydantic import BaseModel, ValidationError
 
+from overtile.pipelines.label.app import batch_options
 from overtile.pipelines.label.polygons import as_annotations, filled, read_asap
 from overtile.pipelines.label.refusals import (
     ConflictError,
@@ -44,10 +49,11 @@ from overtile.pipelines.label.shared import (
     user,
 )
 from overtile.pipelines.label.studies import FINAL, Studies
-from overtile.pipelines.label.train import checked, stop_training, trainable
+from overtile.pipelines.label.train import checked, stop_training
 from overtile.pipelines.reading import open_view
 
 routes = APIRouter()
+_STARTING = threading.Lock()  # of two requests to train, the latter sees the training
 _PROGRESS = re.compile(r"epoch (\d+)/(\d+)(?::\s+(\d+)%)?")
 
 
@@ -88,7 +94,8 @@ def batch_infer(
     """Propose labels for many images, one after the other, in a process of its own."""
     instance().segmenter(model)
     studies().check_writable()
-    return run_batch(model, images, params, run_sync)
+    most, tag = batch_options(params or {})
+    return run_batch(model, images, {"max_batch_size": most, "label_tag": tag}, run_sync)
 
 
 @routes.get("/train/")
@@ -120,14 +127,31 @@ def train_all(user: User = admin) -> Any:
 
 @routes.post("/train/{model}")
 def train(model: str, params: dict[str, Any] | None = None, user: User = admin) -> Any:
-    """Train on the final labels; `train_status` says how far it is."""
+    """Train on the final labels; `train_status` says how far it is.
+
+    ``left_out`` in the answer says which of them cannot be trained on, and why.
+    """
     instance().segmenter(model)
-    checked(params or {})
-    trainable(studies())
+    options = checked(params or {})  # and nothing else: MONAI Label puts them on a command line
     studies().check_writable()
-    if any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks("train")):
-        raise ConflictError("a training goes on; wait for its end, or stop it with DELETE /train/")
-    return run_model(model, params)
+    _, left_out = instance()._trainers[model].trainable(studies())
+    with no_training():
+        return {**run_model(model, options), "left_out": left_out}
+
+
+@contextmanager
+def no_training() -> Iterator[None]:
+    """Meanwhile no training goes on, and none begins.
+
+    Raises:
+        ConflictError: if one goes on.
+    """
+    with _STARTING:
+        if any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks("train")):
+            raise ConflictError(
+                "a training goes on; wait for its end, or stop it with DELETE /train/"
+            )
+        yield
 
 
 @routes.delete("/train/")
@@ -145,7 +169,10 @@ def next_image(strategy: str, params: dict[str, Any] | None = None, user: User =
     known = instance()._strategies
     if strategy not in known:
         raise MissingError(f"strategy {strategy!r}: expected one of {', '.join(known)}")
-    if "skip" not in (params := params or {}):
+    params = {
+        k: v for k, v in (params or {}).items() if k in ("model", "seed", "skip", "client_id")
+    }
+    if "skip" not in params:
         return sample(strategy, params, user.username)
     skip = params["skip"]
     if not isinstance(skip, list) or not all(isinstance(i, str) for i in skip):
@@ -178,7 +205,7 @@ def scoring(
     known = instance()._scoring_methods
     if method not in known:
         raise MissingError(f"scoring {method!r}: expected one of {', '.join(known)}")
-    return run_method(method, params, run_sync)
+    return run_method(method, {}, run_sync)
 
 
 @routes.put("/datastore/label")
@@ -223,6 +250,12 @@ def add_image(
 def change_model(model: str, user: User = admin) -> None:
     """Refused: a network is what a training made it."""
     raise ForbiddenError("networks are changed by training alone")
+
+
+@routes.get("/logs/")
+def log(lines: int = 300, user: User = admin) -> Any:
+    """The last lines of the log, 0 for all, as text: MONAI Label's page of it fetches scripts."""
+    return get_logs(str(instance().home / "logs" / "app.log"), lines, False, True, 0)
 
 
 @routes.get("/logs/gpu")

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -29,6 +31,7 @@ from mlflow import MlflowClient
 from PIL import Image
 from toy import toy_bundle
 
+from overtile.pipelines.label.refusals import ConflictError, ForbiddenError
 from overtile.pipelines.reading import read_label
 from overtile.pipelines.trained import load_trained
 
@@ -172,6 +175,14 @@ def test_labels_are_kept_exactly(server: Server, cells: Any, tmp_path: Path) -> 
     assert not kept.exists()
 
 
+def test_labels_of_one_image_that_come_at_once(server: Server, cells: Any, tmp_path: Path) -> None:
+    drawn = save(tmp_path / "drawn.tif", np.tile(cells[0][1].astype(np.uint16), (7, 9)))
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda _: server.label("many", drawn, "busy"), range(12)))
+    assert [(answer.status, answer.body) for answer in answers if answer.status != 200] == []
+    assert [p.name for p in server.studies.glob("labels/busy/*")] == ["many.tiff"]
+
+
 def test_polygons_as_the_extension_of_qupath_exchanges_them(server: Server, tmp_path: Path) -> None:
     """The requests are those of qupath-extension-monailabel 0.3.0."""
     assert server.ask("HEAD", "/datastore/image?image=03").status == 200
@@ -231,6 +242,12 @@ def test_labels_that_are_none_are_refused(
     (tmp_path / "noise.tif").write_bytes(b"II*\0garbage")
     assert "noise.tif" in server.label("02", tmp_path / "noise.tif").detail
     assert server.get("/info/").status == 200
+
+
+def test_an_image_of_no_numbers_is_not_taken(server: Server, tmp_path: Path) -> None:
+    empty = save(tmp_path / "empty.tif", np.full((64, 64), np.nan, np.float32))
+    assert "NaN" in server.send("PUT", "/datastore/image", empty).detail
+    assert not (server.studies / "empty.tif").exists()
 
 
 def test_files_that_promise_too_many_pixels_are_not_decoded(server: Server, tmp_path: Path) -> None:
@@ -307,13 +324,23 @@ def test_requests_of_other_pages_are_refused(server: Server) -> None:
     assert "script-src 'self'" in policy
     assert "unsafe" not in policy
     assert page.headers["x-content-type-options"] == "nosniff"
+    # nor does any other answer let scripts of elsewhere in
+    log = server.get("/logs/")
+    assert (log.status, log.headers["content-type"][:10]) == (200, "text/plain")
+    assert server.get("/docs").status == 404
+    for answer in (log, server.get("/info/"), server.get("/docs")):
+        assert answer.headers["content-security-policy"] == policy
+    told = server.ask("GET", "/info/", headers={"Host": "evil.example"}).detail
+    assert told.count("127.0.0.1") == 1
+    for header in ({"Host": "["}, {"Origin": "http://["}):
+        assert "no address" in server.ask("GET", "/info/", headers=header).detail
     assert (
         "networks are changed by training"
         in server.send("PUT", "/model/touching_cells", server.studies / "00.tif").detail
     )
 
 
-def test_mistakes_are_answered_in_one_sentence(server: Server) -> None:
+def test_mistakes_are_answered_in_one_sentence(server: Server, tmp_path: Path) -> None:
     assert "touching_cells" in server.infer("00", "nothing").detail
     assert "no such image" in server.infer("nothing").detail
     assert "no JSON" in server.send("POST", "/infer/touching_cells?image=00", params="{oops").detail
@@ -334,9 +361,56 @@ def test_mistakes_are_answered_in_one_sentence(server: Server) -> None:
     assert (told.status, "max_batch_size" in told.detail) == (400, True)
     assert server.post("/activelearning/dropout", {"model": [5]}).status == 404
     assert server.ask("PUT", "/datastore/image/info?image=00", b"[1]").status < 500
+    for wrong in ({"max_batch_size": -2}, {"label_tag": "../x"}, {"label_tag": "final"}):
+        assert next(iter(wrong)) in server.post("/batch/infer/touching_cells", wrong).detail
+    assert "limit_cases -1" in server.get("/datastore/dataset?limit_cases=-1").detail
+    deep = "[" * 200_000
+    for told in (
+        server.send("POST", "/infer/touching_cells?image=00", params=deep),
+        server.send("PUT", "/datastore/image/info?image=00", info=deep),
+    ):
+        assert "nested" in told.detail
+    drawn = save(tmp_path / "drawn.tif", np.zeros((128, 128), np.uint16))
+    for odd in ('{"x": NaN}', '{"x": "\\ud800"}'):  # Python reads both, and could not answer them
+        told = server.send("PUT", "/datastore/label?image=00&tag=odd", drawn, "label", params=odd)
+        assert "no JSON" in told.detail
+    (server.studies / "labels" / "plain").write_text("")
+    told = server.label("00", drawn, "plain")
+    assert (told.status, "labels/plain: " in told.detail) == (403, True)
+    assert "/" not in told.detail.replace("labels/plain", "")
+    note = json.dumps({"uncertainty_dropout_touching_cells": "x"})
+    assert server.send("PUT", "/datastore/image/info?image=00", info=note).status == 200
+    assert server.post("/activelearning/dropout").status == 200
+    (tmp_path / "noise.png").write_bytes(b"noise")
+    assert server.label("picture", tmp_path / "noise.png").detail.count("'") % 2 == 0
     told = server.ask("PUT", "/annotate/label?id=00&width=x&height=128", b"")
     assert (told.status, told.detail[:6]) == (422, "width:")
     assert server.get("/info/").status == 200
+
+
+def test_what_viewers_send_besides_is_left_out(server: Server) -> None:
+    """MONAI Label takes all of it, into a command line and into the path of modules."""
+    more = {"model": "nothing", "bundle_path": str(server.studies), "method": "x", "x": "x" * 2**18}
+    told = server.post("/batch/infer/touching_cells?images=labeled", more).json
+    assert (told["request"]["model"], "x" in told["request"]) == ("touching_cells", False)
+    assert server.post("/activelearning/first", {"strategy": "nothing", **more}).json["id"]
+    told = server.post("/scoring/dropout_touching_cells", more).json
+    assert told["request"].keys() <= {"method", "gpus"}
+    for task in ("/batch/infer", "/scoring/"):
+        while (state := server.get(task).json["status"]) in ("SUBMITTED", "RUNNING"):
+            time.sleep(0.3)
+        assert state == "DONE"
+
+
+def test_a_second_server_does_not_start(server: Server) -> None:
+    done = subprocess.run(
+        [*OVERTILE, "label", "--port", "18998", "--studies", str(server.studies)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "another server works in this folder" in done.stderr
 
 
 def test_the_next_image(server: Server) -> None:
@@ -449,9 +523,151 @@ def test_a_folder_that_changes(tmp_path: Path, studies_in: Any, cells: Any) -> N
         listed = server.get("/annotate/data").json
         labelled = {image["id"]: image["labelled"] for image in listed["images"]}
         assert labelled == {"00.png": False, "00.tif": True, "01": False}
-        (studies / "labels" / "info.json").write_text("[]")
-        told = server.label("01", tmp_path / "drawn.tif")
-        assert (told.status, "labels/info.json: no JSON object" in told.detail) == (400, True)
+        # a score is of an image as it was
+        assert server.post("/scoring/dropout_touching_cells?run_sync=true").status == 200
+        before = server.post("/scoring/dropout_touching_cells?run_sync=true").json
+        assert before == {}
+        save(studies / "01.tif", cells[7][0])
+        after = server.post("/scoring/dropout_touching_cells?run_sync=true").json
+        assert after.keys() == {"01"}
+        notes = studies / "labels" / "info.json"
+        for broken in ("[]", '{"images": []}', '{"images": {"01": 5}}', '{"labels": {"final": 5}}'):
+            notes.write_text(broken)
+            told = server.label("01", tmp_path / "drawn.tif")
+            assert (told.status, "labels/info.json: no JSON object" in told.detail) == (400, True)
+            assert "info.json" in server.get("/datastore/image/info?image=01").detail
+        assert not (studies / "labels" / "final" / "01.tif").exists()
+        # nothing is written outside, whatever becomes of the folder
+        (studies / "labels").rename(tmp_path / "labels")
+        (tmp_path / "elsewhere").mkdir()
+        (studies / "labels").symlink_to(tmp_path / "elsewhere")
+        info = server.send("PUT", "/datastore/image/info?image=01", info='{"a": 1}')
+        assert "outside" in info.detail
+        assert "outside" in server.label("01", tmp_path / "drawn.tif").detail
+        assert not list((tmp_path / "elsewhere").iterdir())
+        studies.rename(tmp_path / "gone")
+        for path in ("/info/", "/annotate/data", "/datastore/", "/annotate/image?id=01"):
+            assert "expected the folder" in server.get(path).detail
+        (tmp_path / "gone").rename(studies)
+
+
+def test_labels_stay_with_their_images_whatever_comes_and_goes(tmp_path: Path, cells: Any) -> None:
+    from overtile.pipelines.label.studies import FINAL, Studies
+
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    studies = Studies(folder)
+    drawn = str(save(tmp_path / "drawn.png", cells[0][1].astype(np.uint16)))
+    for name in ("a.png", "b.png"):
+        save(folder / name, eight_bits(cells[0][0]))
+        studies.save_label(name[0], drawn, FINAL, {})
+    for added in ("a.jpg", "a.tif"):  # a label of the first would have the suffix of one of a.png
+        Image.fromarray(eight_bits(cells[1][0])).save(folder / added)
+        done = studies.labelled()
+        assert {i: image.name for i, (image, _) in done.items()} == {"a.png": "a.png", "b": "b.png"}
+    studies.save_label("a", drawn, FINAL, {})  # who opened it before has the id that it had then
+    assert studies.labelled().keys() == {"a.png", "b"}
+    studies.save_label("a.tif", drawn, FINAL, {})
+    for gone in ("a.jpg", "a.tif"):
+        studies.remove_image(gone)
+    assert studies.images().keys() == studies.labelled().keys() == {"a", "b"}
+    # a label that is named as an image is that image's
+    save(folder / "c.png.tif", cells[0][0])
+    studies.save_label("c.png", drawn, FINAL, {})
+    save(folder / "c.png", eight_bits(cells[1][0]))
+    assert studies.labelled().keys() == {"a", "b", "c.png.tif"}
+    studies.save_label("c", drawn, FINAL, {})
+    assert studies.labelled().keys() == {"a", "b", "c", "c.png.tif"}
+    for gone in ("c", "c.png"):
+        studies.remove_image(gone)
+    # names that look like those of others
+    for name in ("a.tif", "a.png.tif"):
+        save(folder / name, cells[0][0])
+    assert studies.images().keys() == {"a.png", "a.tif", "a.png.tif", "b"}
+    # a label that was left behind is not of the next image of this name
+    (folder / "b.png").unlink()
+    with pytest.raises(ConflictError, match=r"labels/final/b\.png is left from another image"):
+        studies.add_image("b", str(save(tmp_path / "new.png", eight_bits(cells[2][0]))), {})
+
+
+def test_images_of_one_name_that_come_at_once(tmp_path: Path, cells: Any) -> None:
+    from overtile.pipelines.label.studies import Studies
+
+    (tmp_path / "studies").mkdir()
+    studies = Studies(tmp_path / "studies")
+    files = [save(tmp_path / f"{n}.tif", image) for n, (image, _) in enumerate(cells[:6])]
+    with ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(studies.add_image, "same", str(file), {}) for file in files]
+    refusals = [answer.exception() for answer in asked]
+    assert sum(refusal is None for refusal in refusals) == 1
+    assert all(isinstance(refusal, ConflictError | None) for refusal in refusals)
+    kept = tifffile.imread(tmp_path / "studies" / "same.tif")
+    assert (kept == cells[refusals.index(None)][0]).all()
+
+
+def test_a_name_that_is_no_text_is_left_out(tmp_path: Path, cells: Any) -> None:
+    from overtile.pipelines.label.studies import Studies
+
+    file = save(tmp_path / "good.png", eight_bits(cells[0][0]))
+    try:
+        shutil.copyfile(file, os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.png"))
+    except OSError:
+        pytest.skip("this file system takes names of text alone")
+    studies = Studies(tmp_path)
+    assert studies.images().keys() == {"good"}
+    assert "not UTF-8" in studies.unreadable()["bad\\xff.png"]
+    json.dumps(studies.status(), ensure_ascii=False).encode()
+
+
+def test_a_folder_that_cannot_be_written(
+    tmp_path: Path, studies_in: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may write everywhere, so the system is made to say that it may not."""
+    from overtile.pipelines.label.studies import Studies
+
+    studies = Studies(studies_in(tmp_path / "studies", 2))
+    assert not studies.read_only
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert studies.status()["read_only"]
+    with pytest.raises(ForbiddenError, match="read-only"):
+        studies.update_image_info("00", {"a": 1})
+    assert not (studies.folder / "labels").exists()
+
+
+def test_what_cannot_be_trained_on_is_left_out(tmp_path: Path, studies_in: Any, cells: Any) -> None:
+    studies = studies_in(tmp_path / "studies", 2)
+    save(studies / "nan.tif", np.full((128, 128), np.nan, np.float32))
+    save(studies / "rgb.tif", np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8))
+    drawn = save(tmp_path / "drawn.tif", cells[0][1].astype(np.uint16))
+    empty = save(tmp_path / "empty.tif", np.zeros((128, 128), np.uint16))
+    with serving(studies, tmp_path / "log") as server:
+        assert "NaN" in server.get("/annotate/image?id=nan").detail
+        assert server.label("nan", drawn).status == 200
+        assert "nan.tif: 16384 pixels" in server.post("/train/touching_cells").detail
+        assert server.label("00", empty).status == 200
+        assert "no cell" in server.post("/train/touching_cells").detail
+        for image in ("00", "rgb", "01"):
+            assert server.label(image, drawn).status == 200
+        (studies / "labels" / "final" / "01.tif").write_bytes(b"torn")
+        with ThreadPoolExecutor() as pool:  # and of several requests at once one is served
+            asked = [pool.submit(server.post, "/train/touching_cells", LONG) for _ in range(4)]
+            answers = sorted((a.result() for a in asked), key=lambda answer: answer.status)
+        assert [answer.status for answer in answers] == [200, 409, 409, 409]
+        left_out = answers[0].json["left_out"]
+        assert left_out.keys() == {"01", "nan", "rgb"}
+        assert left_out["01"].startswith("labels/final/01.tif: ")
+        assert left_out["rgb"].startswith("rgb.tif: 3 channels")
+
+
+def test_a_training_has_the_files_as_they_were(tmp_path: Path, cells: Any) -> None:
+    from overtile.pipelines.label.train import linked
+
+    files = [save(tmp_path / f"{kind}.tif", cells[0][0]) for kind in ("image", "label")]
+    data = linked([dict(zip(("image", "label"), map(str, files), strict=True))], tmp_path / "data")
+    files[0].unlink()
+    save(tmp_path / "new.tif", cells[1][0]).replace(files[1])
+    for kind in ("images", "labels"):
+        assert (tifffile.imread(data / kind / "0000.tif") == cells[0][0]).all()
 
 
 @pytest.fixture(scope="module")
@@ -491,12 +707,18 @@ def test_a_training_on_one_channel_of_colours(colours: Server, cells: Any, tmp_p
         (["--studies", ".", "--channel", "red"], "expected a number from 0"),
         (["--studies", ".", "--bundle", "empty"], "no configs/inference.json"),
         (["--studies", "linked"], "a link out of the folder"),
+        (["--studies", "pairs"], "no image in it, but in images/, and folders in it are not"),
+        (["--studies", "nnunet"], "give --studies nnunet/imagesTr"),
+        (["--studies", ".", "--bundle", "x/em_membranes"], "another model is named em_membranes"),
     ],
 )
 def test_the_command_refuses(tmp_path: Path, options: list[str], said: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "labels").symlink_to(tmp_path / "empty")
+    for folder in ("pairs/images", "pairs/labels", "nnunet/imagesTr"):
+        (tmp_path / folder).mkdir(parents=True)
+        save(tmp_path / folder / "a.tif", np.zeros((8, 9), np.uint8))
     done = subprocess.run(
         [*OVERTILE, "label", "--port", "18999", *options],
         cwd=tmp_path,
@@ -507,9 +729,87 @@ def test_the_command_refuses(tmp_path: Path, options: list[str], said: str) -> N
     assert done.returncode == 2
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.glob("[!.]*/overtile")), "nothing is written"
 
 
 # trainings
+
+
+SUMMARY = {"images": 2, "scores": {"seg": 0.7123, "ap50": 0.5}}
+
+
+def bundle_of(folder: Path, settings: bytes | None) -> tuple[Any, Path]:
+    """A trainer of a bundle with weights of a few bytes, and a run of it."""
+    from overtile.pipelines.label.train import Trainer
+
+    models, run = folder / "model" / "toy" / "models", folder / "runs" / "toy-1"
+    models.mkdir(parents=True)
+    for name in ("model.pt", "shipped.pt"):
+        (models / name).write_bytes(b"shipped")
+    if settings is not None:
+        (models / "settings.json").write_bytes(settings)
+    (run / "models").mkdir(parents=True)
+    (run / "models" / "model.pt").write_bytes(b"trained")
+    (run / "models" / "settings.json").write_bytes(b'{"of": "the run"}')
+    return Trainer(models.parent, folder / "runs"), run
+
+
+@pytest.mark.parametrize("settings", [None, b'{"of": "the bundle"}'])
+def test_a_trained_network_is_named_and_can_be_left(tmp_path: Path, settings: Any) -> None:
+    trainer, run = bundle_of(tmp_path, settings)
+    models = trainer.bundle / "models"
+    assert trainer.network() is None
+    for _ in range(2):
+        trainer.publish(run, 8, SUMMARY)
+        trainer.publish(run, 8, SUMMARY)
+        assert (models / "model.pt").read_bytes() == b"trained"
+        assert (models / "settings.json").read_bytes() == b'{"of": "the run"}'
+        network = type(trainer)(trainer.bundle, trainer.runs).network()  # as after a restart
+        assert re.fullmatch(r"trained \d{4}-\d\d-\d\d \d\d:\d\d on 8 images", network["told"])
+        assert network["reached"] == "trained on 8 images, SEG 0.71 on 2 of them"
+        trainer.back()
+        assert trainer.network() is None
+        assert (models / "model.pt").read_bytes() == b"shipped"
+        kept = models / "settings.json"
+        assert (kept.read_bytes() if kept.exists() else None) == settings
+    trainer.publish(run, 1, {"images": 0, "scores": {}})
+    assert trainer.network()["told"].endswith("on 1 image")
+    assert "on 1 image; from 5 on" in trainer.network()["reached"]
+
+
+@pytest.mark.parametrize("stop", range(5))
+def test_who_is_killed_while_networks_change_leaves_the_truth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    trainer, run = bundle_of(tmp_path, b"{}")
+    models = trainer.bundle / "models"
+    replace, left = Path.replace, [stop]
+
+    def until_killed(source: Path, target: Path) -> Path:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return replace(source, target)
+
+    def killed(action: Callable[..., None], *given: Any) -> None:
+        left[0] = stop
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(Path, "replace", until_killed)
+            action(*given)
+        weights = (models / "model.pt").read_bytes()
+        told = (trainer.network() or {"told": "as shipped"})["told"]
+        images = {b"shipped": "as shipped", b"trained": "on 8 images", b"again": "on 9 images"}
+        assert told == "trained" or told.endswith(images[weights])
+        assert (told == "as shipped") == (weights == b"shipped")
+
+    killed(trainer.publish, run, 8, SUMMARY)
+    trainer.publish(run, 8, SUMMARY)
+    (run / "models" / "model.pt").write_bytes(b"again")
+    killed(trainer.publish, run, 9, SUMMARY)
+    trainer.publish(run, 9, SUMMARY)
+    killed(trainer.back)
+    trainer.back()
+    assert (models / "settings.json").read_bytes() == b"{}"
 
 
 @pytest.fixture(scope="module")
@@ -518,7 +818,9 @@ def training(
 ) -> Iterator[Server]:
     home = tmp_path_factory.mktemp("training")
     studies = studies_in(home / "studies")
+    save(studies / "nan.tif", np.full((128, 128), np.nan, np.float32))
     with serving(studies, home / "log") as server:
+        assert server.label("nan", save(home / "nan.tif", cells[0][1])).status == 200
         for number in range(3):
             drawn = save(home / "drawn.tif", cells[number][1].astype(np.uint16))
             assert server.label(f"{number:02d}", drawn).status == 200
@@ -575,6 +877,16 @@ def test_a_training_changes_the_proposals(training: Server) -> None:
     assert "figures/training_sample.png" in kept
     stats = training.get("/info/").json["train_stats"]["touching_cells"]
     assert stats["mlflow_run"] == run.info.run_id
+    # and back to the network that came with the bundle
+    known = training.get("/annotate/data").json["trained"]["touching_cells"]
+    assert known["reached"].startswith("trained on 3 images; from 5 on")
+    score = {"model": "touching_cells", "skip": []}
+    trained = training.post("/activelearning/dropout", score).json
+    assert training.post("/annotate/shipped?model=touching_cells").status == 200
+    assert training.get("/annotate/data").json["trained"]["touching_cells"] is None
+    assert training.infer("05").body == before
+    assert training.post("/activelearning/dropout", score).json["weight"] != trained["weight"]
+    assert "model" in training.post("/annotate/shipped?model=nothing").detail
 
 
 @pytest.mark.slow
@@ -583,6 +895,8 @@ def test_a_training_that_is_stopped(training: Server) -> None:
     before, known = weights.read_bytes(), len(runs(training))
     assert training.post("/train/touching_cells", LONG).status == 200
     process = child(training)
+    refused = training.post("/annotate/shipped?model=touching_cells")
+    assert (refused.status, "a training goes on" in refused.detail) == (409, True)
     answer = training.ask("DELETE", "/train/")
     assert answer.json["status"] == "STOPPED"
     process.wait(30)
@@ -609,8 +923,9 @@ def test_a_training_that_is_killed(training: Server) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_server_that_is_stopped_stops_its_training(
-    tmp_path: Path, studies_in: Callable[[Path], Path], cells: Any
+    tmp_path: Path, studies_in: Callable[[Path], Path], cells: Any, number: signal.Signals
 ) -> None:
     studies = studies_in(tmp_path / "studies", 2)
     with serving(studies, tmp_path / "log") as server:
@@ -618,5 +933,24 @@ def test_a_server_that_is_stopped_stops_its_training(
         assert server.label("00", drawn).status == 200
         assert server.post("/train/touching_cells", LONG).status == 200
         process = child(server)
+        server.process.send_signal(number)
+        server.process.wait(60)
     assert not process.is_running()
     assert [run.info.status for run in runs(server)] == ["KILLED"]
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_leaves_no_run_open(
+    tmp_path: Path, studies_in: Callable[[Path], Path], cells: Any
+) -> None:
+    studies = studies_in(tmp_path / "studies", 2)
+    with serving(studies, tmp_path / "log") as server:
+        drawn = save(tmp_path / "drawn.tif", cells[0][1].astype(np.uint16))
+        assert server.label("00", drawn).status == 200
+        assert server.post("/train/touching_cells", LONG).status == 200
+        child(server)
+        for process in [*psutil.Process(server.process.pid).children(True), server.process]:
+            process.kill()
+    assert [run.info.status for run in runs(server)] == ["RUNNING"]
+    with serving(studies, tmp_path / "log") as server:
+        assert [run.info.status for run in runs(server)] == ["FAILED"]

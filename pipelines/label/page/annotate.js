@@ -19,21 +19,24 @@ const KEYS = [
   ["Ctrl+Z", "undo; with Shift, or Ctrl+Y, redo"], ["Delete", "remove the selected cell"],
   ["P", "propose"], ["Enter", "submit as final"], ["N", "next image"], ["T", "train"],
 ];
+const WHITE = [255, 255, 255];
 const VIEWS = ["filled", "outlines", "nothing"];
 
 const state = {
   data: null, id: null, width: 0, height: 0, picture: null, overlay: null, pixels: null,
-  cells: null, stamp: null, stroke: 0, top: 0, count: 0, selected: 0, edited: false,
+  cells: null, stamp: null, stroke: 0, top: 0, count: 0, selected: 0,
   touched: 0, // counts changes: what comes late must not undo them
+  base: undefined, // the last change when the cells were set or saved; null: no undo leads there
+  get edited() { return this.undo.at(-1) !== this.base; },
   tool: "brush", view: "filled", zoom: 1, x: 0, y: 0, space: false,
   undo: [], redo: [], drafts: new Map(), skipped: new Set(), unreadable: new Map(),
-  token: null, task: null, busy: 0, kind: "", saving: null,
+  token: null, login: null, refused: false, task: null, busy: 0, kind: "", saving: null,
 };
 let drawing = null; // what the pointer is doing
 
 // ---- talking to the server
 
-async function ask(path, options = {}) {
+async function ask(path, options = {}, again = false) {
   const headers = { ...(options.headers || {}) };
   if (state.token) headers.Authorization = `Bearer ${state.token}`;
   let response;
@@ -42,17 +45,17 @@ async function ask(path, options = {}) {
   } catch {
     throw new Error("the server does not answer; is it still running?");
   }
-  if (response.status === 401) {
-    await logIn();
-    return ask(path, options);
+  if (response.status === 401 && !again && !state.refused) {
+    await (state.login ||= logIn().finally(() => { state.login = null; }));
+    return ask(path, options, true);
   }
   if (!response.ok) {
     const text = await response.text();
     let detail = text;
     try { detail = JSON.parse(text).detail; } catch { /* no JSON: as it is */ }
-    if (Array.isArray(detail)) detail = detail.map(({ loc, msg }) => `${loc.at(-1)}: ${msg}`).join("; ");
     const error = new Error(detail || `the server answers ${response.status}`);
     error.status = response.status;
+    error.version = response.headers.get("X-Version"); // of a label that cannot be read
     throw error;
   }
   return response;
@@ -68,11 +71,22 @@ async function choice(id, text) {
   return dialog.returnValue;
 }
 
+// one at a time. A token lasts minutes: name and password stay in their fields while the page is open
 async function logIn() {
-  await choice("login");
-  const form = new URLSearchParams({ username: $("user").value, password: $("password").value });
-  const response = await fetch("/auth/token", { method: "POST", body: form });
-  if (response.ok) state.token = (await response.json()).access_token;
+  for (let why = "";;) {
+    if ((why || !$("user").value) && await choice("login", why) !== "in") {
+      state.refused = true;
+      throw new Error("not logged in; reload the page to log in");
+    }
+    const form = new URLSearchParams({ username: $("user").value, password: $("password").value });
+    const response = await fetch("/auth/token", { method: "POST", body: form });
+    const answer = await response.json();
+    if (response.ok) {
+      state.token = answer.access_token;
+      return;
+    }
+    why = answer.detail;
+  }
 }
 
 const asJson = (body) => ({
@@ -125,6 +139,7 @@ async function refill() {
   fill($("model"), state.data.models);
   fill($("strategy"), state.data.strategies);
   list();
+  buttons();
   const broken = Object.values(state.data.unreadable);
   $("broken").hidden = broken.length === 0;
   $("broken").querySelector("summary").textContent = `${broken.length} left out`;
@@ -164,40 +179,62 @@ function list() {
 async function open(id) {
   state.opening = id;
   await working(`opening ${id}`, async () => {
-    if (!known(id)) await refill();
+    await refill(); // labels and images come and go
     const picture = await pictureOf(id);
-    const stored = known(id)?.labelled && await ask(`/annotate/label?${query({ id })}`);
-    const label = stored && await raw(stored, picture);
-    while (drawing) await new Promise((go) => setTimeout(go, 50)); // on the image that is left
+    await settled();
+    const { label, version = "", fault } = known(id)?.labelled ? await labelOf(id, picture) : {};
+    const told = fault ? [fault] : [];
+    await settled(); // what was begun meanwhile
     if (state.opening !== id) return; // another one was chosen meanwhile
     keepDraft();
     Object.assign(state, {
-      id, picture, version: stored ? stored.headers.get("X-Version") : "", // of its label
+      id, picture, version, // of its label
       width: picture.width, height: picture.height, undo: [], redo: [], selected: 0,
-      edited: false, stamp: new Uint32Array(picture.width * picture.height), stroke: 0,
+      base: undefined, stamp: new Uint32Array(picture.width * picture.height), stroke: 0,
     });
     state.overlay = new OffscreenCanvas(state.width, state.height);
     state.pixels = state.overlay.getContext("2d").createImageData(state.width, state.height);
     setCells(new Uint32Array(state.width * state.height), "");
+    $("stale").hidden = true;
     fit();
     document.body.dataset.image = id;
     $("image").textContent = id;
     list();
     document.querySelector("#images [aria-current=true]")?.scrollIntoView({ block: "nearest" });
     const draft = state.drafts.get(id);
-    if (draft) {
+    state.drafts.delete(id);
+    if (draft && draft.width === state.width && draft.height === state.height) {
       setCells(draft.cells, "your draft, not submitted");
-      Object.assign(state, { edited: true, version: draft.version });
+      Object.assign(state, { base: null, version: draft.version });
+      recount();
       markEdited();
-      state.drafts.delete(id);
-    } else if (label) {
-      setCells(label, "final label");
-    } else {
-      await propose();
+      say("");
       return;
     }
+    if (draft) told.push(`${id} has another size now, so your draft is given up`);
     say("");
+    if (label) setCells(label, "final label");
+    else await propose();
+    if (told.length && state.picture === picture && state.version === version) {
+      say([...told, $("status").textContent].filter(Boolean).join("; "), true);
+    }
   });
+}
+
+// the final label of an image and its version, or why it cannot be read: it can be replaced then
+async function labelOf(id, picture) {
+  try {
+    const stored = await ask(`/annotate/label?${query({ id })}`);
+    return { label: await raw(stored, picture), version: stored.headers.get("X-Version") };
+  } catch (error) {
+    if (!error.version) throw error;
+    return { version: error.version, fault: `${error.message}; what you submit replaces it` };
+  }
+}
+
+// strokes, and labels that are being saved: until then nobody knows which edits are a draft
+async function settled() {
+  while (drawing || state.saving) await new Promise((go) => setTimeout(go, 50));
 }
 
 async function pictureOf(id) {
@@ -223,9 +260,10 @@ async function propose() {
       say("a proposal came while you were drawing; press P to see it");
       return;
     }
-    if (state.edited) {
-      change(() => cells.forEach((cell, i) => put(i, cell)));
-      state.kind = `proposal of ${model}`;
+    $("stale").hidden = true;
+    if (state.edited || state.kind === "final label") {
+      select(0); // its number is another cell's there
+      if (change(() => cells.forEach((cell, i) => put(i, cell)))) state.kind = `proposal of ${model}`;
       recount();
     } else {
       setCells(cells, `proposal of ${model}`);
@@ -243,7 +281,7 @@ async function raw(response, picture) {
 }
 
 function setCells(cells, kind) {
-  Object.assign(state, { cells, kind, edited: false, selected: 0, undo: [], redo: [] });
+  Object.assign(state, { cells, kind, base: undefined, selected: 0, undo: [], redo: [] });
   state.stamp.fill(0);
   state.stroke = 0;
   repaint(0, 0, state.width, state.height);
@@ -263,14 +301,19 @@ function recount() {
 }
 
 function keepDraft() {
-  if (state.id && state.edited) state.drafts.set(state.id, { cells: state.cells, version: state.version });
+  const { id, cells, width, height, version } = state;
+  if (id && state.edited) state.drafts.set(id, { cells, width, height, version });
 }
 
 async function submit() {
   const { id, width, height, version } = state;
   if (!id || state.data.read_only || state.saving === id) return;
+  if (!state.kind && !state.edited) { // no proposal has come, or it failed
+    say(`${id} is not saved: nothing is proposed or drawn yet; press Clear if it holds no cell`, true);
+    return;
+  }
   Object.assign(state, { saving: id, touched: state.touched + 1 });
-  const sent = state.cells, steps = state.undo.length;
+  const sent = state.cells.slice(), touched = state.touched;
   await working(`saving ${id}`, async () => {
     const options = { method: "PUT", body: sent, headers: { "Content-Type": "application/octet-stream" } };
     const put = (values) => ask(`/annotate/label?${query({ id, width, height, ...values })}`, options);
@@ -281,7 +324,7 @@ async function submit() {
       if (error.status !== 409) throw error;
       const wanted = await choice("changed", error.message);
       if (wanted === "theirs" && state.id === id) {
-        state.edited = false;
+        Object.assign(state, { base: state.undo.at(-1), saving: null });
         await refill();
         await open(id);
       }
@@ -294,9 +337,13 @@ async function submit() {
     const answer = await response.json();
     state.drafts.delete(id);
     if (state.id === id) state.version = answer.version;
-    if (state.id === id && state.undo.length === steps) {
-      state.edited = false;
-      state.kind = "final label";
+    if (state.id === id) {
+      const same = state.touched === touched;
+      state.base = same ? state.undo.at(-1) : null;
+      if (same) {
+        state.kind = "final label";
+        $("stale").hidden = true;
+      }
       recount();
     }
     await refill();
@@ -340,28 +387,34 @@ async function next() {
 async function train() {
   const model = $("model").value;
   await working(`starting to train ${model}`, async () => {
-    await ask(`/train/${model}`, asJson({ max_epochs: Number($("epochs").value) }));
+    const answer = await ask(`/train/${model}`, asJson({ max_epochs: Number($("epochs").value) }));
+    const left = Object.entries((await answer.json()).left_out);
     state.task = model;
-    say("");
-    watch();
+    say(left.length ? `training without ${left.map(([id]) => id).join(", ")}: ${left[0][1]}` : "");
   });
+  watch(); // one that somebody else began may go on instead
 }
 
+// until no training goes on, or this is called again
 async function watch() {
-  const told = (text) => { $("trained").textContent = text; };
+  const own = state.watching = {}, told = (text) => { $("trained").textContent = text; };
   for (;;) {
     let task;
     try {
       task = await (await ask("/annotate/training")).json();
+      if (task?.status === "DONE") await refill(); // with the network that is in use now
     } catch (error) {
+      if (state.watching !== own) return;
       told(error.message);
       await new Promise((go) => setTimeout(go, 3000));
       continue;
     }
-    if (!task) break; // none yet
+    if (state.watching !== own) return;
+    task ||= { status: "", request: {}, progress: {} }; // none since the server was started
     const { epoch, max_epochs: epochs, done } = task.progress;
     const model = task.request.model;
-    const going = task.status === "RUNNING" || task.status === "SUBMITTED";
+    const going = task.status === "RUNNING" || task.status === "SUBMITTED", went = watch.going;
+    watch.going = going;
     state.task = going ? model : null;
     document.body.dataset.training = task.status;
     $("bar").hidden = !going;
@@ -369,21 +422,28 @@ async function watch() {
     else $("bar").removeAttribute("value");
     buttons();
     if (!going) {
-      const said = { DONE: `${model}: trained`, STOPPED: `${model}: stopped`, ERROR: lastLine(task) };
-      told(said[task.status] || task.status);
-      if (task.status === "DONE" && watch.going && !state.edited && state.kind !== "final label") await propose();
+      const reached = state.data?.trained[model]?.reached; // nothing once somebody has gone back
+      const said = { DONE: reached ? `${model}: ${reached}` : "", STOPPED: `${model}: stopped`, ERROR: lastLine(task) };
+      const lost = went ? "the training is gone: the server was started anew" : "";
+      told(said[task.status] ?? (task.status || lost));
+      if (task.status === "DONE" && went && model === $("model").value) await proposeAnew();
       break;
     }
-    watch.going = true;
     told(epochs ? `${model}: epoch ${epoch} of ${epochs}` : `${model}: starting`);
     await new Promise((go) => setTimeout(go, 1000));
   }
-  watch.going = false;
+}
+
+// what nobody has touched is of the network that is in use
+async function proposeAnew() {
+  $("stale").hidden = !state.edited;
+  if (!state.edited && state.kind !== "final label") await propose();
 }
 
 function lastLine(task) {
   const lines = (task.details || []).filter((line) => line.includes("error"));
-  return lines.length ? lines[lines.length - 1] : "the training failed; see the server's log";
+  if (!lines.length) return "the training failed; see the server's log";
+  return lines[lines.length - 1].replace(/\b[\w.]*Error: /g, ""); // without names of classes
 }
 
 async function stop() {
@@ -393,8 +453,23 @@ async function stop() {
   });
 }
 
+async function back() {
+  const model = $("model").value;
+  await working(`${model}: back to the network that came with it`, async () => {
+    await ask(`/annotate/shipped?${query({ model })}`, { method: "POST" });
+    await refill();
+    say("");
+    await proposeAnew();
+  });
+  watch(); // a training that somebody else began is why it was refused
+}
+
 function buttons() {
   const none = !state.id, locked = !state.data || state.data.read_only;
+  const trained = state.data?.trained[$("model").value];
+  $("network").textContent = state.data ? trained?.told || "as shipped" : "";
+  $("back").hidden = !trained;
+  $("back").disabled = locked || state.task !== null;
   $("submit").disabled = none || locked;
   $("propose").disabled = none;
   $("undo").disabled = state.undo.length === 0;
@@ -411,9 +486,19 @@ function buttons() {
 
 let record = null;
 
-function change(action) {
+function begin() {
   state.stroke += 1;
   record = { index: [], value: [], kind: state.kind };
+  outdate();
+}
+
+// what was said of the cells does not hold any more
+function outdate() {
+  if (!state.busy && $("status").textContent !== help()) say("");
+}
+
+function change(action) {
+  begin();
   action();
   return finish();
 }
@@ -434,9 +519,12 @@ function finish() {
   if (!done.index.length) return false;
   state.touched += 1;
   state.undo.push(done);
-  if (state.undo.length > 200) state.undo.shift();
+  if (state.undo.length > 200) {
+    const forgotten = state.undo.shift();
+    if (state.base === undefined) state.base = null;
+    else if (state.base === forgotten) state.base = undefined;
+  }
   state.redo = [];
-  state.edited = true;
   refresh(done.index);
   recount();
   markEdited();
@@ -451,15 +539,16 @@ function markEdited() {
 function swap(from, to) {
   const step = from.pop();
   if (!step) return;
+  outdate();
+  select(0);
   state.touched += 1;
   for (let k = 0; k < step.index.length; k += 1) {
     const i = step.index[k], now = state.cells[i];
     state.cells[i] = step.value[k];
     step.value[k] = now;
   }
+  [state.kind, step.kind] = [step.kind, state.kind];
   to.push(step);
-  state.edited = true;
-  state.selected = 0;
   refresh(step.index);
   recount();
   markEdited();
@@ -502,6 +591,15 @@ function line(points, act) {
   }
 }
 
+// a number for a new cell
+function unused() {
+  if (state.top < 2 ** 31 - 1) return state.top += 1;
+  const used = new Set(state.cells); // the largest number is taken: the smallest that is free
+  let cell = 1;
+  while (used.has(cell)) cell += 1;
+  return cell;
+}
+
 const inside = (x, y) => x >= 0 && y >= 0 && x < state.width && y < state.height;
 
 // pixels whose centres lie in a polygon, by the even-odd rule
@@ -524,68 +622,84 @@ function polygon(points, act) {
 
 function lassoed(points) {
   change(() => {
-    const from = at(points[0]), cell = from || (state.top += 1);
+    const from = at(points[0]), cell = from || unused();
     const free = (i) => { if (state.cells[i] === 0) put(i, cell); };
     polygon(points, free);
-    state.selected = cell;
+    select(cell);
   });
 }
 
 function splitBy(points) {
   return change(() => {
-    const cut = new Map();
-    line(points, (i) => {
-      const cell = state.cells[i];
-      if (cell) (cut.get(cell) || cut.set(cell, new Set()).get(cell)).add(i);
-    });
-    for (const [cell, pixels] of cut) separate(cell, pixels);
+    const cut = [];
+    line(points, (i) => { if (state.cells[i]) cut.push([state.cells[i], i]); });
+    for (const [cell, pixels] of byCell(cut)) separate(cell, pixels);
   });
 }
 
-// parts of a cell that hang together become cells; pixels of a line that cuts it go to a part beside them
-function separate(cell, pixels = new Set(), corners = false) {
-  const { width, cells } = state, parts = [], part = new Map();
-  for (let i = 0; i < cells.length; i += 1) {
-    if (cells[i] !== cell || pixels.has(i) || part.has(i)) continue;
-    const found = [i], number = parts.length;
-    part.set(i, number);
-    for (let k = 0; k < found.length; k += 1) {
-      for (const j of beside(found[k], corners)) {
-        if (cells[j] === cell && !pixels.has(j) && !part.has(j)) {
-          part.set(j, number);
-          found.push(j);
-        }
+// what an action takes from cells, or draws through them: pixels by cell
+function byCell(pairs) {
+  const pixels = new Map();
+  for (const [cell, i] of pairs) (pixels.get(cell) || pixels.set(cell, new Set()).get(cell)).add(i);
+  return pixels;
+}
+
+// parts that only these pixels of a cell held together become cells; of the pixels themselves those that
+// are left go to a part beside them. Pieces that lay apart before remain one cell.
+function separate(cell, pixels, corners = false) {
+  const { cells } = state, kept = (i) => cells[i] === cell && !pixels.has(i);
+  const rim = [...pixels].flatMap((i) => [...beside(i, corners)]);
+  if (pieces(rim, kept, corners).length < 2) return; // nothing is cut, as most often
+  for (const piece of pieces(pixels, (i) => cells[i] === cell || pixels.has(i), corners)) {
+    const parts = pieces(piece, kept, corners).sort((a, b) => b.length - a.length);
+    if (parts.length < 2) continue;
+    const left = new Set(piece.filter((i) => pixels.has(i) && cells[i] === cell)), names = new Map();
+    const give = (i, name) => { names.set(i, name); put(i, name); };
+    parts.forEach((part, k) => {
+      const name = k === 0 ? cell : unused();
+      for (const i of part) give(i, name);
+    });
+    for (let grown = true; grown && left.size;) {
+      grown = false;
+      for (const i of left) {
+        const near = [...beside(i)].find((j) => names.has(j));
+        if (near === undefined) continue;
+        give(i, names.get(near));
+        left.delete(i);
+        grown = true;
       }
     }
-    parts.push(found);
   }
-  if (parts.length < 2) return;
-  const order = parts.map((_, k) => k).sort((a, b) => parts[b].length - parts[a].length);
-  const names = new Array(parts.length);
-  order.forEach((k, rank) => { names[k] = rank === 0 ? cell : (state.top += 1); });
-  const left = new Set(pixels);
-  for (let grown = true; grown && left.size;) {
-    grown = false;
-    for (const i of left) {
-      const near = [...beside(i)].find((j) => part.has(j));
-      if (near === undefined) continue;
-      part.set(i, part.get(near));
-      left.delete(i);
-      grown = true;
-    }
-  }
-  for (const [i, k] of part) put(i, names[k]);
+}
 
-  function* beside(i, diagonally = false) {
-    const x = i % width;
-    if (x > 0) yield i - 1;
-    if (x < width - 1) yield i + 1;
-    for (const row of [i - width, i + width]) {
-      if (row < 0 || row >= cells.length) continue;
-      yield row;
-      if (diagonally && x > 0) yield row - 1;
-      if (diagonally && x < width - 1) yield row + 1;
+// groups of pixels that belong and hang together, those that hold one of the seeds
+function pieces(seeds, belongs, corners) {
+  const found = [], seen = new Set();
+  for (const seed of seeds) {
+    if (seen.has(seed) || !belongs(seed)) continue;
+    const piece = [seed];
+    seen.add(seed);
+    for (let k = 0; k < piece.length; k += 1) {
+      for (const j of beside(piece[k], corners)) {
+        if (seen.has(j) || !belongs(j)) continue;
+        seen.add(j);
+        piece.push(j);
+      }
     }
+    found.push(piece);
+  }
+  return found;
+}
+
+function* beside(i, diagonally = false) {
+  const { width, cells } = state, x = i % width;
+  if (x > 0) yield i - 1;
+  if (x < width - 1) yield i + 1;
+  for (const row of [i - width, i + width]) {
+    if (row < 0 || row >= cells.length) continue;
+    yield row;
+    if (diagonally && x > 0) yield row - 1;
+    if (diagonally && x < width - 1) yield row + 1;
   }
 }
 
@@ -596,14 +710,32 @@ function mergeAlong(points) {
     if (cell && !met.includes(cell)) met.push(cell);
   });
   const others = new Set(met.slice(1));
-  state.selected = met[0] || 0;
+  select(met[0] || 0);
   return change(() => state.cells.forEach((cell, i) => { if (others.has(cell)) put(i, met[0]); }));
+}
+
+function clear() {
+  if (!state.id) return;
+  if (change(() => state.cells.forEach((_, i) => put(i, 0)))) return;
+  Object.assign(state, { base: null, touched: state.touched + 1 }); // somebody says: no cell here
+  recount();
+  markEdited();
 }
 
 function remove(cell) {
   if (!cell) return;
   change(() => state.cells.forEach((c, i) => { if (c === cell) put(i, 0); }));
   state.selected = 0;
+}
+
+function select(cell) {
+  const changed = cell === state.selected ? [] : [state.selected, cell];
+  state.selected = cell;
+  for (const one of changed) {
+    const index = [];
+    if (one) state.cells.forEach((other, i) => { if (other === one) index.push(i); });
+    if (index.length) refresh(index);
+  }
 }
 
 const at = ([x, y]) => (inside(Math.floor(x), Math.floor(y)) ? state.cells[Math.floor(y) * state.width + Math.floor(x)] : 0);
@@ -626,15 +758,16 @@ function repaint(left, upper, right, lower) {
   for (let y = upper; y < lower; y += 1) {
     for (let x = left; x < right; x += 1) {
       const i = y * width + x, cell = cells[i];
-      let opacity = 0;
+      let opacity = 0, marked = false;
       if (cell && view !== "nothing") {
         const edge = (x > 0 && cells[i - 1] !== cell) || (x < width - 1 && cells[i + 1] !== cell)
           || (y > 0 && cells[i - width] !== cell) || (y < height - 1 && cells[i + width] !== cell);
         const inner = view === "filled" ? 70 : 0;
+        marked = edge && cell === selected;
         opacity = edge ? 255 : cell === selected ? 130 : inner;
       }
       if (opacity) {
-        let rgb = known.get(cell);
+        let rgb = marked ? WHITE : known.get(cell);
         if (!rgb) known.set(cell, rgb = colour(cell));
         [data[4 * i], data[4 * i + 1], data[4 * i + 2]] = rgb;
       }
@@ -651,6 +784,7 @@ function draw() {
   waiting = true;
   requestAnimationFrame(() => {
     waiting = false;
+    place();
     const scale = window.devicePixelRatio || 1;
     const width = Math.round(stage.clientWidth * scale), height = Math.round(stage.clientHeight * scale);
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
@@ -660,7 +794,9 @@ function draw() {
     const zoom = state.zoom * scale;
     context.setTransform(zoom, 0, 0, zoom, state.x * scale, state.y * scale);
     context.imageSmoothingEnabled = zoom < 1;
+    if ($("bright").value > 1) context.filter = `brightness(${$("bright").value})`;
     context.drawImage(state.picture, 0, 0);
+    context.filter = "none";
     context.drawImage(state.overlay, 0, 0);
     if (drawing && drawing.points && drawing.points.length) {
       context.lineWidth = 1.5 / state.zoom;
@@ -673,7 +809,7 @@ function draw() {
       context.lineWidth = 1 / state.zoom;
       context.strokeStyle = "#ffffff";
       context.beginPath();
-      context.arc(...state.pointer, Number($("size").value), 0, 2 * Math.PI);
+      context.arc(...point(state.pointer), Number($("size").value), 0, 2 * Math.PI);
       context.stroke();
     }
   });
@@ -701,9 +837,15 @@ function move(x, y) {
 
 // ---- pointer
 
-function point(event) {
+function point({ clientX, clientY }) {
   const box = canvas.getBoundingClientRect();
-  return [(event.clientX - box.left - state.x) / state.zoom, (event.clientY - box.top - state.y) / state.zoom];
+  return [(clientX - box.left - state.x) / state.zoom, (clientY - box.top - state.y) / state.zoom];
+}
+
+// what is under the pointer now: images, cells and zoom change without it
+function place() {
+  const here = state.pointer && state.cells ? point(state.pointer) : [-1, -1], [x, y] = here.map(Math.floor);
+  $("place").textContent = inside(x, y) ? `${x}, ${y}  cell ${at(here) || "none"}` : "";
 }
 
 function stroke(from, to) {
@@ -721,24 +863,20 @@ canvas.addEventListener("pointerdown", (event) => {
   if (pan) drawing = { pan: [event.clientX, event.clientY] };
   else if (event.button !== 0) return;
   else if (state.tool === "brush" || state.tool === "eraser") {
-    state.stroke += 1;
-    record = { index: [], value: [] };
-    const cell = state.tool === "eraser" ? 0 : at(here) || state.top + 1;
+    begin();
+    const cell = state.tool === "eraser" ? 0 : at(here) || unused();
     const act = cell ? (i) => { if (state.cells[i] === 0) put(i, cell); } : (i) => put(i, 0);
     drawing = { act, last: here, erases: !cell };
-    if (cell) state.selected = cell;
+    if (cell) select(cell);
     stroke(here, here);
   } else if (state.tool === "select") {
-    state.selected = at(here);
-    repaint(0, 0, state.width, state.height);
+    select(at(here));
   } else drawing = { points: [here] };
 });
 
 canvas.addEventListener("pointermove", (event) => {
   const here = point(event);
-  state.pointer = here;
-  const [x, y] = here.map(Math.floor);
-  $("place").textContent = state.cells && inside(x, y) ? `${x}, ${y}  cell ${at(here) || "none"}` : "";
+  state.pointer = { clientX: event.clientX, clientY: event.clientY };
   if (drawing && drawing.pan) {
     move(event.clientX - drawing.pan[0], event.clientY - drawing.pan[1]);
     drawing.pan = [event.clientX, event.clientY];
@@ -757,7 +895,8 @@ function release() {
   const done = drawing;
   drawing = null;
   if (done && done.act) {
-    if (done.erases) for (const cell of new Set(record.value)) separate(cell, undefined, true);
+    const gone = done.erases ? byCell(record.value.map((cell, k) => [cell, record.index[k]])) : [];
+    for (const [cell, pixels] of gone) separate(cell, pixels, true);
     finish();
   }
   else if (done && done.points) {
@@ -782,10 +921,12 @@ canvas.addEventListener("wheel", (event) => {
 
 // ---- keys and buttons
 
+const help = () => `${TOOLS[state.tool][0]}: ${TOOLS[state.tool][2]}`;
+
 function choose(tool) {
   state.tool = tool;
   document.body.dataset.tool = tool;
-  say(`${TOOLS[tool][0]}: ${TOOLS[tool][2]}`);
+  say(help());
   buttons();
   draw();
 }
@@ -811,7 +952,8 @@ const ACTIONS = {
 for (const [tool, [, key]] of Object.entries(TOOLS)) ACTIONS[key] = () => choose(tool);
 
 window.addEventListener("keydown", (event) => {
-  const typing = event.target.closest("input:not([type=range]), select, dialog, textarea");
+  const keys = event.key.startsWith("Arrow") ? "input" : "input:not([type=range])";
+  const typing = event.target.closest(`${keys}, select, dialog, textarea`);
   if (typing || drawing || event.altKey) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (event.ctrlKey || event.metaKey) {
@@ -826,13 +968,18 @@ window.addEventListener("keydown", (event) => {
     ACTIONS[key]();
   }
 });
-// a button that was clicked gives the focus back: Enter submits, and does not press it again
+// what was clicked gives the focus back: Enter submits, and does not press a button again; arrows pan
 document.addEventListener("click", (event) => {
-  if (event.detail) event.target.closest("button, summary")?.blur();
+  if (event.detail) event.target.closest("button, summary, input[type=range]")?.blur();
 }, { capture: true });
 window.addEventListener("keyup", (event) => { if (event.key === " ") state.space = false; });
+window.addEventListener("blur", () => { state.space = false; }); // its keyup goes elsewhere
 new ResizeObserver(() => (state.fitted && !drawing ? fit() : draw())).observe(stage);
-window.addEventListener("focus", () => { if (state.data) refill().catch(() => {}); });
+window.addEventListener("focus", () => {
+  if (!state.data) return;
+  refill().catch(() => {});
+  watch();
+});
 window.addEventListener("beforeunload", (event) => {
   if (state.edited || state.drafts.size) event.preventDefault();
 });
@@ -844,11 +991,12 @@ for (const [tool, [name, key]] of Object.entries(TOOLS)) {
   button.addEventListener("click", () => choose(tool));
   $("modes").append(button);
 }
-const CLICKS = { undo, redo, show, fit, next, propose, submit, train, stop };
+const CLICKS = { undo, redo, show, fit, next, propose, clear, submit, train, stop, back };
 for (const [id, action] of Object.entries(CLICKS)) $(id).addEventListener("click", () => action());
-$("clear").addEventListener("click", () => change(() => state.cells.forEach((_, i) => put(i, 0))));
+$("bright").addEventListener("input", draw);
+$("bright").addEventListener("dblclick", () => { $("bright").value = 1; draw(); });
 $("help").addEventListener("click", ACTIONS["?"]);
-$("model").addEventListener("change", () => { if (!state.edited && state.kind !== "final label") propose(); });
+$("model").addEventListener("change", () => { buttons(); proposeAnew(); });
 $("keys").querySelector("table").replaceChildren(...KEYS.map(([key, text]) => {
   const row = document.createElement("tr"), cell = document.createElement("td");
   cell.append(element("kbd", key));
