@@ -94,12 +94,20 @@ def in_short(command: str) -> str:
         return command + " --help"  # else it would serve for ever
     if "-m monai.bundle run training" in command:
         command += " --max_epochs 1 --samples_per_epoch 2 --warmup_steps 1"
-        if "network" not in command:  # the run's folder remembers it for inference
+        # the run's folder remembers it for inference
+        if "network" not in command and "initial_weights" not in command:
             command += ' --tile 60 --network_def#features "[4,8]"'
     return command
 
 
-@pytest.mark.parametrize("name", WITH_COMMANDS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # half a minute each: those of the first hour always, the others with the slow tests
+        pytest.param(name, marks=() if name in ("README.md", "docs/start.md") else pytest.mark.slow)
+        for name in WITH_COMMANDS
+    ],
+)
 def test_commands_run(name: str, checkout: Path) -> None:
     """Blocks of a page one after the other, each in a shell of its own."""
     for file, content in files_of(name).items():
