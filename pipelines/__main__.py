@@ -20,6 +20,7 @@ import click
 
 from overtile import __version__
 from overtile.pipelines.errors import ConfigurationError, DataError, OvertileError, exit_with
+from overtile.pipelines.interrupts import check_interrupt, remembered
 from overtile.pipelines.writing import FORMATS, check_format, check_target, write_data
 
 Item = TypeVar("Item")
@@ -33,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a broken file is told in one line
     try:
-        code: int | None = overtile.main(arguments, prog_name="overtile", standalone_mode=False)
+        with remembered():
+            code: int | None = overtile.main(arguments, prog_name="overtile", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return 0
@@ -343,6 +345,7 @@ def synth(
 
         def counted(items: Iterable[Item]) -> Iterator[Item]:
             for item in items:
+                check_interrupt()
                 yield item
                 bar.update()
 

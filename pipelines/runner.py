@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
+from overtile.pipelines.interrupts import check_interrupt
 from overtile.pipelines.job import Job, PredictChunk
 from overtile.pipelines.planes import Key
 
@@ -136,5 +137,6 @@ def progress(
         mininterval=MINUTE if lines else 0.1,
     ) as bar:
         for step in steps:
+            check_interrupt()
             bar.update(size(step))
             yield step

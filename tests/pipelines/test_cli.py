@@ -34,6 +34,7 @@ COMMANDS = (
     ("label",),
     ("completion",),
 )
+BUNDLE = str(Path(__file__).parents[2] / "bundles" / "touching_cells")
 FEW = ("--train", "2", "--val", "1", "--test", "1", "--size", "32x40")
 SUMMARY = {
     "images": 2,
@@ -300,6 +301,45 @@ def test_ctrl_c_leaves_nothing_and_exit_code_130(tmp_path: Path) -> None:
     assert "overtile: interrupted" in shown
     assert "Traceback" not in shown
     assert list(tmp_path.iterdir()) == []
+
+
+SWALLOWED = """
+import os, signal, sys
+from overtile.pipelines import __main__, {module}
+inner = {module}.{name}
+def swallowing(*given, **more):  # as Cython does while an extension of its is imported
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:
+        pass
+    return inner(*given, **more)
+{module}.{name} = swallowing
+sys.exit(__main__.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "words"),
+    [
+        ("writing", "_save", ("data", "synth", "cells", *FEW)),
+        ("segment", "prepare", ("segment", "image.tif", "cells.tif", "--bundle", BUNDLE)),
+    ],
+)
+def test_ctrl_c_that_an_import_swallows_is_not_lost(
+    module: str, name: str, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    tifffile.imwrite(tmp_path / "image.tif", touching_cells(0, (64, 64))[0])
+    program = SWALLOWED.format(module=module, name=name)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, *words],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.strip()[:21]) == (130, "overtile: interrupted")
+    assert not {"cells", "cells.tif"} & {path.name for path in tmp_path.iterdir()}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
