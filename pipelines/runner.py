@@ -135,6 +135,7 @@ def progress(
         file=_Lines() if lines else None,
         delay=MINUTE if lines else 0,
         mininterval=MINUTE if lines else 0.1,
+        maxinterval=MINUTE if lines else 10,  # or it tells of every ten seconds in between
     ) as bar:
         for step in steps:
             check_interrupt()
