@@ -35,7 +35,7 @@ train: setup ## train on generated cells, track the run, segment a large image (
 label: $(LABEL_STAMP) ## annotate in the browser: make label STUDIES=DIR (without: generated cells)
 	@test -n "$(STUDIES)" || test -d runs/studies || \
 		$(BIN)/overtile data synth runs/studies --train 12 --val 0 --test 0
-	$(BIN)/overtile label --studies $(or $(STUDIES),runs/studies/train/images) --open
+	$(BIN)/overtile label --studies "$(or $(STUDIES),runs/studies/train/images)" --open
 
 install-label: $(LABEL_STAMP) ## install MONAI Label, so that the tests of it run too
 

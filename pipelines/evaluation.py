@@ -65,10 +65,12 @@ def run_evaluation(
     """
     make_ready(evaluator, checkpoint, settings or {})
     folder = Path(output_dir)
-    result = score(evaluator, metrics, folder, {"network": str(checkpoint)})
+    versions = getattr(evaluator.inferer, "versions", 1)  # of RotationAveragingInferer
+    told = {"network": str(checkpoint), "versions": versions}
+    result = score(evaluator, metrics, folder, told)
     draw_cases(folder)
     report = write_report(folder)
-    print_scores(result)
+    print_scores(result, more=[("averaged over", f"{versions} versions")] if versions > 1 else ())
     print(f"\n  {folder / ROWS}: image by image\n  {report}: all of it to look at\n", flush=True)
     return result
 

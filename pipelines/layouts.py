@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from overtile.pipelines.errors import DataError, UnknownLayoutError
 from overtile.pipelines.formats import TIFF, is_image
@@ -24,6 +26,7 @@ IMAGES = ("images", "image", "imgs", "img", "imagesTr")
 LABELS = ("labels", "label", "masks", "mask", "annotations", "gt", "labelsTr")
 SUFFIXES = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg", "_gt", "_instances")
 _FINAL = "labels/final"  # where `overtile.pipelines.label.studies` keeps what was submitted
+NOTES = "labels/info.json"  # and what it notes of that
 
 
 @dataclass(frozen=True)
@@ -290,7 +293,8 @@ def _annotated_in_page(folder: Path) -> list[Pair]:
     names = Counter(map(stem, files))
     images = _unlike((stem(f) if names[stem(f)] == 1 else f.name, f) for f in files)
     by_file = {image.name: name for name, image in images.items()}
-    labels = _unlike((_labelled_by(f, images, by_file), f) for f in _images_of(home))
+    notes = notes_of(folder)
+    labels = _unlike((_labelled_by(f, images, by_file, notes), f) for f in _images_of(home))
     if not labels:
         raise DataError(f"{home}: no labels; expected those that were submitted in the page")
     _check_partners(labels, images, folder)
@@ -300,12 +304,55 @@ def _annotated_in_page(folder: Path) -> list[Pair]:
     return [Pair(images[name], labels[name]) for name in images if name in labels]
 
 
-def _labelled_by(label: Path, images: dict[str, Path], by_file: dict[str, str]) -> str:
+def notes_of(folder: Path) -> dict[str, Any]:
+    """What ``overtile label`` notes of images and labels, as objects in objects.
+
+    Raises:
+        DataError: if the file is damaged.
+    """
+    file = folder / NOTES
+    try:
+        noted = json.loads(file.read_text()) if file.exists() else {}
+    except (ValueError, RecursionError, IsADirectoryError):
+        noted = None
+    noted = {"images": {}, "labels": {}, **noted} if isinstance(noted, dict) else {}
+    if not (_nested(noted.get("images"), 2) and _nested(noted.get("labels"), 3)):
+        raise DataError(
+            f"{file}: no JSON object of notes; mend it, or remove it: the labels are files of "
+            "their own"
+        )
+    return noted
+
+
+def _nested(found: Any, depth: int) -> bool:
+    """Whether these are objects in objects, so deep."""
+    return isinstance(found, dict) and (
+        depth == 1 or all(_nested(inner, depth - 1) for inner in found.values())
+    )
+
+
+def noted_owner(label: Path, notes: dict[str, Any]) -> str | None:
+    """The name of the image file that a label was saved for, if that is noted."""
+    noted = notes["labels"].get(label.parent.name, {}).get(stem(label), {})
+    owner = noted.get("image") if noted.get("file", label.name) == label.name else None
+    return owner if isinstance(owner, str) else None
+
+
+def _labelled_by(
+    label: Path, images: dict[str, Path], by_file: dict[str, str], notes: dict[str, Any]
+) -> str:
     """The id of a label's image: its stem, or its whole name where two have the same stem.
 
     Such an image may have been labelled before the other came, and then the suffix tells; or while
     there was another, which is gone.
     """
+    if owner := noted_owner(label, notes):
+        if owner not in by_file:
+            raise DataError(
+                f"{label}: of {owner}, which is not there any more; put it back, or remove the "
+                "label"
+            )
+        return by_file[owner]
     name = stem(label)
     if whole := by_file.get(label.name) or by_file.get(name):
         return whole

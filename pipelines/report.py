@@ -65,6 +65,7 @@ class Scored:
         lower_is_better: whether the key metric is an error.
         kind: what the images are (``unseen``, ``validation``), if known.
         network: its file.
+        versions: of the image that were averaged over, if known.
     """
 
     scores: dict[str, float]
@@ -74,6 +75,7 @@ class Scored:
     lower_is_better: bool
     kind: str = ""
     network: str = ""
+    versions: str = ""
 
     def ranked(self) -> list[int]:
         """Numbers of the images from worst to best; ties by number, images without a score left."""
@@ -179,7 +181,7 @@ def read_scored(folder: Path) -> Scored:
     try:
         scores = {str(k): float(v) for k, v in content["scores"].items()}
         count = int(content["images"])
-        texts = {k: str(content.get(k) or "") for k in ("kind", "network", "key_metric")}
+        texts = {k: str(content.get(k) or "") for k in ("kind", "network", "versions")}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{folder / SCORES}: no scores in it; expected the entries images and scores: "
@@ -194,11 +196,12 @@ def read_scored(folder: Path) -> Scored:
             "name: score again"
         )
     measured = [k for k in scores if all(k in row for row in rows)]
-    key = texts["key_metric"] if texts["key_metric"] in measured else next(iter(measured), None)
+    asked = str(content.get("key_metric") or "")
+    key = asked if asked in measured else next(iter(measured), None)
     lower = content.get("lower_is_better")
     if key is not None and not isinstance(lower, bool):
         lower = key in DEFINITIONS and DEFINITIONS[key].lower_is_better
-    return Scored(scores, names, rows, key, bool(lower), texts["kind"], texts["network"])
+    return Scored(scores, names, rows, key, bool(lower), **texts)
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
@@ -318,6 +321,8 @@ def _content(run: Run, viewed: dict[int, str]) -> dict[str, Any]:
         facts.append([sitting, f"{summary['training_seconds']:.0f} s"])
     if scored is not None and scored.network:
         facts.append(["network", scored.network])
+    if scored is not None and scored.versions not in ("", "1"):
+        facts.append(["averaged over", f"{scored.versions} versions"])
     content: dict[str, Any] = {
         "title": run.folder.resolve().name,
         "facts": facts,

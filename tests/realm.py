@@ -27,10 +27,12 @@ class Realm:
         address: for ``MONAI_LABEL_AUTH_REALM_URI``.
         lasts: seconds that a token is valid for.
         given: tokens so far.
+        wrong: what it answers instead, by the end of the path.
     """
 
     def __init__(self, address: str) -> None:
         self.address, self.lasts, self.given = address, 60.0, 0
+        self.wrong: dict[str, Any] = {}
         self.key = rsa.generate_private_key(65537, 2048)
 
     def keys(self) -> dict[str, Any]:
@@ -53,12 +55,13 @@ class Realm:
             ]
         }
 
-    def token(self, name: str, key: Any = None) -> str:
+    def token(self, name: str, key: Any = None, /, **claims: Any) -> str:
         """What ``name`` is given, or somebody who has another key makes."""
         told = {
             "preferred_username": name,
             "exp": time.time() + self.lasts,
             "realm_access": {"roles": ROLES[name]},
+            **claims,
         }
         return jwt.encode(told, key or self.key, "RS256", {"kid": "one"})
 
@@ -71,8 +74,9 @@ def realm() -> Iterator[Realm]:
         def log_message(self, *_: Any) -> None:
             pass
 
-        def say(self, status: int, told: dict[str, Any]) -> None:
-            body = json.dumps(told).encode()
+        def say(self, status: int, told: Any) -> None:
+            told = made.wrong.get(self.path.split("/")[-1], told)
+            body = told.encode() if isinstance(told, str) else json.dumps(told).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))

@@ -18,7 +18,12 @@ from PIL import Image
 
 from overtile.pipelines.errors import OvertileError
 from overtile.pipelines.label.guard import refused
-from overtile.pipelines.label.refusals import ConflictError, MissingError, RefusedError
+from overtile.pipelines.label.refusals import (
+    ConflictError,
+    MissingError,
+    RefusedError,
+    ReplacedError,
+)
 from overtile.pipelines.label.results import write_label
 from overtile.pipelines.label.shared import (
     annotator,
@@ -49,7 +54,10 @@ def data(user: User = user) -> dict[str, Any]:
     done = store.labelled()
     return {
         "name": store.name(),
-        "images": [{"id": i, "labelled": i in done} for i in store.images()],
+        "images": [
+            {"id": i, "file": file.name, "labelled": i in done}
+            for i, file in store.images().items()
+        ],
         "unreadable": store.unreadable(),
         "read_only": store.read_only,
         "models": [name for name, task in app._infers.items() if task.dimension == 2],
@@ -60,8 +68,12 @@ def data(user: User = user) -> dict[str, Any]:
 
 @routes.get("/annotate/image")
 def picture(id: str, user: User = user) -> Response:
-    """The grey values of an image as PNG of 8 bits, 0.5 % of them clipped at either end."""
+    """The grey values of an image as PNG of 8 bits, 0.5 % of them clipped at either end.
+
+    ``X-Version`` tells of which version of the file they are, for `submit`.
+    """
     path = flat_image(id)
+    version = {"X-Version": _version(path)}  # before it is read: what comes then is newer
     pixels, _ = read_image(path, 2, instance().channel)
     check_pixels(path, pixels)
     grey = pixels.astype(np.float32)
@@ -71,7 +83,7 @@ def picture(id: str, user: User = user) -> Response:
         bits = np.ascontiguousarray(bits.T)
     out = io.BytesIO()
     Image.fromarray(bits).save(out, "PNG", compress_level=1)
-    return Response(out.getvalue(), media_type="image/png")
+    return Response(out.getvalue(), media_type="image/png", headers=version)
 
 
 @routes.get("/annotate/label")
@@ -96,11 +108,11 @@ def label(id: str, tag: str = FINAL, user: User = user) -> Response:
     return _raw(cells, path, version)
 
 
-def _version(label: Path | None) -> str:
+def _version(file: Path | None) -> str:
     """What changes with a file; empty without one."""
-    if label is None:
+    if file is None:
         return ""
-    seen = label.stat()
+    seen = file.stat()
     return f"{seen.st_mtime_ns}-{seen.st_ino}"  # of two files in one tick of the clock, the latter
 
 
@@ -118,19 +130,27 @@ async def submit(
     width: int,
     height: int,
     version: str | None = None,
+    seen: str | None = None,
     user: User = annotator,
 ) -> dict[str, Any]:
     """Keep cell numbers, sent as `_raw` has them, as the final label of an image.
 
     With the ``version`` of the label that they were made from, empty for none, a label that was
-    changed since is kept: 409.
+    changed since is kept: 409. With ``seen``, the version of the image that they were drawn on,
+    nothing is kept once that is another: 412.
     """
     body = await request.body()
-    return await run_in_threadpool(_submit, body, id, width, height, version, user.username)
+    return await run_in_threadpool(_submit, body, id, width, height, version, seen, user.username)
 
 
 def _submit(
-    body: bytes, id: str, width: int, height: int, version: str | None, who: str
+    body: bytes,
+    id: str,
+    width: int,
+    height: int,
+    version: str | None,
+    seen: str | None,
+    who: str,
 ) -> dict[str, Any]:
     path = flat_image(id)
     if min(width, height) < 1 or len(body) != 4 * width * height:
@@ -140,6 +160,8 @@ def _submit(
         raise RefusedError(f"cell number {cells.max()}; expected less than 2^31")
     if columns_first(path):
         cells = cells.T
+    if seen is not None and seen != _version(path):
+        raise ReplacedError(f"image {id!r}: not saved, for its file was replaced meanwhile")
     with studies().saving:  # no other label comes between the look and the writing
         if version is not None and version != _version(studies().label_of(id, FINAL)):
             raise ConflictError(

@@ -108,7 +108,8 @@ class OvertileLabel(MONAILabelApp):
 
         Whatever else ``request["image"]`` may name, a path is never followed.
         """
-        task, tag = self.segmenter(request.get("model", "")), _tag(request)
+        task, saves = self.segmenter(request.get("model", "")), bool(request.get("save_label"))
+        tag = proposals_tag(request) if saves else _tag(request)
         studies = datastore or self.datastore()
         image = request.get("image")
         if not isinstance(image, str):
@@ -117,7 +118,7 @@ class OvertileLabel(MONAILabelApp):
         path = Path(upload) if upload else studies.path_of(image)
         file, told = task({"image": str(path), "polygons": request.get("polygons")})
         label: str = file
-        if request.get("save_label") and not upload:
+        if saves and not upload:
             label = studies.save_label(
                 image, file, tag, {"model": task.bundle.name, "params": told}
             )
@@ -156,11 +157,20 @@ def batch_options(request: dict[str, Any]) -> tuple[int | None, str]:
     most = request.get("max_batch_size") or None
     if most is not None and (not isinstance(most, int) or most < 0):
         raise RefusedError(f"max_batch_size {most!r}: expected a number of images, 0 for all")
+    return most, proposals_tag(request)
+
+
+def proposals_tag(request: dict[str, Any]) -> str:
+    """The tag to keep proposals under.
+
+    Raises:
+        RefusedError: for the tag of annotators' labels.
+    """
     if (tag := _tag(request)) == FINAL:
         raise RefusedError(
             "label_tag 'final': proposals would replace the labels of annotators; give another tag"
         )
-    return most, tag
+    return tag
 
 
 def _tag(request: dict[str, Any]) -> str:

@@ -31,7 +31,14 @@ def _realm(address: str) -> tuple[str, jwt.PyJWKClient]:
     )
     answer.raise_for_status()
     told = answer.json()
-    return told["token_endpoint"], jwt.PyJWKClient(told["jwks_uri"])
+    return str(told["token_endpoint"]), jwt.PyJWKClient(str(told["jwks_uri"]))
+
+
+# what it answers is no JSON, or not what a realm says
+_NO_REALM = (
+    *(requests.RequestException, jwt.PyJWTError),
+    *(KeyError, TypeError, ValueError, AttributeError),
+)
 
 
 def _unavailable(error: Exception) -> HTTPException:
@@ -51,13 +58,17 @@ def asking(token: Annotated[str, Depends(oauth2_scheme)]) -> User:
     """
     try:
         _, keys = _realm(settings.MONAI_LABEL_AUTH_REALM_URI)
+        keys.get_jwk_set()  # kept for a while
+    except _NO_REALM as error:
+        raise _unavailable(error) from error
+    try:
         told: dict[str, Any] = jwt.decode(
             token,
             keys.get_signing_key_from_jwt(token),
             algorithms=_SIGNATURES,
             options={"verify_aud": False, "require": ["exp"]},  # the realm's is its own "account"
         )
-    except (requests.RequestException, KeyError, jwt.PyJWKClientConnectionError) as error:
+    except jwt.PyJWKClientConnectionError as error:  # it looks for a key that is new to it
         raise _unavailable(error) from error
     except jwt.PyJWTError as error:
         raise HTTPException(
@@ -66,11 +77,15 @@ def asking(token: Annotated[str, Depends(oauth2_scheme)]) -> User:
     roles: Any = told
     for part in settings.MONAI_LABEL_AUTH_TOKEN_ROLES.split("#"):
         roles = roles.get(part) if isinstance(roles, dict) else None
+    email, name = (
+        told.get(field)
+        for field in (settings.MONAI_LABEL_AUTH_TOKEN_EMAIL, settings.MONAI_LABEL_AUTH_TOKEN_NAME)
+    )
     return User(
         username=str(told.get(settings.MONAI_LABEL_AUTH_TOKEN_USERNAME) or told.get("sub", "")),
-        email=told.get(settings.MONAI_LABEL_AUTH_TOKEN_EMAIL),
-        name=told.get(settings.MONAI_LABEL_AUTH_TOKEN_NAME),
-        roles=roles if isinstance(roles, list) else [],
+        email=email if isinstance(email, str) else None,
+        name=name if isinstance(name, str) else None,
+        roles=[r for r in roles if isinstance(r, str)] if isinstance(roles, list) else [],
     )
 
 
@@ -91,8 +106,8 @@ def log_in(form: Annotated[OAuth2PasswordRequestForm, Depends()]) -> dict[str, s
         told = answer.json()
         if answer.status_code not in (400, 401):
             answer.raise_for_status()
-            return {"access_token": told["access_token"], "token_type": "Bearer"}
-    except (requests.RequestException, KeyError) as error:
+            return {"access_token": str(told["access_token"]), "token_type": "Bearer"}
+        why = told.get("error_description") or "wrong name or password"
+    except _NO_REALM as error:
         raise _unavailable(error) from error
-    why = told.get("error_description") or "wrong name or password"
     raise HTTPException(401, f"not logged in: {why}")

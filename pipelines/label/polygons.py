@@ -95,7 +95,7 @@ def read_asap(path: Path) -> list[list[tuple[float, float]]]:
     """The polygons of an ASAP file, as QuPath's extension sends its annotations.
 
     Raises:
-        DataError: if it is none, or holds no polygon.
+        DataError: if it is none, holds no polygon, or a coordinate that is not finite.
     """
     try:
         root = ElementTree.parse(path).getroot()
@@ -105,6 +105,8 @@ def read_asap(path: Path) -> list[list[tuple[float, float]]]:
         ]
     except (ElementTree.ParseError, KeyError, ValueError) as error:
         raise DataError(f"{path.name}: no annotations of ASAP ({error})") from error
+    if not all(np.isfinite(vertices).all() for vertices in found):
+        raise DataError(f"{path.name}: a coordinate that is no number; expected x and y in pixels")
     polygons = [vertices for vertices in found if len(vertices) > 2]
     if not polygons:
         raise DataError(f"{path.name}: no polygon in it; expected one a cell")

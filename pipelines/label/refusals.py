@@ -27,6 +27,12 @@ class ConflictError(RefusedError):
     status = 409
 
 
+class ReplacedError(RefusedError):
+    """Something that was made for what is not there any more."""
+
+    status = 412
+
+
 class ForbiddenError(RefusedError):
     """Something that this server does not allow."""
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from fastapi import Depends, UploadFile
 from monailabel.config import settings
-from monailabel.endpoints.user.auth import RBAC
+from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.utils.app import app_instance
 
 from overtile.pipelines.data import check_memory
 from overtile.pipelines.formats import SUFFIXES, open_image
 from overtile.pipelines.label.app import OvertileLabel
-from overtile.pipelines.label.refusals import RefusedError
+from overtile.pipelines.label.refusals import ForbiddenError, RefusedError
 from overtile.pipelines.label.results import spatial_dims_of
 from overtile.pipelines.label.studies import Studies
 from overtile.pipelines.reading import open_view
@@ -26,6 +26,16 @@ from overtile.pipelines.reading import open_view
 user = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 annotator = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
 admin = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
+
+
+def check_role(user: User, role: str, action: str) -> None:
+    """Refuse a part of a request that needs another role than the rest of it.
+
+    Raises:
+        ForbiddenError: if the user has not got it.
+    """
+    if settings.MONAI_LABEL_AUTH_ENABLE and role not in user.roles:
+        raise ForbiddenError(f"role {role!r} is required to {action}")
 
 
 def instance() -> OvertileLabel:

@@ -40,12 +40,13 @@ from overtile.pipelines.label.refusals import (
     RefusedError,
 )
 from overtile.pipelines.label.results import spatial_dims_of, suffix_of, write_label
+from overtile.pipelines.layouts import NOTES, noted_owner, notes_of
 from overtile.pipelines.reading import check_pixels, open_view, read_image, read_label, stem
 
 FINAL = DefaultLabelTag.FINAL.value
 _NAME = re.compile(r"[^\W_][\w .()+,=@-]{0,199}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_INFO = "info.json"
+_WHOSE = ("image", "file")  # of the notes of a label, those that say which image it is of
 
 
 class Studies(Datastore):
@@ -90,10 +91,23 @@ class Studies(Datastore):
     def unreadable(self) -> dict[str, str]:
         """Why files that look like images are left out, by name."""
         faults = {file.name: self._fault(file) for file in self._files()}
+        faults = {n: f and f.replace(f"{self.folder}/", "") for n, f in faults.items()}
         for file in self._files(named=False):
             name = os.fsencode(file.name).decode("utf-8", "backslashreplace")
             faults[name] = f"{name}: a name that is not UTF-8; rename the file"
+        faults.update(self._left_labels())
         return {name: fault for name, fault in faults.items() if fault is not None}
+
+    def _left_labels(self) -> Iterator[tuple[str, str]]:
+        """Final labels whose image is gone, while another one has its stem."""
+        by_stem, notes = self._by_stem(), self._info()
+        names = {file.name for files in by_stem.values() for file in files}
+        for key, noted in notes["labels"].get(FINAL, {}).items():
+            label = self.folder / "labels" / FINAL / str(noted.get("file", ""))
+            owner = noted_owner(label, notes)
+            if owner and owner not in names and key in by_stem and label.is_file():
+                name = f"labels/{FINAL}/{label.name}"
+                yield name, f"{name}: of {owner}, which is gone; put it back, or remove the label"
 
     def _files(self, named: bool = True) -> list[Path]:
         """The files that look like images; without ``named``, those whose names are no text."""
@@ -152,13 +166,13 @@ class Studies(Datastore):
             image = self.path_of(image_id)
         except MissingError:
             return None
-        return self._label(image, tag, self._by_stem())
+        return self._label(image, tag, self._by_stem(), self._info())
 
     def labelled(self, tag: str = FINAL) -> dict[str, tuple[Path, Path]]:
         """Images with their labels of a tag, by id."""
-        alike = self._by_stem()
-        found = ((i, image, self._label(image, tag, alike)) for i, image in self.images().items())
-        return {i: (image, label) for i, image, label in found if label is not None}
+        alike, notes = self._by_stem(), self._info()
+        found = {i: (f, self._label(f, tag, alike, notes)) for i, f in self.images().items()}
+        return {i: (image, label) for i, (image, label) in found.items() if label is not None}
 
     def _by_stem(self) -> dict[str, list[Path]]:
         found: dict[str, list[Path]] = {}
@@ -166,25 +180,34 @@ class Studies(Datastore):
             found.setdefault(stem(file), []).append(file)
         return found
 
-    def _label(self, image: Path, tag: str, by_stem: Mapping[str, list[Path]]) -> Path | None:
+    def _label(
+        self, image: Path, tag: str, by_stem: Mapping[str, list[Path]], notes: dict[str, Any]
+    ) -> Path | None:
         """A label named as the whole file, or as its stem: others of this stem come and go."""
         if not _TAG.fullmatch(tag):
             return None
+        names = self._names(image, by_stem)
+        for name in (*names, f"{stem(image)}{suffix_of(image)}"):
+            file = self.folder / "labels" / tag / name
+            owner = noted_owner(file, notes)
+            if (owner == image.name or (owner is None and name in names)) and (
+                file.is_file() and file.resolve().is_relative_to(self.folder)
+            ):
+                return file
+        return None
+
+    def _names(self, image: Path, by_stem: Mapping[str, list[Path]]) -> list[str]:
+        """How a label of an image may be called, where no note says whose it is."""
         own, short, alike = suffix_of(image), stem(image), by_stem.get(stem(image), [image])
         suffixes = list(dict.fromkeys((own, ".tif", ".nii.gz", ".png")))
         others = [f.name for f in by_stem.get(image.name, [])]  # images whose labels are named so
         names = [n for suffix in suffixes if (n := f"{image.name}{suffix}") not in others]
+        if any(f.name == short for f in by_stem.get(stem(Path(short)), ())):
+            return [*names, f"{short}{own}"]  # its others are labels of the image of that name
         if alike == [image]:
-            names += [f"{short}{suffix}" for suffix in suffixes]
-        elif [f for f in alike if suffix_of(f) == own] == [image] or (
-            self._info()["labels"].get(tag, {}).get(short, {}).get("image") == image.name
-        ):
-            names += [f"{short}{own}"]
-        for name in names:
-            file = self.folder / "labels" / tag / name
-            if file.is_file() and file.resolve().is_relative_to(self.folder):
-                return file
-        return None
+            return [*names, *(f"{short}{suffix}" for suffix in suffixes)]
+        alone = [f for f in alike if suffix_of(f) == own] == [image]
+        return [*names, f"{short}{own}"] if alone or f"{short}{own}" == image.name else names
 
     def _tags(self) -> list[str]:
         home = self.folder / "labels"
@@ -273,8 +296,8 @@ class Studies(Datastore):
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         """What is noted of a label."""
-        self.get_label_uri(label_id, label_tag)
-        noted: dict[str, Any] = self._info()["labels"].get(label_tag, {}).get(label_id, {})
+        key = stem(Path(self.get_label_uri(label_id, label_tag)))
+        noted: dict[str, Any] = self._info()["labels"].get(label_tag, {}).get(key, {})
         return noted
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
@@ -287,9 +310,10 @@ class Studies(Datastore):
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Note something of a label."""
         self.check_writable()
-        self.get_label_uri(label_id, label_tag)
+        key = stem(Path(self.get_label_uri(label_id, label_tag)))
         _check_object("params", info)
-        self._note(info, "labels", label_tag, label_id)
+        whose = {k: v for k, v in self.get_label_info(label_id, label_tag).items() if k in _WHOSE}
+        self._note({**info, **whose}, "labels", label_tag, key)
 
     def refresh(self) -> None:
         """Look at every file again."""
@@ -331,11 +355,12 @@ class Studies(Datastore):
             )
         by_stem = self._by_stem()
         for tag in self._tags() if stem(target) not in by_stem else ():
-            if (left := self._label(target, tag, by_stem)) is not None:
-                raise ConflictError(
-                    f"image {name!r}: labels/{tag}/{left.name} is left from another image; "
-                    "give another name, or remove it first"
-                )
+            for left in self._names(target, by_stem):
+                if (self.folder / "labels" / tag / left).is_file():
+                    raise ConflictError(
+                        f"image {name!r}: labels/{tag}/{left} is left from another image; "
+                        "give another name, or remove it first"
+                    )
 
     def remove_image(self, image_id: str) -> None:
         """Delete an image and its labels."""
@@ -382,24 +407,32 @@ class Studies(Datastore):
         label, _ = read_label(label_filename, dims, image)
         if not numbered:
             _check_numbered(image_id, label)
-        base = self.folder / "labels" / tag / image_id
-        if not base.parent.resolve().is_relative_to(self.folder):
+        home = self.folder / "labels" / tag
+        if not home.resolve().is_relative_to(self.folder):
             raise ForbiddenError(f"labels/{tag}: a link to a place outside of the folder")
         # one at a time, in this process (`saving`) and in others, such as a batch of proposals
         with self.saving, self._noting() as noted:
-            base.parent.mkdir(parents=True, exist_ok=True)
-            before = self._label(image, tag, self._by_stem())
-            written = write_label(base, label, image)
+            home.mkdir(parents=True, exist_ok=True)
+            before = self._label(image, tag, self._by_stem(), noted)
+            old = noted["labels"].get(tag, {}).get(image_id, {})
+            kept = {home / f"{image_id}{suffix_of(image)}"} - {before}
+            if old.get("image", image.name) != image.name:
+                kept.add(home / str(old.get("file", image_id)))
+            left = any(file.is_file() for file in kept)  # of another image, which may come back
+            written = write_label(home / (image.name if left else image_id), label, image)
             if before is not None and before != written:
                 before.unlink()
-            note = {**label_info, "image": image.name, "ts": int(time.time())}
-            _entry(noted, "labels", tag, image_id).update(note)
+            whose = {"image": image.name, "file": written.name, "ts": int(time.time())}
+            noted["labels"].setdefault(tag, {})[stem(written)] = {**label_info, **whose}
         return image_id
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Delete a label."""
+        """Delete a label, and what is noted of it."""
         self.check_writable()
-        Path(self.get_label_uri(label_id, label_tag)).unlink()
+        file = Path(self.get_label_uri(label_id, label_tag))
+        with self.saving, self._noting() as noted:
+            file.unlink(missing_ok=True)
+            noted["labels"].get(label_tag, {}).pop(stem(file), None)
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         """A ZIP file of the images that have final labels, with these."""
@@ -443,7 +476,7 @@ class Studies(Datastore):
                 "labels": {
                     tag: {"ext": label.name.removeprefix(image_id), "info": {}}
                     for tag in self._tags()
-                    if (label := self._label(file, tag, alike))
+                    if (label := self._label(file, tag, alike, noted))
                 },
             }
             for image_id, file in self.images().items()
@@ -458,32 +491,22 @@ class Studies(Datastore):
         return found
 
     def _info(self) -> dict[str, Any]:
-        file = self.folder / "labels" / _INFO
-        try:
-            noted = json.loads(file.read_text()) if file.exists() else {}
-        except (ValueError, RecursionError, IsADirectoryError):
-            noted = None
-        noted = {"images": {}, "labels": {}, **noted} if isinstance(noted, dict) else {}
-        if not (_nested(noted.get("images"), 2) and _nested(noted.get("labels"), 3)):
-            raise DataError(
-                f"labels/{_INFO}: no JSON object of notes; mend it, or remove it: the labels are "
-                "files of their own"
-            )
-        return noted
+        return notes_of(self.folder)
 
     @contextmanager
     def _noting(self) -> Iterator[dict[str, Any]]:
         """The notes, to be changed; nothing is done where they could not be kept."""
-        home = self.folder / "labels"
+        file = self.folder / NOTES
+        home = file.parent
         if not home.resolve().is_relative_to(self.folder):
             raise ForbiddenError("labels: a link to a place outside of the folder")
         home.mkdir(exist_ok=True)
-        with FileLock(home / f".{_INFO}.lock"):
+        with FileLock(home / f".{file.name}.lock"):
             noted = self._info()
             yield noted
-            partial = home / f".{_INFO}.partial"
+            partial = home / f".{file.name}.partial"
             partial.write_text(json.dumps(noted, indent=1, default=str))
-            partial.replace(home / _INFO)
+            partial.replace(file)
 
     def _note(self, info: dict[str, Any], *place: str) -> None:
         with self._noting() as noted:
@@ -522,13 +545,6 @@ def _entry(noted: dict[str, Any], *place: str) -> dict[str, Any]:
     for key in place:
         noted = noted.setdefault(key, {})
     return noted
-
-
-def _nested(found: Any, depth: int) -> bool:
-    """Whether these are objects in objects, so deep."""
-    return isinstance(found, dict) and (
-        depth == 1 or all(_nested(inner, depth - 1) for inner in found.values())
-    )
 
 
 def _check_object(name: str, given: Any) -> None:

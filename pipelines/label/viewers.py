@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, File, Form, UploadFile
 from fastapi.background import BackgroundTasks
 from fastapi.responses import FileResponse
+from monailabel.config import settings
 from monailabel.endpoints.activelearning import sample
 from monailabel.endpoints.batch_infer import run as run_batch
 from monailabel.endpoints.infer import ResultType, send_response
@@ -40,6 +41,7 @@ from overtile.pipelines.label.results import write_label
 from overtile.pipelines.label.shared import (
     admin,
     annotator,
+    check_role,
     columns_first,
     flat_image,
     instance,
@@ -71,6 +73,8 @@ def infer(
     instance().segmenter(model)
     given = parameters(params)
     wanted = {k: v for k, v in given.items() if k in ("save_label", "label_tag")}
+    if wanted.get("save_label"):
+        check_role(user, settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR, "save labels")
     polygons = given.get("output") == "json"  # as CVAT's function asks
     request = {"model": model, "image": image, "polygons": polygons, **wanted}
     if output is ResultType.dicom_seg:
@@ -228,6 +232,11 @@ def _drawn(polygons: Path, image: Path) -> Path:
     swapped = columns_first(image)
     rows, columns = open_view(image, 2).shape[:: -1 if swapped else 1]
     cells = filled(read_asap(polygons), (rows, columns))
+    if not cells.any():
+        raise RefusedError(
+            f"{polygons.name}: no polygon holds a pixel of the image, which is {columns} wide and "
+            f"{rows} high; expected x and y in its pixels"
+        )
     return write_label(polygons.with_name("drawn"), cells.T if swapped else cells, image)
 
 

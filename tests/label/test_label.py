@@ -216,6 +216,10 @@ def test_polygons_as_the_extension_of_qupath_exchanges_them(server: Server, tmp_
     (element,) = told["annotations"][0]["annotation"]["elements"]
     assert len(element["contours"]) == len(elements["elements"])
     assert "no annotations" in server.label("03", save_text(tmp_path / "a.xml", "oops")).detail
+    corners = "".join(f'<Coordinate X="{x}" Y="{y}"/>' for x, y in ((900, 0), (990, 0), (990, 9)))
+    away = save_text(tmp_path / "b.xml", f"<A><Annotation>{corners}</Annotation></A>")
+    assert "no polygon holds a pixel" in server.label("03", away, "drawn").detail
+    assert (tifffile.imread(server.studies / "labels" / "drawn" / "03.tif") == drawn).all()
 
 
 def save_text(path: Path, text: str) -> Path:
@@ -357,6 +361,9 @@ def test_mistakes_are_answered_in_one_sentence(server: Server, tmp_path: Path) -
         assert (told.status, "label_tag" in told.detail) == (400, True)
         told = server.post("/batch/infer/touching_cells?run_sync=true", wrong)
         assert (told.status, "label_tag" in told.detail) == (400, True)
+    final = json.dumps({"save_label": True, "label_tag": "final"})
+    told = server.send("POST", "/infer/touching_cells?image=00", params=final)
+    assert "would replace the labels of annotators" in told.detail
     told = server.post("/batch/infer/touching_cells?run_sync=true", {"max_batch_size": "a"})
     assert (told.status, "max_batch_size" in told.detail) == (400, True)
     assert server.post("/activelearning/dropout", {"model": [5]}).status == 404
@@ -580,6 +587,35 @@ def test_labels_stay_with_their_images_whatever_comes_and_goes(tmp_path: Path, c
     assert studies.labelled().keys() == {"a", "b", "c", "c.png.tif"}
     for gone in ("c", "c.png"):
         studies.remove_image(gone)
+    # nor is one of an image that is gone that of another, of whatever kind
+    for before, after in (("d.png", "d.tif"), ("e.jpg", "e.png")):
+        Image.fromarray(eight_bits(cells[0][0])).save(folder / before)
+        studies.save_label(before[0], drawn, FINAL, {"note": "first"})
+        save(folder / after, eight_bits(cells[1][0]))
+        (folder / before).rename(folder / f".{before}")
+        assert before[0] not in studies.labelled()
+        (left,) = (p for p in folder.glob("labels/final/*") if p.name[0] == before[0])
+        assert f"of {before}, which is gone" in studies.unreadable()[f"labels/final/{left.name}"]
+        kept = left.read_bytes()
+        studies.save_label(before[0], drawn, FINAL, {})
+        assert before[0] in studies.labelled()
+        assert left.read_bytes() == kept
+        (folder / f".{before}").rename(folder / before)
+        assert {before, after} < studies.labelled().keys()
+        assert studies.get_label_info(before, FINAL)["note"] == "first"
+        studies.remove_image(after)
+        assert studies.labelled()[before[0]][1] == left
+        studies.remove_image(before)
+        assert not [p for p in folder.glob("labels/final/*") if p.name[0] == before[0]]
+    # made by hand, noted nowhere: of two images the one that is called as it is
+    for name in ("h.png", "h.bmp"):
+        Image.fromarray(eight_bits(cells[0][0])).save(folder / name)
+    shutil.copyfile(drawn, folder / "labels" / "final" / "h.png")
+    assert "h.png" in studies.labelled()
+    assert "h.bmp" not in studies.labelled()
+    studies.remove_image("h.png")
+    assert "h" not in studies.labelled()
+    studies.remove_image("h")
     # names that look like those of others
     for name in ("a.tif", "a.png.tif"):
         save(folder / name, cells[0][0])

@@ -9,6 +9,7 @@ import re
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from browser import Page, chromium, opened
@@ -18,6 +19,8 @@ from labelling import Answer, Server, needs_label, serving
 
 pytest.importorskip("jwt")  # of the extra, as the server
 
+from fastapi import HTTPException
+from fastapi.security import OAuth2PasswordRequestForm
 from realm import PASSWORD, Realm, realm
 
 pytestmark = needs_label
@@ -64,6 +67,12 @@ def test_people_may_do_what_their_roles_say(server: Server) -> None:
         assert server.get(path).status == 401, path
     assert ask(server, guest, *SUBMIT).status == 403
     assert server.ask(*SUBMIT).status == 401
+    kept = urllib.parse.urlencode({"params": '{"save_label": true, "label_tag": "mine"}'}).encode()
+    kind = {"Content-Type": "application/x-www-form-urlencoded", "Authorization": f"Bearer {guest}"}
+    propose = "/infer/touching_cells?image=00&output=json"
+    assert server.ask("POST", propose, kept, kind).status == 403
+    assert server.ask("POST", propose, headers=kind).status == 200
+    assert not list(server.studies.glob("labels/mine/*"))
     assert not list(server.studies.glob("labels/final/*"))
     assert ask(server, ann, *SUBMIT).status == 200
     noted = json.loads((server.studies / "labels" / "info.json").read_text())
@@ -123,6 +132,41 @@ def test_tokens_of_others_are_refused(server: Server, lab: Realm) -> None:
     assert ask(server, lab.token("ann"), "GET", "/annotate/data").status == 200
 
 
+@pytest.mark.filterwarnings("ignore:'crypt' is deprecated")  # of passlib, which MONAI Label loads
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"openid-configuration": []},
+        {"openid-configuration": {"token_endpoint": 5, "jwks_uri": 5}},
+        {"certs": "<html>", "token": "<html>"},
+        {"certs": [], "token": ["x"]},
+        {"certs": {"keys": 5}, "token": 5},
+    ],
+)
+def test_a_realm_that_talks_nonsense_is_named(wrong: dict[str, Any]) -> None:
+    from monailabel.config import settings
+
+    from overtile.pipelines.label import login
+
+    with realm() as made, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings, "MONAI_LABEL_AUTH_ENABLE", True)
+        patch.setattr(settings, "MONAI_LABEL_AUTH_REALM_URI", made.address)
+        made.wrong = wrong
+        form = OAuth2PasswordRequestForm(username="ann", password=PASSWORD)
+        for asked in (lambda: login.asking(made.token("ann")), lambda: login.log_in(form)):
+            login._realm.cache_clear()
+            with pytest.raises(HTTPException, match="no answer of a Keycloak realm") as refused:
+                asked()
+            assert refused.value.status_code == 503
+        made.wrong = {}
+        login._realm.cache_clear()
+        odd = made.token(
+            "ann", realm_access={"roles": [1, None, "monailabel-user"]}, email=5, name=[]
+        )
+        assert login.asking(odd).roles == ["monailabel-user"]
+        login._realm.cache_clear()
+
+
 def test_a_realm_that_does_not_answer_is_named(
     tmp_path: Path, studies_in: Callable[[Path], Path]
 ) -> None:
@@ -146,6 +190,10 @@ def test_the_page_asks_for_a_password_once(server: Server, lab: Realm, tmp_path:
     try:
         with opened(chromium("the page is not opened"), tmp_path / "profile") as page:
             page.open(f"http://127.0.0.1:{server.port}/annotate/")
+            page.until("document.querySelector('#login').open")
+            page.value("document.querySelector('#login').close()")  # as Escape does
+            page.until("document.querySelector('#status').textContent.includes('not logged in')")
+            page.press("n")  # asks again
             submit(page, "ann", "guess")
             page.until("document.querySelector('#login p').textContent.includes('credentials')")
             submit(page, "ann", PASSWORD)

@@ -55,6 +55,11 @@ def show(page: Page, name: str) -> None:
     page.until(f"document.body.dataset.image === {name!r} && {IDLE}")
 
 
+def reload(page: Page) -> None:
+    page.value("document.body.dataset.old = 'yes'; location.reload()")
+    page.until(f"document.body && !document.body.dataset.old && {IDLE}")  # none at the very start
+
+
 def painted(page: Page) -> str:
     """What the canvas shows once the next frame, which draws the newest cells, is past."""
     frames = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
@@ -165,8 +170,8 @@ def test_every_tool(page: Page, server: Server) -> None:
     assert kept[80, 65] == 0
     assert kept[62, 90] == 0
     assert kept[20, 30] == kept[35, 40] > 0
-    page.value("document.body.dataset.old = 'yes'; location.reload()")
-    page.until(f"document.querySelector('.labelled') && !document.body.dataset.old && {IDLE}")
+    reload(page)
+    page.until("document.querySelector('.labelled')")
     show(page, "00")
     assert count(page) == 2
     assert "final label" in page.value("document.querySelector('#kind').textContent")
@@ -308,6 +313,52 @@ def test_a_draft_of_another_size_is_given_up(page: Page, server: Server, cells: 
     assert label.shape == (64, 96)
     assert len(np.unique(label)) == proposed + 1
     image.write_bytes(before)
+
+
+def test_a_draft_stays_with_its_file_when_its_id_changes(
+    page: Page, server: Server, cells: Any
+) -> None:
+    show(page, "02")
+    page.click("#clear")
+    drawn(page, "b", (20, 20), (40, 20))
+    other = save(server.studies / "02.png", (cells[5][0] >> 8).astype(np.uint8))
+    show(page, "03")
+    show(page, "02.tif")
+    assert count(page) == 1
+    assert "draft" in page.value("document.querySelector('#kind').textContent")
+    assert len(np.unique(submitted(page, server, "02.tif"))) == 2
+    other.unlink()
+
+
+def test_a_drawing_is_not_saved_for_an_image_that_came_in_its_place(
+    page: Page, server: Server, cells: Any
+) -> None:
+    image = server.studies / "02.tif"
+    before = image.read_bytes()
+    show(page, "02")
+    page.click("#clear")
+    drawn(page, "b", (20, 20), (40, 20))
+    save(image, cells[5][0])
+    page.press("Enter")
+    page.until(f"document.querySelector('#status').textContent.includes('not saved') && {IDLE}")
+    assert "your draft was drawn on the picture before" in status(page)
+    assert count(page) == 1
+    assert not list(server.studies.glob("labels/final/02*"))
+    page.problems.clear()  # the browser notes the refusal itself
+    # and another file of its stem
+    save(server.studies / "02.png", (cells[5][0] >> 8).astype(np.uint8))
+    image.unlink()
+    page.press("Enter")
+    page.until(f"document.querySelector('#status').textContent.includes('not saved') && {IDLE}")
+    assert count(page) > 3  # a proposal for what is there
+    assert not list(server.studies.glob("labels/final/02*"))
+    page.problems.clear()
+    image.write_bytes(before)
+    (server.studies / "02.png").unlink()
+    show(page, "03")
+    show(page, "02")
+    assert count(page) == 1
+    assert len(np.unique(submitted(page, server, "02"))) == 2
 
 
 def test_a_proposal_can_be_undone(page: Page, server: Server) -> None:
@@ -695,8 +746,7 @@ def test_draw_submit_train_and_see_the_proposal_change(
     assert page.value(trained) == said
     network = "document.querySelector('#network').textContent"
     assert re.fullmatch(r"trained [-\d]+ [:\d]+ on 2 images", page.value(network))
-    page.value("document.body.dataset.old = 'yes'; location.reload()")
-    page.until(f"!document.body.dataset.old && {IDLE}")
+    reload(page)
     show(page, "03")
     assert page.value(network).endswith("on 2 images")
     page.click("#back")
@@ -721,7 +771,7 @@ def test_mistakes_are_shown(page: Page, server: Server) -> None:
 
 def test_an_image_of_2048_pixels(page: Page, server: Server, cells: Any) -> None:
     save(server.studies / "large.tif", np.tile(cells[5][0], (16, 16)))
-    page.value("location.reload()")
+    reload(page)
     page.until(
         f"{IDLE} && [...document.querySelectorAll('#images button')].at(-1).textContent === 'large'"
     )

@@ -48,6 +48,7 @@ def test_what_is_no_file_of_polygons(tmp_path: Path) -> None:
         ("oops", "no annotations"),
         ("<a><Annotation><Coordinate X='1'/></Annotation></a>", "no annotations"),
         ("<a/>", "no polygon"),
+        ("<a><Annotation><Coordinate X='nan' Y='1'/></Annotation></a>", "a coordinate that is no"),
     ):
         (tmp_path / "a.xml").write_text(text)
         with pytest.raises(DataError, match=f"a.xml: {said}"):

@@ -384,6 +384,24 @@ def test_a_label_belongs_to_the_image_for_which_the_page_shows_it(
     assert {i.name: label.name for i, label in page.labelled().values()} == wanted
 
 
+def test_a_label_stays_with_the_image_that_it_is_noted_of(tmp_path: Path) -> None:
+    files = ("a.jpg", "a.png", "b.tif", "labels/final/a.png", "labels/final/b.tif")
+    folder = annotated(tmp_path, *files)
+    noted = {"a": {"image": "a.jpg", "file": "a.png"}, "b": {"image": "b.tif"}}
+    (folder / "labels" / "info.json").write_text(json.dumps({"labels": {"final": noted}}))
+    assert names_in(folder) == {"a.jpg": "a.png", "b.tif": "b.tif"}
+    page = pytest.importorskip("overtile.pipelines.label.studies").Studies(folder)
+    assert page.labelled().keys() == {"a.jpg", "b"}
+    (folder / "a.jpg").unlink()
+    with pytest.raises(DataError, match=r"a\.png: of a\.jpg, which is not there any more; put it"):
+        find_pairs(folder)
+    assert page.labelled().keys() == {"b"}
+    assert "of a.jpg, which is gone" in page.unreadable()["labels/final/a.png"]
+    (folder / "labels" / "info.json").write_text("[]")
+    with pytest.raises(DataError, match=r"info\.json: no JSON object of notes"):
+        find_pairs(folder)
+
+
 @pytest.mark.parametrize(
     ("files", "layout"),
     [

@@ -222,7 +222,7 @@ def write_run(folder: Path, images: int = 5, side: int = 64, history: bool = Tru
         writer.writerows(rows)
     scores = {"seg": 0.8125, "pixel_error": 0.0625, "odd": math.nan, "whole": 3.0}
     told = {"key_metric": "seg", "lower_is_better": False, "network": "models/model.pt"}
-    content = {"images": images, "kind": "unseen", "scores": scores, **told}
+    content = {"images": images, "kind": "unseen", "scores": scores, "versions": 7, **told}
     (folder / "evaluation.json").write_text(json.dumps(content))
     for number, _ in read_scored(folder).telling()[:VIEWED]:
         store(
@@ -256,6 +256,7 @@ def test_numbers_of_the_page_are_those_of_the_files(tmp_path: Path) -> None:
     page = write_report(folder).read_text()
     assert page == write_report(folder, tmp_path / "again.html").read_text(), "made of files alone"
     content = block(page, "run")
+    assert ["averaged over", "7 versions"] in content["facts"]
     with (folder / "evaluation.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     metrics = [m["id"] for m in content["metrics"]]

@@ -23,13 +23,14 @@ const WHITE = [255, 255, 255];
 const VIEWS = ["filled", "outlines", "nothing"];
 
 const state = {
-  data: null, id: null, width: 0, height: 0, picture: null, overlay: null, pixels: null,
+  data: null, id: null, file: null, width: 0, height: 0, picture: null, overlay: null, pixels: null,
   cells: null, stamp: null, stroke: 0, top: 0, count: 0, selected: 0,
   touched: 0, // counts changes: what comes late must not undo them
   base: undefined, // the last change when the cells were set or saved; null: no undo leads there
   get edited() { return this.undo.at(-1) !== this.base; },
   tool: "brush", view: "filled", zoom: 1, x: 0, y: 0, space: false,
-  undo: [], redo: [], drafts: new Map(), skipped: new Set(), unreadable: new Map(),
+  undo: [], redo: [], drafts: new Map(), // of images by their files: ids change as others come
+  skipped: new Set(), unreadable: new Map(),
   token: null, login: null, refused: false, task: null, busy: 0, kind: "", saving: null,
 };
 let drawing = null; // what the pointer is doing
@@ -76,7 +77,7 @@ async function logIn() {
   for (let why = "";;) {
     if ((why || !$("user").value) && await choice("login", why) !== "in") {
       state.refused = true;
-      throw new Error("not logged in; reload the page to log in");
+      throw new Error("not logged in; whatever you do next asks again");
     }
     const form = new URLSearchParams({ username: $("user").value, password: $("password").value });
     const response = await fetch("/auth/token", { method: "POST", body: form });
@@ -103,6 +104,7 @@ function say(text, bad = false) {
 // run something that takes a moment, and say what went wrong
 async function working(text, action) {
   say(text);
+  if (!state.busy) state.refused = false; // somebody does something: time to ask again who it is
   state.busy += 1;
   document.body.dataset.busy = "true";
   try {
@@ -136,6 +138,8 @@ async function refill() {
   state.listed = text;
   state.data = JSON.parse(text);
   $("name").textContent = state.data.name;
+  const now = state.data.images.find((image) => image.file === state.file);
+  if (now) document.body.dataset.image = $("image").textContent = state.id = now.id;
   fill($("model"), state.data.models);
   fill($("strategy"), state.data.strategies);
   list();
@@ -166,10 +170,11 @@ function list() {
   $("images").replaceChildren(...state.data.images.map((image) => {
     const item = document.createElement("li"), button = element("button", image.id);
     button.classList.toggle("labelled", image.labelled);
-    button.classList.toggle("edited", image.id === state.id ? state.edited : state.drafts.has(image.id));
+    const here = image.file === state.file;
+    button.classList.toggle("edited", here ? state.edited : state.drafts.has(image.file));
     button.classList.toggle("unreadable", state.unreadable.has(image.id));
     button.title = state.unreadable.get(image.id) || "";
-    button.setAttribute("aria-current", image.id === state.id);
+    button.setAttribute("aria-current", here);
     button.addEventListener("click", () => open(image.id));
     item.append(button);
     return item;
@@ -187,8 +192,9 @@ async function open(id) {
     await settled(); // what was begun meanwhile
     if (state.opening !== id) return; // another one was chosen meanwhile
     keepDraft();
+    const file = known(id)?.file ?? id;
     Object.assign(state, {
-      id, picture, version, // of its label
+      id, file, picture, version, // of its label
       width: picture.width, height: picture.height, undo: [], redo: [], selected: 0,
       base: undefined, stamp: new Uint32Array(picture.width * picture.height), stroke: 0,
     });
@@ -201,14 +207,15 @@ async function open(id) {
     $("image").textContent = id;
     list();
     document.querySelector("#images [aria-current=true]")?.scrollIntoView({ block: "nearest" });
-    const draft = state.drafts.get(id);
-    state.drafts.delete(id);
+    const draft = state.drafts.get(file);
+    state.drafts.delete(file);
     if (draft && draft.width === state.width && draft.height === state.height) {
       setCells(draft.cells, "your draft, not submitted");
       Object.assign(state, { base: null, version: draft.version });
       recount();
       markEdited();
-      say("");
+      if (draft.seen === picture.seen) say("");
+      else say(`the file of ${id} was replaced; your draft was drawn on the picture before`, true);
       return;
     }
     if (draft) told.push(`${id} has another size now, so your draft is given up`);
@@ -239,9 +246,10 @@ async function settled() {
 
 async function pictureOf(id) {
   try {
-    const picture = await createImageBitmap(await (await ask(`/annotate/image?${query({ id })}`)).blob());
+    const response = await ask(`/annotate/image?${query({ id })}`);
+    const picture = await createImageBitmap(await response.blob());
     state.unreadable.delete(id);
-    return picture;
+    return Object.assign(picture, { seen: response.headers.get("X-Version") });
   } catch (error) {
     if (error.status && error.status !== 404) state.unreadable.set(id, error.message);
     list();
@@ -301,29 +309,35 @@ function recount() {
 }
 
 function keepDraft() {
-  const { id, cells, width, height, version } = state;
-  if (id && state.edited) state.drafts.set(id, { cells, width, height, version });
+  const { file, cells, width, height, version, picture } = state;
+  if (file && state.edited) state.drafts.set(file, { cells, width, height, version, seen: picture.seen });
 }
 
 async function submit() {
-  const { id, width, height, version } = state;
-  if (!id || state.data.read_only || state.saving === id) return;
+  const { id, file, width, height, version } = state, seen = state.picture?.seen;
+  if (!id || state.data.read_only || state.saving === file) return;
   if (!state.kind && !state.edited) { // no proposal has come, or it failed
     say(`${id} is not saved: nothing is proposed or drawn yet; press Clear if it holds no cell`, true);
     return;
   }
-  Object.assign(state, { saving: id, touched: state.touched + 1 });
+  Object.assign(state, { saving: file, touched: state.touched + 1 });
   const sent = state.cells.slice(), touched = state.touched;
   await working(`saving ${id}`, async () => {
     const options = { method: "PUT", body: sent, headers: { "Content-Type": "application/octet-stream" } };
-    const put = (values) => ask(`/annotate/label?${query({ id, width, height, ...values })}`, options);
+    const put = (values) => ask(`/annotate/label?${query({ id, width, height, seen, ...values })}`, options);
     let response;
     try {
       response = await put({ version });
     } catch (error) {
+      if (error.status === 412 && state.file === file) {
+        state.saving = null;
+        await open(id); // with the draft, where it is of the same file
+        say([error.message, $("status").textContent].filter(Boolean).join("; "), true);
+        return;
+      }
       if (error.status !== 409) throw error;
       const wanted = await choice("changed", error.message);
-      if (wanted === "theirs" && state.id === id) {
+      if (wanted === "theirs" && state.file === file) {
         Object.assign(state, { base: state.undo.at(-1), saving: null });
         await refill();
         await open(id);
@@ -335,9 +349,9 @@ async function submit() {
       response = await put();
     }
     const answer = await response.json();
-    state.drafts.delete(id);
-    if (state.id === id) state.version = answer.version;
-    if (state.id === id) {
+    state.drafts.delete(file);
+    if (state.file === file) {
+      state.version = answer.version;
       const same = state.touched === touched;
       state.base = same ? state.undo.at(-1) : null;
       if (same) {
@@ -356,12 +370,12 @@ async function submit() {
 // neither the image that is open nor one that was skipped, while there are others
 async function next() {
   await working("looking for the image to annotate next", async () => {
+    await refill();
     const strategy = $("strategy").value, model = $("model").value, told = [];
     const best = async (skip) => {
       const options = asJson({ model, skip: [...skip, ...state.unreadable.keys()] });
       return (await (await ask(`/activelearning/${strategy}`, options)).json()).id;
     };
-    await refill();
     if (state.id) state.skipped.add(state.id);
     let id;
     do {
