@@ -171,7 +171,7 @@ def test_every_tool(page: Page, server: Server) -> None:
     assert kept[62, 90] == 0
     assert kept[20, 30] == kept[35, 40] > 0
     reload(page)
-    page.until("document.querySelector('.labelled')")
+    page.until("document.querySelector('.labelled') !== null")
     show(page, "00")
     assert count(page) == 2
     assert "final label" in page.value("document.querySelector('#kind').textContent")
