@@ -37,6 +37,10 @@ def chromium(what: str) -> str:
     return browser
 
 
+class RefusedError(AssertionError):
+    """The browser did not carry out a command."""
+
+
 class Page:
     """A page that is open in a browser.
 
@@ -80,10 +84,16 @@ class Page:
         return result["result"].get("value")
 
     def until(self, expression: str, seconds: float = 60) -> None:
-        """Wait until an expression is true."""
+        """Wait until an expression is true; while a page gives way to another, none is."""
         deadline = time.monotonic() + seconds
-        while not self.value(expression):
-            assert time.monotonic() < deadline, f"never true: {expression}"
+        while True:
+            fault = ""
+            try:
+                if self.value(expression):
+                    return
+            except RefusedError as refused:  # "Inspected target navigated or closed", for one
+                fault = f" ({refused})"
+            assert time.monotonic() < deadline, f"never true: {expression}{fault}"
             time.sleep(0.05)
 
     def press(self, key: str, shift: bool = False, control: bool = False) -> None:
@@ -149,7 +159,8 @@ class Page:
         while True:
             answer = self._receive()
             if answer.get("id") == self._number:
-                assert "error" not in answer, f"{method}: {answer['error']}"
+                if "error" in answer:
+                    raise RefusedError(f"{method}: {answer['error']}")
                 result: dict[str, Any] = answer["result"]
                 return result
             self._note(answer.get("method", ""), answer.get("params", {}))

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-os.environ["OVERTILE_CACHE"] = tempfile.mkdtemp(prefix="overtile-cache-")
+_CACHE = tempfile.TemporaryDirectory(prefix="overtile-cache-")  # gone with the tests
+os.environ["OVERTILE_CACHE"] = _CACHE.name
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
 
