@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-USER, ANNOTATOR = "monailabel-user", "monailabel-annotator"
+USER, ANNOTATOR, ADMIN = "monailabel-user", "monailabel-annotator", "monailabel-admin"
 ROLES = {"ann": [USER, ANNOTATOR], "guest": [USER], "stranger": []}
 PASSWORD = "correct horse"
 

@@ -12,6 +12,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse, Response
+from monailabel.config import settings
 from monailabel.endpoints.user.auth import User
 from monailabel.utils.async_tasks.utils import tasks
 from PIL import Image
@@ -26,10 +27,12 @@ from overtile.pipelines.label.refusals import (
 )
 from overtile.pipelines.label.results import write_label
 from overtile.pipelines.label.shared import (
+    admin,
     annotator,
     columns_first,
     flat_image,
     instance,
+    lacking,
     studies,
     user,
 )
@@ -49,8 +52,9 @@ def home() -> Response:
 
 @routes.get("/annotate/data")
 def data(user: User = user) -> dict[str, Any]:
-    """Images, models, which of them use a trained network, and strategies."""
+    """Images, models, which of them use a trained network, strategies, and what is locked why."""
     store, app = studies(), instance()
+    closed = "this folder is read-only" if store.read_only else ""
     done = store.labelled()
     return {
         "name": store.name(),
@@ -59,7 +63,10 @@ def data(user: User = user) -> dict[str, Any]:
             for i, file in store.images().items()
         ],
         "unreadable": store.unreadable(),
-        "read_only": store.read_only,
+        "locked": {
+            "submit": closed or lacking(user, settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR, "submit"),
+            "train": closed or lacking(user, settings.MONAI_LABEL_AUTH_ROLE_ADMIN, "train"),
+        },
         "models": [name for name, task in app._infers.items() if task.dimension == 2],
         "trained": {name: task.network() for name, task in app._trainers.items()},
         "strategies": list(app._strategies),
@@ -193,7 +200,7 @@ def training(user: User = user) -> Any:
 
 
 @routes.post("/annotate/shipped")
-def shipped(model: str, user: User = annotator) -> None:
+def shipped(model: str, user: User = admin) -> None:
     """Let a model use the network again that came with its bundle; 409 while a training goes on."""
     instance().segmenter(model)
     studies().check_writable()

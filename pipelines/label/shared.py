@@ -28,14 +28,21 @@ annotator = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
 admin = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
 
 
+def lacking(user: User, role: str, action: str) -> str:
+    """Why a user may not do something that takes a role; empty for whoever has it."""
+    if settings.MONAI_LABEL_AUTH_ENABLE and role not in user.roles:
+        return f"role {role!r} is required to {action}"
+    return ""
+
+
 def check_role(user: User, role: str, action: str) -> None:
     """Refuse a part of a request that needs another role than the rest of it.
 
     Raises:
         ForbiddenError: if the user has not got it.
     """
-    if settings.MONAI_LABEL_AUTH_ENABLE and role not in user.roles:
-        raise ForbiddenError(f"role {role!r} is required to {action}")
+    if why := lacking(user, role, action):
+        raise ForbiddenError(why)
 
 
 def instance() -> OvertileLabel:

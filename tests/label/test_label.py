@@ -497,6 +497,8 @@ def test_uploads_have_a_limit(
         assert server.infer("00").status == 200
         assert 400 <= server.post("/train/touching_cells").status < 500
         assert server.get("/datastore/").json["read_only"]
+        locked = server.get("/annotate/data").json["locked"]
+        assert all("read-only" in why for why in locked.values())
         assert not (studies / "labels").exists()
         # files that come and go are seen
         (studies / "00.tif").unlink()

@@ -21,7 +21,7 @@ pytest.importorskip("jwt")  # of the extra, as the server
 
 from fastapi import HTTPException
 from fastapi.security import OAuth2PasswordRequestForm
-from realm import PASSWORD, Realm, realm
+from realm import ADMIN, ANNOTATOR, PASSWORD, Realm, realm
 
 pytestmark = needs_label
 
@@ -65,7 +65,16 @@ def test_people_may_do_what_their_roles_say(server: Server) -> None:
         assert ask(server, guest, "GET", path).status == 200, path
         assert ask(server, stranger, "GET", path).status == 403, path
         assert server.get(path).status == 401, path
+    locked = {
+        name: ask(server, token, "GET", "/annotate/data").json["locked"]
+        for name, token in (("ann", ann), ("guest", guest))
+    }
+    assert locked["ann"] == {"submit": "", "train": f"role {ADMIN!r} is required to train"}
+    assert ANNOTATOR in locked["guest"]["submit"]
+    assert ADMIN in locked["guest"]["train"]
     assert ask(server, guest, *SUBMIT).status == 403
+    for path in ("/train/touching_cells", "/annotate/shipped?model=touching_cells"):
+        assert ask(server, ann, "POST", path).status == 403
     assert server.ask(*SUBMIT).status == 401
     kept = urllib.parse.urlencode({"params": '{"save_label": true, "label_tag": "mine"}'}).encode()
     kind = {"Content-Type": "application/x-www-form-urlencoded", "Authorization": f"Bearer {guest}"}
@@ -200,6 +209,10 @@ def test_the_page_asks_for_a_password_once(server: Server, lab: Realm, tmp_path:
             ready = "document.body?.dataset.image && document.body.dataset.busy === 'false'"
             page.until(ready)
             first = page.value("document.body.dataset.image")
+            button = "document.querySelector('#{}').{}".format
+            assert not page.value(button("submit", "disabled"))
+            assert page.value(button("train", "disabled"))  # as she is no admin, and it says so
+            assert ADMIN in page.value(button("train", "title"))
             page.value("new Promise((done) => setTimeout(done, 2500))")
             page.press("n")  # its token is not valid any more
             page.until(f"document.body.dataset.image !== {json.dumps(first)} && {ready}")

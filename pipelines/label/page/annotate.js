@@ -315,7 +315,11 @@ function keepDraft() {
 
 async function submit() {
   const { id, file, width, height, version } = state, seen = state.picture?.seen;
-  if (!id || state.data.read_only || state.saving === file) return;
+  if (!id || state.saving === file) return;
+  if (state.data.locked.submit) {
+    say(`${id} is not saved: ${state.data.locked.submit}`, true);
+    return;
+  }
   if (!state.kind && !state.edited) { // no proposal has come, or it failed
     say(`${id} is not saved: nothing is proposed or drawn yet; press Clear if it holds no cell`, true);
     return;
@@ -479,17 +483,21 @@ async function back() {
 }
 
 function buttons() {
-  const none = !state.id, locked = !state.data || state.data.read_only;
+  const none = !state.id, { submit: closed, train: untrainable } = state.data?.locked ?? {};
   const trained = state.data?.trained[$("model").value];
   $("network").textContent = state.data ? trained?.told || "as shipped" : "";
   $("back").hidden = !trained;
-  $("back").disabled = locked || state.task !== null;
-  $("submit").disabled = none || locked;
+  $("back").disabled = !state.data || Boolean(untrainable) || state.task !== null;
+  $("submit").disabled = none || Boolean(closed);
+  $("submit").title = closed || "Enter";
   $("propose").disabled = none;
   $("undo").disabled = state.undo.length === 0;
   $("redo").disabled = state.redo.length === 0;
-  $("train").disabled = locked || state.task !== null;
+  $("train").disabled = !state.data || Boolean(untrainable) || state.task !== null;
+  $("train").title = untrainable || "T";
   $("stop").hidden = state.task === null;
+  $("stop").disabled = Boolean(untrainable);
+  $("stop").title = $("back").title = untrainable || "";
   for (const button of $("modes").children) {
     button.setAttribute("aria-pressed", button.dataset.tool === state.tool);
   }
