@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import nibabel
 import numpy as np
@@ -110,7 +112,8 @@ def is_image(path: Path) -> bool:
     if path.name.startswith("."):
         return False
     if path.is_dir():
-        return path.name.lower().endswith(ZARR) or is_dicom_series(path)
+        listed = os.access(path, os.R_OK | os.X_OK)  # not lost+found, for one
+        return path.name.lower().endswith(ZARR) or (listed and is_dicom_series(path))
     return path.name.lower().endswith(SUFFIXES) and not path.name.lower().endswith(ZARR)
 
 
@@ -166,9 +169,34 @@ def check_pages(path: Path) -> None:
             (place,) = struct.unpack(link, file.read(struct.calcsize(link)))
 
 
+def check_companions(path: Path, tif: tifffile.TiffFile) -> None:
+    """Refuse an OME-TIFF with planes in other files, before ``tif.series`` looks for them.
+
+    tifffile opens whatever path such a file names, and takes zeros for what is not there.
+
+    Raises:
+        UnreadableError: naming the first of them.
+    """
+    xml = tif.ome_metadata or ""
+    try:
+        root = ElementTree.fromstring(xml) if "FileName" in xml else None
+    except ElementTree.ParseError:
+        return  # tifffile takes the pages as they are
+    for element in root.iter() if root is not None else ():
+        name = element.get("FileName") if element.tag.endswith("UUID") else None
+        own = root.get("UUID") if root is not None else None
+        # a file knows itself by what it is called in its head, or by its name without that
+        if name and not (element.text == own if own else name.lower() == path.name.lower()):
+            raise UnreadableError(
+                f"{path}: planes of it are in {' '.join(name.split())[:100]!r}; expected all of "
+                f"them in one file: write it so {GOES_ON}"
+            )
+
+
 def _tiff(path: Path, labels: bool) -> Stored:
     check_pages(path)
     with tifffile.TiffFile(path) as tif:
+        check_companions(path, tif)
         if not tif.series or not np.prod(tif.series[0].shape):  # of some broken files
             raise ValueError("it holds no pixels")
         series, page = tif.series[0], tif.series[0].keyframe
@@ -358,7 +386,12 @@ def dicom_reader(path: Path, names: Sequence[str] = ()) -> Any:
 def _zarr(path: Path) -> Stored:
     import zarr
 
-    return ome_zarr(path, zarr.open_group(path, mode="r"))
+    opened = zarr.open(path, mode="r")
+    if isinstance(opened, zarr.Array):
+        raise DataError(
+            f"{path}: a bare Zarr array, which names no axes; expected an OME-Zarr image"
+        )
+    return ome_zarr(path, opened)
 
 
 def ome_zarr(path: Path, group: Any, level: int = 0) -> Stored:

@@ -21,6 +21,7 @@ from overtile.pipelines.formats import (
     GOES_ON,
     Index,
     Stored,
+    check_companions,
     check_pages,
     open_image,
     resolution_spacing,
@@ -41,6 +42,7 @@ def open_tiff(path: Path, level: int, cache: BlockCache) -> Stored:
     check_pages(path)
     with ExitStack() as stack:
         tif = stack.enter_context(tifffile.TiffFile(path))
+        check_companions(path, tif)
         stored = _open(path, tif, level, cache)
         stack.pop_all()  # it stays open for ``pixels``
     return stored

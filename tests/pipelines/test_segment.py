@@ -494,6 +494,49 @@ def test_no_page_of_a_truncated_stack_is_left_out(
         read_image(path)
 
 
+@pytest.mark.parametrize(
+    "elsewhere",
+    ["{}/other/x.tif", "../other/x.tif", "beside.tif", "gone.tif", "pipe.tif"],
+)
+def test_planes_in_files_elsewhere_are_not_followed(
+    tmp_path: Path, toy: Path, image: NDArray[Any], elsewhere: str
+) -> None:
+    """tifffile opens whatever file an OME-TIFF names, and takes zeros for what is not there."""
+    (tmp_path / "other").mkdir()
+    secret = tmp_path / "other" / "x.tif"
+    tifffile.imwrite(secret, image, ome=True, metadata={"axes": "YX", "UUID": "urn:uuid:b"})
+    (home := tmp_path / "home").mkdir()
+    os.mkfifo(home / "pipe.tif")
+    shutil.copyfile(secret, home / "beside.tif")
+    path = ome_of(home / "image.tif", elsewhere.format(tmp_path), image)
+    for read in (
+        lambda: read_image(path),
+        lambda: run(path, tmp_path / "p.zarr", toy),
+        lambda: run(path, tmp_path / "p.zarr", toy, skip_unreadable=True),
+    ):
+        with pytest.raises(DataError, match=r"planes of it are in '.*in one file"):
+            read()
+
+
+def test_a_file_that_names_itself_is_read(tmp_path: Path, image: NDArray[Any]) -> None:
+    own = ome_of(tmp_path / "before.tif", "before.tif", image, "urn:uuid:a")
+    assert (read_image(own)[0] == image).all()
+    assert (read_image(own.rename(tmp_path / "now.tif"))[0] == image).all()
+
+
+def ome_of(path: Path, named: str, image: NDArray[Any], uuid: str = "urn:uuid:b") -> Path:
+    """An OME-TIFF that says its plane is in another file."""
+    xml = f"""<?xml version="1.0" encoding="UTF-8"?>
+    <OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:a">
+    <Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="{image.dtype}"
+    SizeX="{image.shape[1]}" SizeY="{image.shape[0]}" SizeZ="1" SizeC="1" SizeT="1">
+    <Channel ID="Channel:0:0" SamplesPerPixel="1"/>
+    <TiffData IFD="0" PlaneCount="1"><UUID FileName="{named}">{uuid}</UUID></TiffData>
+    </Pixels></Image></OME>"""
+    tifffile.imwrite(path, image, description=xml, metadata=None)
+    return path
+
+
 def test_parts_that_were_filled_are_not_taken_for_whole(
     tmp_path: Path, toy: Path, image: NDArray[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
