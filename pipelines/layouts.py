@@ -334,7 +334,7 @@ def _nested(found: Any, depth: int) -> bool:
 def noted_owner(label: Path, notes: dict[str, Any]) -> str | None:
     """The name of the image file that a label was saved for, if that is noted."""
     noted = notes["labels"].get(label.parent.name, {}).get(stem(label), {})
-    owner = noted.get("image") if noted.get("file", label.name) == label.name else None
+    owner = noted.get("image") if noted.get("file") == label.name else None
     return owner if isinstance(owner, str) else None
 
 

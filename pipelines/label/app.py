@@ -11,9 +11,11 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
 import overtile
 from overtile.pipelines.errors import ConfigurationError, OvertileError
+from overtile.pipelines.facts import stamp
 from overtile.pipelines.label.choose import MostUncertain, Plain, Uncertainty, by_chance, in_order
+from overtile.pipelines.label.guard import sentence
 from overtile.pipelines.label.infer import Segmenter
-from overtile.pipelines.label.refusals import MissingError, RefusedError
+from overtile.pipelines.label.refusals import MissingError, RefusedError, ReplacedError
 from overtile.pipelines.label.studies import FINAL, Studies, check_tag
 from overtile.pipelines.label.train import Trainer
 from overtile.pipelines.reading import Channel, check_channel
@@ -108,20 +110,35 @@ class OvertileLabel(MONAILabelApp):
 
         Whatever else ``request["image"]`` may name, a path is never followed.
         """
-        task, saves = self.segmenter(request.get("model", "")), bool(request.get("save_label"))
+        task, saves = self.segmenter(request.get("model", "")), request.get("save_label", False)
+        if not isinstance(saves, bool):
+            raise RefusedError(f"save_label {saves!r}: expected true or false")
         tag = proposals_tag(request) if saves else _tag(request)
         studies = datastore or self.datastore()
+        if saves:
+            studies.check_writable()
         image = request.get("image")
         if not isinstance(image, str):
             raise RefusedError("image: expected the id of an image in the studies folder")
         upload = request.get("upload")
+        if saves and upload:
+            raise RefusedError(
+                "save_label: the image that comes with the request is not kept, so neither is its "
+                "label; add it with PUT /datastore/image first"
+            )
         path = Path(upload) if upload else studies.path_of(image)
+        seen = stamp(path)
         file, told = task({"image": str(path), "polygons": request.get("polygons")})
         label: str = file
-        if saves and not upload:
-            label = studies.save_label(
-                image, file, tag, {"model": task.bundle.name, "params": told}
-            )
+        if saves:
+            noted = {"model": task.bundle.name, "params": told}
+            try:
+                if stamp(path) != seen:
+                    raise ReplacedError(f"image {image!r}: not saved, for its file was replaced")
+                label = studies.save_label(image, file, tag, noted)
+            except BaseException:
+                Path(file).unlink()
+                raise
         return {"label": label, "tag": tag, "file": file, "params": told}
 
 
@@ -143,7 +160,7 @@ class _OneByOne(BatchInferTask):
                 Path(result.pop("file")).unlink()
                 found[image] = result
             except OvertileError as error:
-                found[image] = {"error": str(error)}
+                found[image] = {"error": sentence(error)}
             print(f"{number} of {len(images)}: {found[image].get('error', image)}", flush=True)
         return found
 

@@ -147,9 +147,17 @@ def _split(address: str) -> SplitResult:
 
 def refused(error: Exception) -> JSONResponse:
     """A user's mistake as MONAI Label's clients expect it: ``{"detail": sentence}``."""
-    status = getattr(error, "status", 400)
+    return JSONResponse({"detail": sentence(error)}, getattr(error, "status", 400))
+
+
+def sentence(error: Exception) -> str:
+    """A user's mistake in one line, without paths of the server and options of other commands."""
     told = " ".join(str(error).split())
     if settings.MONAI_LABEL_STUDIES:
         told = told.replace(f"{settings.MONAI_LABEL_STUDIES}/", "")
-    told = _ELSEWHERE.sub("", told)
-    return JSONResponse({"detail": told}, status)
+    return _ELSEWHERE.sub("", told)
+
+
+def failed() -> JSONResponse:
+    """For a defect of the server; it passes nothing that would see to its headers."""
+    return JSONResponse({"detail": "the server failed; its log tells more"}, 500, _HEADERS)

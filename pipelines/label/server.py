@@ -23,7 +23,7 @@ from monailabel.interfaces.exception import MONAILabelException
 from overtile.networks import GeometryError
 from overtile.pipelines.errors import OvertileError
 from overtile.pipelines.label import annotate, login, viewers
-from overtile.pipelines.label.guard import Guard, refused
+from overtile.pipelines.label.guard import Guard, failed, refused
 from overtile.pipelines.label.refusals import ForbiddenError, RefusedError
 
 HOSTS, LIMIT = "OVERTILE_LABEL_HOSTS", "OVERTILE_LABEL_LIMIT"
@@ -65,6 +65,10 @@ def _answer_system(request: Request, error: Exception) -> Response:
     return answer
 
 
+def _answer_defect(request: Request, error: Exception) -> Response:
+    return failed()
+
+
 for kind in (OvertileError, GeometryError):
     app.add_exception_handler(kind, _answer)
 app.add_exception_handler(MONAILabelException, _answer_monai)
@@ -72,6 +76,7 @@ app.add_exception_handler(json.JSONDecodeError, _answer_json)
 app.add_exception_handler(OSError, _answer_system)
 app.add_exception_handler(RecursionError, _answer_nested)
 app.add_exception_handler(RequestValidationError, _answer_invalid)
+app.add_exception_handler(Exception, _answer_defect)
 theirs = list(app.router.routes)
 app.router.routes.clear()
 for ours in (viewers, annotate, login):

@@ -57,7 +57,7 @@ def studies() -> Studies:
     return found
 
 
-def parameters(text: str) -> dict[str, Any]:
+def parameters(text: str, name: str = "params") -> dict[str, Any]:
     """The JSON object in a field of a form.
 
     Raises:
@@ -67,10 +67,12 @@ def parameters(text: str) -> dict[str, Any]:
         found = json.loads(text or "{}")
     except json.JSONDecodeError as error:
         raise RefusedError(
-            f"params: no JSON ({error.msg} at {error.pos}); expected an object"
+            f"{name}: no JSON ({error.msg} at {error.pos}); expected an object"
         ) from None
+    except ValueError:
+        raise RefusedError(f"{name}: a number of thousands of digits") from None
     if not isinstance(found, dict):
-        raise RefusedError(f"params: {type(found).__name__}; expected a JSON object")
+        raise RefusedError(f"{name}: {type(found).__name__}; expected a JSON object")
     return found
 
 

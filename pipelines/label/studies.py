@@ -46,6 +46,7 @@ from overtile.pipelines.reading import check_pixels, open_view, read_image, read
 FINAL = DefaultLabelTag.FINAL.value
 _NAME = re.compile(r"[^\W_][\w .()+,=@-]{0,199}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_LONGEST = 230  # bytes of a name: that of its label is longer, and 255 is what file systems take
 _WHOSE = ("image", "file")  # of the notes of a label, those that say which image it is of
 
 
@@ -129,17 +130,29 @@ class Studies(Datastore):
             seen = file.stat()
         except OSError as error:
             return f"{file.name}: {error.strerror}"
+        if len(os.fsencode(file.name)) > _LONGEST:
+            return f"{file.name}: expected a name of at most {_LONGEST} bytes; rename it"
         if not (stat.S_ISREG(seen.st_mode) or stat.S_ISDIR(seen.st_mode)):
             return f"{file.name}: neither a file nor a folder"  # opening a pipe would wait for ever
         stamp = seen.st_mtime_ns, seen.st_size
         if file not in self._probed or self._probed[file][0] != stamp:
             try:
-                open_view(file, spatial_dims_of(file))
-                fault = None
+                fault = self._links_out(file)
+                if fault is None:
+                    open_view(file, spatial_dims_of(file))
             except DataError as error:
                 fault = str(error).removesuffix(f" {GOES_ON}")  # an option of other commands
             self._probed[file] = stamp, fault
         return self._probed[file][1]
+
+    def _links_out(self, folder: Path) -> str | None:
+        """Why an image that is a folder cannot be used, where a link in it leads elsewhere."""
+        for place, folders, files in os.walk(folder):
+            for part in (Path(place, name) for name in (*folders, *files)):
+                if part.is_symlink() and not part.resolve().is_relative_to(self.folder):
+                    name = part.relative_to(self.folder)
+                    return f"{folder.name}: {name} is a link to a place outside of the folder"
+        return None
 
     def path_of(self, image_id: str) -> Path:
         """The file of an image.
@@ -187,7 +200,7 @@ class Studies(Datastore):
         if not _TAG.fullmatch(tag):
             return None
         names = self._names(image, by_stem)
-        for name in (*names, f"{stem(image)}{suffix_of(image)}"):
+        for name in (*names, *(f"{stem(image)}{suffix}" for suffix in _suffixes(image))):
             file = self.folder / "labels" / tag / name
             owner = noted_owner(file, notes)
             if (owner == image.name or (owner is None and name in names)) and (
@@ -199,7 +212,7 @@ class Studies(Datastore):
     def _names(self, image: Path, by_stem: Mapping[str, list[Path]]) -> list[str]:
         """How a label of an image may be called, where no note says whose it is."""
         own, short, alike = suffix_of(image), stem(image), by_stem.get(stem(image), [image])
-        suffixes = list(dict.fromkeys((own, ".tif", ".nii.gz", ".png")))
+        suffixes = _suffixes(image)
         others = [f.name for f in by_stem.get(image.name, [])]  # images whose labels are named so
         names = [n for suffix in suffixes if (n := f"{image.name}{suffix}") not in others]
         if any(f.name == short for f in by_stem.get(stem(Path(short)), ())):
@@ -303,17 +316,21 @@ class Studies(Datastore):
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Note something of an image."""
         self.check_writable()
-        image_id, _ = self._found(image_id)
+        image_id, file = self._found(image_id)
         _check_object("info", info)
-        self._note(info, "images", image_id)
+        with self._noting() as noted:
+            before = noted["images"].get(image_id, {})
+            kept = before if before.get("file") == file.name else {}
+            noted["images"][image_id] = {**kept, **info, "file": file.name}
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Note something of a label."""
         self.check_writable()
         key = stem(Path(self.get_label_uri(label_id, label_tag)))
         _check_object("params", info)
-        whose = {k: v for k, v in self.get_label_info(label_id, label_tag).items() if k in _WHOSE}
-        self._note({**info, **whose}, "labels", label_tag, key)
+        info = {k: v for k, v in info.items() if k not in _WHOSE}  # that is not a client's to say
+        with self._noting() as noted:
+            noted["labels"].setdefault(label_tag, {}).setdefault(key, {}).update(info)
 
     def refresh(self) -> None:
         """Look at every file again."""
@@ -345,15 +362,18 @@ class Studies(Datastore):
         with self._noting() as noted:
             self._check_free(name, target)  # others may have sent the same meanwhile
             _copy(source, target)
-            _entry(noted, "images", name).update(image_info, ts=int(time.time()))
-        return name
+            image_id = next(i for i, file in self.images().items() if file == target)
+            noted["images"][image_id] = {**image_info, "file": target.name, "ts": int(time.time())}
+        return image_id
 
     def _check_free(self, name: str, target: Path) -> None:
-        if target.exists() or name in self.images():
+        by_stem, told = self._by_stem(), self._told.get(name)
+        names = {file.name for files in by_stem.values() for file in files}
+        # what asks for this id must not find another image
+        if target.exists() or {name, told and told.name} & names or stem(target) in by_stem:
             raise ConflictError(
                 f"image {name!r}: exists already; give another name, or remove it first"
             )
-        by_stem = self._by_stem()
         for tag in self._tags() if stem(target) not in by_stem else ():
             for left in self._names(target, by_stem):
                 if (self.folder / "labels" / tag / left).is_file():
@@ -366,6 +386,8 @@ class Studies(Datastore):
         """Delete an image and its labels."""
         self.check_writable()
         file = self.path_of(image_id)
+        if file.is_dir():  # other files may lie in it
+            raise ForbiddenError(f"{file.name}: a folder; remove it by hand, and its labels")
         for tag in self._tags():
             if self.label_of(image_id, tag):
                 self.remove_label(image_id, tag)
@@ -410,6 +432,8 @@ class Studies(Datastore):
         home = self.folder / "labels" / tag
         if not home.resolve().is_relative_to(self.folder):
             raise ForbiddenError(f"labels/{tag}: a link to a place outside of the folder")
+        if tag != FINAL and home.resolve() == home.with_name(FINAL).resolve():
+            raise ForbiddenError(f"labels/{tag}: a link to labels/{FINAL}")
         # one at a time, in this process (`saving`) and in others, such as a batch of proposals
         with self.saving, self._noting() as noted:
             home.mkdir(parents=True, exist_ok=True)
@@ -466,12 +490,12 @@ class Studies(Datastore):
 
     def json(self) -> dict[str, Any]:
         """Everything, as MONAI Label's clients read it."""
-        noted, alike = self._info(), self._by_stem()
+        info, noted, alike = self.noted(), self._info(), self._by_stem()
         objects = {
             image_id: {
                 "image": {
                     "ext": file.name[len(stem(file)) :],
-                    "info": noted["images"].get(image_id, {}),
+                    "info": info.get(image_id, {}),
                 },
                 "labels": {
                     tag: {"ext": label.name.removeprefix(image_id), "info": {}}
@@ -486,9 +510,13 @@ class Studies(Datastore):
     # notes
 
     def noted(self) -> dict[str, dict[str, Any]]:
-        """What is noted of the images, by id."""
-        found: dict[str, dict[str, Any]] = self._info()["images"]
-        return found
+        """What is noted of the images, by id; not of others that had the same."""
+        found = self._info()["images"]
+        return {
+            image_id: found[image_id]
+            for image_id, file in self.images().items()
+            if image_id in found and found[image_id].get("file") == file.name
+        }
 
     def _info(self) -> dict[str, Any]:
         return notes_of(self.folder)
@@ -507,10 +535,6 @@ class Studies(Datastore):
             partial = home / f".{file.name}.partial"
             partial.write_text(json.dumps(noted, indent=1, default=str))
             partial.replace(file)
-
-    def _note(self, info: dict[str, Any], *place: str) -> None:
-        with self._noting() as noted:
-            _entry(noted, *place).update(info)
 
     @property
     def read_only(self) -> bool:
@@ -541,12 +565,6 @@ def check_tag(name: str, tag: Any) -> str:
     return tag
 
 
-def _entry(noted: dict[str, Any], *place: str) -> dict[str, Any]:
-    for key in place:
-        noted = noted.setdefault(key, {})
-    return noted
-
-
 def _check_object(name: str, given: Any) -> None:
     if not isinstance(given, dict):
         raise RefusedError(f"{name}: {type(given).__name__}; expected a JSON object")
@@ -566,6 +584,11 @@ def _check_numbered(image_id: str, label: NDArray[Any]) -> None:
                 f"label of image {image_id!r}: {pieces} pieces, all of number {top}; expected a "
                 "number for every cell: number the pieces of the mask"
             )
+
+
+def _suffixes(image: Path) -> list[str]:
+    """What labels of an image may end with, what they do end with first."""
+    return list(dict.fromkeys((suffix_of(image), ".tif", ".nii.gz", ".png")))
 
 
 def _is_text(name: str) -> bool:

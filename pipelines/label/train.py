@@ -22,6 +22,7 @@ from overtile.pipelines.data import items_of
 from overtile.pipelines.definitions import name_of
 from overtile.pipelines.errors import DataError, TrainingError
 from overtile.pipelines.facts import FactBook, default_cache, stamp
+from overtile.pipelines.label.guard import sentence
 from overtile.pipelines.label.refusals import ConflictError, MissingError, RefusedError
 from overtile.pipelines.label.studies import Studies
 from overtile.pipelines.layouts import Pair
@@ -120,7 +121,7 @@ class Trainer(TrainTask):
             try:
                 items = items_of(Pair(image, label), facts)
             except DataError as error:
-                left_out[image_id] = str(error).replace(f"{studies.folder}/", "")
+                left_out[image_id] = sentence(error).replace(f"{studies.folder}/", "")
                 continue
             cells += sum(facts.label(**item).cells for item in items)
             pairs.append({"image": str(image), "label": str(label)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Form, UploadFile
+from fastapi import APIRouter, File, Form, Query, UploadFile
 from fastapi.background import BackgroundTasks
 from fastapi.responses import FileResponse
 from monailabel.config import settings
@@ -27,7 +28,7 @@ from monailabel.utils.others.pathology import (
     create_asap_annotations_xml,
     create_dsa_annotations_json,
 )
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from overtile.pipelines.label.app import batch_options
 from overtile.pipelines.label.polygons import as_annotations, filled, read_asap
@@ -254,6 +255,42 @@ def add_image(
         return {"image": studies().add_image(image or "", str(path), info)}
 
 
+@routes.head("/datastore/image")
+def check_image(image: str, check_sum: str = "", user: User = user) -> None:
+    """Whether there is an image, of this digest: ``SHA256:...``, ``SHA512:...`` or ``MD5:...``."""
+    path = studies().path_of(image)
+    kind, _, digest = check_sum.rpartition(":")
+    if not check_sum:
+        return
+    if (kind or "SHA256") not in ("SHA256", "SHA512", "MD5") or not path.is_file():
+        raise RefusedError(f"check_sum {check_sum[:100]!r}: expected SHA256:DIGEST, of a file")
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, kind or "SHA256").hexdigest() != digest.lower():
+            raise MissingError(f"image {image!r}: of another digest")
+
+
+@routes.put("/datastore/image/info")
+def note_image(image: str, info: Annotated[str, Form()] = "{}", user: User = annotator) -> None:
+    """Note something of an image."""
+    studies().update_image_info(image, {**parameters(info, "info"), "user": user.username})
+
+
+@routes.put("/datastore/label/info")
+def note_label(
+    label: str, tag: str, info: Annotated[str, Form()] = "{}", user: User = annotator
+) -> None:
+    """Note something of a label."""
+    studies().update_label_info(label, tag, {**parameters(info, "info"), "user": user.username})
+
+
+@routes.put("/datastore/updatelabelinfo")
+def note_label_as_before(
+    label: str, tag: str, params: Annotated[str, Form()] = "{}", user: User = annotator
+) -> None:
+    """Note something of a label, as older clients ask."""
+    note_label(label, tag, params, user)
+
+
 @routes.put("/model/{model}")
 @routes.delete("/model/{model}")
 def change_model(model: str, user: User = admin) -> None:
@@ -262,7 +299,7 @@ def change_model(model: str, user: User = admin) -> None:
 
 
 @routes.get("/logs/")
-def log(lines: int = 300, user: User = admin) -> Any:
+def log(lines: Annotated[int, Query(ge=0, lt=2**31)] = 300, user: User = admin) -> Any:
     """The last lines of the log, 0 for all, as text: MONAI Label's page of it fetches scripts."""
     return get_logs(str(instance().home / "logs" / "app.log"), lines, False, True, 0)
 
@@ -273,11 +310,14 @@ def no_gpu_log(user: User = user) -> None:
     raise MissingError("not served here; run nvidia-smi")
 
 
+Pixels = Annotated[int, Field(gt=-(2**31), lt=2**31)]
+
+
 class Region(BaseModel):
     """What viewers of slides ask for; tiles are the server's own business."""
 
-    location: tuple[int, int] = (0, 0)
-    size: tuple[int, int] = (0, 0)
+    location: tuple[Pixels, Pixels] = (0, 0)
+    size: tuple[Pixels, Pixels] = (0, 0)
 
 
 @routes.post("/infer/wsi/{model}")
@@ -306,7 +346,7 @@ def infer_polygons_of_upload(
 ) -> Any:
     """Cells as polygons, of an image that comes with the request too."""
     try:
-        region = Region(**parameters(wsi))
+        region = Region(**parameters(wsi, "wsi"))
     except ValidationError:
         raise RefusedError("wsi: expected location and size, two numbers each") from None
     if file is None:

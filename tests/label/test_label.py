@@ -26,12 +26,13 @@ import numpy as np
 import psutil
 import pytest
 import tifffile
+import zarr
 from labelling import Server, needs_label, save, serving
 from mlflow import MlflowClient
 from PIL import Image
 from toy import toy_bundle
 
-from overtile.pipelines.label.refusals import ConflictError, ForbiddenError
+from overtile.pipelines.label.refusals import ConflictError, ForbiddenError, ReplacedError
 from overtile.pipelines.reading import read_label
 from overtile.pipelines.trained import load_trained
 
@@ -372,6 +373,31 @@ def test_mistakes_are_answered_in_one_sentence(server: Server, tmp_path: Path) -
         assert next(iter(wrong)) in server.post("/batch/infer/touching_cells", wrong).detail
     assert "limit_cases -1" in server.get("/datastore/dataset?limit_cases=-1").detail
     deep = "[" * 200_000
+    many = "9" * 5000  # Python converts no number of so many digits
+    for told in (
+        server.send("POST", "/infer/touching_cells?image=00", params=f'{{"x": {many}}}'),
+        server.send(
+            "POST", "/infer/wsi_v2/touching_cells?image=00", wsi=f'{{"size": [{many}, 1]}}'
+        ),
+        server.send("PUT", "/datastore/image/info?image=00", info=many),
+        server.send("PUT", "/datastore/image/info?image=00", info="[1]"),
+        server.send("PUT", "/datastore/label/info?label=00&tag=final", info="[1]"),
+        server.send("PUT", "/datastore/updatelabelinfo?label=00&tag=final", params="[1]"),
+        server.ask("HEAD", "/datastore/image?image=00&check_sum=FOO:12"),
+    ):
+        assert told.status == 400
+    for told in (
+        server.post("/infer/wsi/touching_cells?image=00", {"location": [10**400, 0]}),
+        server.get(f"/logs/?lines={10**30}"),
+    ):
+        assert told.status == 422
+    kept = json.dumps({"save_label": "false"})
+    told = server.send("POST", "/infer/touching_cells?image=00", params=kept)
+    assert "expected true or false" in told.detail
+    upload = server.studies / "00.tif"
+    kept = json.dumps({"save_label": True})
+    told = server.send("POST", "/infer/touching_cells", upload, params=kept)
+    assert "is not kept" in told.detail
     for told in (
         server.send("POST", "/infer/touching_cells?image=00", params=deep),
         server.send("PUT", "/datastore/image/info?image=00", info=deep),
@@ -628,6 +654,151 @@ def test_labels_stay_with_their_images_whatever_comes_and_goes(tmp_path: Path, c
         studies.add_image("b", str(save(tmp_path / "new.png", eight_bits(cells[2][0]))), {})
 
 
+def test_a_label_of_many_cells_stays_with_its_image(tmp_path: Path, cells: Any) -> None:
+    """It is a TIFF, for PNG has no such numbers, and may look like that of another image."""
+    from overtile.pipelines.label.studies import FINAL, Studies
+    from overtile.pipelines.layouts import find_pairs
+
+    studies = Studies(tmp_path)
+    save(tmp_path / "a.png", eight_bits(cells[0][0]))
+    drawn = np.where(cells[0][1] > 0, cells[0][1].astype(np.uint32) + 70_000, 0)
+    file = str(save(tmp_path / ".drawn.tif", drawn))
+    studies.save_label("a", file, FINAL, {})
+    save(tmp_path / "a.tif", cells[1][0])
+    for _ in range(2):
+        assert {i: p[1].name for i, p in studies.labelled().items()} == {"a.png": "a.tif"}
+        pairs = [(p.image.name, p.label.name) for p in find_pairs(tmp_path)[1]["train"]]
+        assert pairs == [("a.png", "a.tif")]
+        studies.save_label("a.tif", file, FINAL, {})
+        assert studies.labelled().keys() == {"a.png", "a.tif"}
+        studies.remove_label("a.tif", FINAL)
+        studies.save_label("a.png", file, FINAL, {})
+        assert len(list(tmp_path.glob("labels/final/*"))) == 1
+        (label,) = tmp_path.glob("labels/final/*")
+        label.rename(label.with_name("a.tif"))
+        notes = json.loads((tmp_path / "labels" / "info.json").read_text())
+        notes["labels"]["final"] = {"a": {"image": "a.png", "file": "a.tif"}}
+        (tmp_path / "labels" / "info.json").write_text(json.dumps(notes))
+
+
+def test_what_is_noted_stays_with_its_image(tmp_path: Path, cells: Any) -> None:
+    from overtile.pipelines.label.studies import FINAL, Studies
+
+    studies = Studies(tmp_path)
+    for name in ("a.png", "b.png"):
+        save(tmp_path / name, eight_bits(cells[0][0]))
+    studies.update_image_info("a", {"patient": "A"})
+    studies.update_image_info("a", {"stain": "DAPI"})
+    assert studies.get_image_info("a")["patient"] == "A"
+    # a label that somebody put there; whose it is, is not a client's to say
+    (tmp_path / "labels" / "final").mkdir()
+    save(tmp_path / "labels" / "final" / "a.png", cells[0][1].astype(np.uint16))
+    studies.update_label_info("a", FINAL, {"image": "b.png", "file": "a.png", "seen": True})
+    assert studies.labelled().keys() == {"a"}
+    assert studies.get_label_info("a", FINAL) == {"seen": True}
+    (tmp_path / "a.png").unlink()
+    save(tmp_path / "a.tif", cells[1][0])
+    assert "patient" not in studies.get_image_info("a")
+    assert "a" not in studies.noted()
+    studies.update_image_info("a", {"patient": "B"})
+    assert "stain" not in studies.get_image_info("a")
+
+
+def test_an_upload_has_an_id_of_its_own(tmp_path: Path, cells: Any) -> None:
+    from overtile.pipelines.label.studies import Studies
+
+    (tmp_path / "studies").mkdir()
+    studies = Studies(tmp_path / "studies")
+    new = str(save(tmp_path / "new.tif", cells[2][0]))
+    save(studies.folder / "a.png", eight_bits(cells[0][0]))
+    studies.images()  # so that it has been told of "a"
+    Image.fromarray(eight_bits(cells[1][0])).save(studies.folder / "a.bmp")
+    for taken in ("a", "a.png", "a.bmp"):
+        with pytest.raises(ConflictError, match="exists already"):
+            studies.add_image(taken, new, {})
+    assert studies.path_of(studies.add_image("b", new, {})).name == "b.tif"
+    assert studies.path_of(studies.add_image("c.v2", new, {"x": 1})).name == "c.v2.tif"
+    assert studies.get_image_info("c.v2")["x"] == 1
+
+
+def test_what_cannot_be_used_is_listed_and_the_rest_served(tmp_path: Path, cells: Any) -> None:
+    from overtile.pipelines.label.studies import FINAL, Studies
+
+    (tmp_path / "studies").mkdir()
+    studies = Studies(tmp_path / "studies")
+    home = studies.folder
+    save(home / "good.tif", cells[0][0])
+    save(home / f"{'n' * 245}.tif", cells[0][0])
+    zarr.save_array(home / "bare.zarr", cells[0][0])
+    level = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1, 1]}]}
+    axes = [{"name": axis, "type": "space"} for axis in "yx"]
+    described = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [level]}]}
+    for kept, image in ((home / "own.zarr", cells[0][0]), (tmp_path / "x.zarr", cells[1][0])):
+        group = zarr.create_group(kept, attributes={"ome": described})
+        group.create_array("0", data=image)
+    shutil.copytree(home / "own.zarr", home / "linked.zarr")
+    shutil.rmtree(home / "linked.zarr" / "0")
+    (home / "linked.zarr" / "0").symlink_to(tmp_path / "x.zarr" / "0")
+    assert studies.images().keys() == {"good", "own"}
+    told = studies.unreadable()
+    assert "at most 230 bytes" in told[f"{'n' * 245}.tif"]
+    assert "0 is a link to a place outside" in told["linked.zarr"]
+    assert "expected an OME-Zarr" in told["bare.zarr"]
+    # an image that is a folder is not removed, and keeps its label
+    drawn = str(save(tmp_path / "drawn.tif", cells[0][1].astype(np.uint16)))
+    studies.save_label("own", drawn, FINAL, {})
+    with pytest.raises(ForbiddenError, match="by hand"):
+        studies.remove_image("own")
+    assert studies.labelled().keys() == {"own"}
+    (home / "labels" / "alias").symlink_to("final")
+    with pytest.raises(ForbiddenError, match="a link to labels/final"):
+        studies.save_label("own", drawn, "alias", {})
+
+
+def test_a_folder_that_cannot_be_listed_is_no_image(
+    tmp_path: Path, cells: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As lost+found on a disk of its own. Root may list all, so the system is made to refuse."""
+    from overtile.pipelines.label.studies import Studies
+
+    save(tmp_path / "good.tif", cells[0][0])
+    (tmp_path / "lost+found").mkdir()
+    listed, allowed = Path.iterdir, os.access
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    monkeypatch.setattr(os, "access", lambda p, mode: "lost" not in str(p) and allowed(p, mode))
+    assert Studies(tmp_path).images().keys() == {"good"}
+
+
+def test_proposals_are_not_kept_for_an_image_that_was_replaced(tmp_path: Path, cells: Any) -> None:
+    from overtile.pipelines.label.app import OvertileLabel
+    from overtile.pipelines.label.studies import Studies
+
+    (tmp_path / "studies").mkdir()
+    image = save(tmp_path / "studies" / "a.tif", cells[0][0])
+    made = save(tmp_path / "made.tif", cells[0][1].astype(np.uint16))
+
+    class Slow:
+        bundle = Path("slow")
+
+        def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+            save(tmp_path / "new.tif", cells[1][0]).replace(image)
+            return str(made), {}
+
+    app = OvertileLabel.__new__(OvertileLabel)
+    app._infers = {"slow": Slow()}
+    request = {"model": "slow", "image": "a", "save_label": True}
+    with pytest.raises(ReplacedError, match="was replaced"):
+        app.infer(request, Studies(tmp_path / "studies"))
+    assert not list((tmp_path / "studies").glob("labels/*/*.tif"))
+    assert not made.exists()
+
+
 def test_images_of_one_name_that_come_at_once(tmp_path: Path, cells: Any) -> None:
     from overtile.pipelines.label.studies import Studies
 
@@ -694,6 +865,7 @@ def test_what_cannot_be_trained_on_is_left_out(tmp_path: Path, studies_in: Any, 
         left_out = answers[0].json["left_out"]
         assert left_out.keys() == {"01", "nan", "rgb"}
         assert left_out["01"].startswith("labels/final/01.tif: ")
+        assert "--" not in left_out["01"]  # no option of other commands
         assert left_out["rgb"].startswith("rgb.tif: 3 channels")
 
 

@@ -277,6 +277,15 @@ def test_a_label_that_cannot_be_read_can_be_replaced(page: Page, server: Server)
     page.click("#changed [value=theirs]")
     page.until(f"!document.querySelector('#changed').open && {IDLE}")
     assert count(page) == 1
+    assert status(page) == "02: not saved"
+    drawn(page, "b", (20, 2), (20, 60))
+    save(file, np.ones((9, 9), np.uint16))
+    page.press("Enter")
+    page.until("document.querySelector('#changed').open")
+    page.click("#changed [value=theirs]")
+    page.until(f"!document.querySelector('#changed').open && {IDLE}")
+    assert "02: not saved; " in status(page)
+    assert "9x9" in status(page)
     page.problems.clear()
     file.unlink()
 
@@ -708,6 +717,13 @@ def test_files_that_come_while_the_page_is_open(page: Page, server: Server, cell
     assert "--" not in status(page)
     assert page.value("document.querySelector('#images .unreadable').textContent") == "+bad"
     assert count(page) > 3
+    save(torn, cells[6][0])  # mended, so its turn comes, if last
+    for _ in range(20):
+        page.press("n")
+        page.until(IDLE)
+        if page.value("document.body.dataset.image") == "+bad":
+            break
+    assert not page.value("document.querySelectorAll('#images .unreadable').length")
     page.problems.clear()  # the browser notes the refusal itself
     for file in (new, torn):
         file.unlink()

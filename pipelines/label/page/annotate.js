@@ -345,6 +345,8 @@ async function submit() {
         Object.assign(state, { base: state.undo.at(-1), saving: null });
         await refill();
         await open(id);
+        say([`${id}: not saved`, $("status").textContent].filter(Boolean).join("; "));
+        return;
       }
       if (wanted !== "mine") {
         say(`${id}: not saved`);
@@ -381,9 +383,14 @@ async function next() {
       return (await (await ask(`/activelearning/${strategy}`, options)).json()).id;
     };
     if (state.id) state.skipped.add(state.id);
-    let id;
+    let id, mended = state.unreadable.size > 0; // maybe, since they were tried
     do {
       id = await best(state.skipped);
+      if (!id && mended) {
+        mended = false;
+        state.unreadable.clear();
+        id = await best(state.skipped);
+      }
       if (!id && (id = await best([state.id || ""]))) {
         told.push("only images that were skipped are left");
         state.skipped = new Set([state.id]);
