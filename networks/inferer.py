@@ -63,7 +63,8 @@ class OverlapTileInferer(Inferer):
             pays. Its convolutions may round otherwise.
 
     Raises:
-        GeometryError: for a network without a geometry, or a ``roi_size`` that it cannot take.
+        GeometryError: for a network without a geometry, a ``roi_size`` that it cannot take, or an
+            image without pixels.
         ValueError: for an argument out of range.
 
     Example:
@@ -103,6 +104,11 @@ class OverlapTileInferer(Inferer):
             raise ValueError(f"padding_mode={padding_mode!r}: expected one of {PADDING_MODES}")
         if sw_batch_size < 1:
             raise ValueError(f"sw_batch_size={sw_batch_size}: expected at least 1")
+        if isinstance(roi_size, (float, str)) or isinstance(memory_limit, str):
+            raise TypeError(
+                f"roi_size={roi_size!r}, memory_limit={memory_limit!r}: expected pixels and bytes, "
+                "as whole numbers"
+            )
         self.roi_size, self.sw_batch_size = roi_size, sw_batch_size
         self.padding_mode, self.cval = padding_mode, cval
         self.sw_device, self.device = sw_device, device
@@ -124,6 +130,8 @@ class OverlapTileInferer(Inferer):
         """
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         geometry = self.geometry or geometry_of(network)
+        if not image.numel():
+            raise GeometryError(f"image of shape {tuple(image.shape)}: expected no axis of size 0")
         if check := getattr(network, "check_image", None):  # of the image, not of a tile of it
             check(image)
 

@@ -121,7 +121,7 @@ class BorderWeightMap(Transform):
         where: str = "background",
         spacing: Sequence[float] | None = None,
     ) -> None:
-        if w0 < 0 or sigma <= 0:
+        if not (0 <= w0 < np.inf and 0 < sigma < np.inf):
             raise ValueError(f"w0={w0}, sigma={sigma}: expected w0 >= 0 and sigma > 0")
         if where not in ("background", "everywhere"):
             raise ValueError(f"where={where!r}: expected 'background' or 'everywhere'")

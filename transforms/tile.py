@@ -63,6 +63,8 @@ class RandDeformedTiled(DeformItems):
         RandomizableTransform.__init__(self, 1.0)
         if not 0 < scale[0] <= scale[1]:
             raise ValueError(f"scale={scale}: expected 0 < smallest <= largest magnification")
+        if np.any(np.asarray(margin) < 0):
+            raise ValueError(f"margin={margin}: expected at least 0 pixels on each side")
         outputs = np.asarray(size) - 2 * np.asarray(margin)
         if (outputs < 1).any():
             raise ValueError(f"size={size} with margin={margin}: no output is left of the tile")

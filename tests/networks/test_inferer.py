@@ -448,6 +448,8 @@ def test_arguments_out_of_range_are_named() -> None:
         OverlapTileInferer(34, padding_mode="circular")
     with pytest.raises(ValueError, match="sw_batch_size=0"):
         OverlapTileInferer(34, sw_batch_size=0)
+    with pytest.raises(TypeError, match=r"roi_size=60\.0"):
+        OverlapTileInferer(60.0)  # type: ignore[arg-type]
 
 
 def test_tiles_that_do_not_fit_are_refused() -> None:
@@ -456,6 +458,9 @@ def test_tiles_that_do_not_fit_are_refused() -> None:
         OverlapTileInferer(35)(image, network_of(0))
     with pytest.raises(GeometryError, match="expected 2 numbers"):
         OverlapTileInferer((34, 34, 34))(image, network_of(0))
+    for shape in ((0, 1, 50, 50), (1, 1, 50, 0)):
+        with pytest.raises(GeometryError, match="no axis of size 0"):
+            OverlapTileInferer()(torch.rand(shape), network_of(0))
 
 
 @pytest.mark.parametrize("roi", [26, None])

@@ -1,3 +1,4 @@
+import math
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,9 @@ def test_labels_that_are_none_are_refused(transform: Any, labels: Any, message: 
     [
         ("w0", -1),
         ("sigma", 0),
+        ("w0", math.inf),
+        ("w0", math.nan),
+        ("sigma", math.nan),
         ("class_weights", "equal"),
         ("class_weights", (1, 2, 3)),
         ("where", "cells"),

@@ -131,7 +131,9 @@ def test_scale_out_of_range_is_named(scale: tuple[float, float]) -> None:
         RandDeformedTiled("i", 16, scale=scale)
 
 
-@pytest.mark.parametrize(("size", "margin"), [(16, 8), (16, 9), ((30, 16), (4, 8)), (0, 0)])
+@pytest.mark.parametrize(
+    ("size", "margin"), [(16, 8), (16, 9), ((30, 16), (4, 8)), (0, 0), (16, -1)]
+)
 def test_margin_that_leaves_no_output_is_refused(size: Any, margin: Any) -> None:
     with pytest.raises(ValueError, match=r"margin|size"):
         RandDeformedTiled("i", size, margin)({"i": np.zeros((1, 40, 40), np.float32)})
