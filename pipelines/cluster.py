@@ -25,6 +25,7 @@ except ImportError as error:
 Item = TypeVar("Item")
 _PATIENCE = 15  # seconds for scheduler and first worker to answer
 _WAITING = 3  # tasks a thread of a worker: one runs, others are there when it is done
+_TRIES = 5  # to ask all workers, while one of them is being lost
 _RECOUNT = 5  # seconds after which threads are counted again: workers come and go
 
 
@@ -75,7 +76,7 @@ class ClusterRunner:
             ConfigurationError: if one has another version, or does not see the files.
         """
         with self._explained():
-            answers = self.client.run(_look, (job.source, job.bundle, job.work))
+            answers = self._asked(job)
         for worker, (version, missing) in answers.items():
             if version != __version__:
                 raise ConfigurationError(
@@ -87,6 +88,20 @@ class ClusterRunner:
                     f"--scheduler {self.address}: worker {worker} does not see {missing[0]}; "
                     "expected a file system that all share, under the same names"
                 )
+
+    def _asked(self, job: Job) -> dict[str, tuple[str, list[str]]]:
+        """What each worker answers; again without one that is lost meanwhile."""
+        for left in reversed(range(_TRIES)):
+            try:
+                answers: dict[str, tuple[str, list[str]]] = self.client.run(
+                    _look, (job.source, job.bundle, job.work)
+                )
+                return answers
+            except (OSError, TimeoutError):  # CommClosedError is one
+                if not left or self.client.status != "running":
+                    raise
+                time.sleep(1)
+        raise AssertionError
 
     def predict(self, task: PredictChunk, keys: Iterable[Key]) -> Iterator[Any]:
         """A worker does all steps of a chunk; its other threads read and write meanwhile."""

@@ -45,7 +45,8 @@ def users_mistake(error: BaseException | None) -> BaseException | None:
     return None
 
 
-_REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, KeyError)
+# PyTorch asserts that it was built with CUDA
+_REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, KeyError, AssertionError)
 
 
 def wrong_value(error: BaseException | None) -> ConfigurationError | None:

@@ -48,7 +48,8 @@ class Stored:
         pixels: decodes what an index over all axes selects.
         affine: voxel index to millimetres (right, anterior, superior), where the format has one.
         spacing: micrometres a pixel by axis letter, where an OME file says so.
-        tags: what a TIFF says of its resolution, to be written back.
+        tags: what a TIFF says of its resolution, to be written back; units of a NIfTI file.
+        block: bytes that any pixel needs to have decoded, where that is told.
         close: closes what is kept open between calls of ``pixels``.
     """
 
@@ -59,6 +60,7 @@ class Stored:
     affine: NDArray[np.float64] | None = None
     spacing: dict[str, float] = field(default_factory=dict)
     tags: dict[str, Any] = field(default_factory=dict)
+    block: int = 0
     close: Callable[[], None] = field(default=lambda: None, repr=False)
 
 
@@ -211,12 +213,7 @@ def _tiff(path: Path, labels: bool) -> Stored:
         colours = page.colormap if page.photometric == _PALETTE and not labels else None
         # numbers of cells mean themselves, however they are to be shown
         inverted = page.photometric == _WHITE_IS_ZERO and (dtype.kind == "b" or not labels)
-        tags = {
-            name: page.tags[name].value
-            for name in ("XResolution", "YResolution", "ResolutionUnit")
-            if name in page.tags
-        }
-        spacing = _ome_spacing(tif.ome_metadata) or _imagej_spacing(tif, tags)
+        spacing, tags = tiff_spacing(tif, page)
 
     def stored(index: Index) -> NDArray[Any]:
         number, index = (index[0], index[1:]) if count > 1 else (0, index)
@@ -247,6 +244,16 @@ def _tiff(path: Path, labels: bool) -> Stored:
     if colours is not None:
         axes, shape, dtype = f"{axes}S", (*shape, 3), colours.dtype
     return Stored(axes, shape, dtype, pixels, spacing=spacing, tags=tags)
+
+
+def tiff_spacing(tif: tifffile.TiffFile, page: Any) -> tuple[dict[str, float], dict[str, Any]]:
+    """Micrometres a pixel of the first image by axis letter, and what tags say of resolution."""
+    tags = {
+        name: page.tags[name].value
+        for name in ("XResolution", "YResolution", "ResolutionUnit")
+        if name in page.tags
+    }
+    return _ome_spacing(tif.ome_metadata) or _imagej_spacing(tif, tags), tags
 
 
 def _imagej_spacing(tif: tifffile.TiffFile, tags: dict[str, Any]) -> dict[str, float]:
@@ -418,7 +425,8 @@ def ome_zarr(path: Path, group: Any, level: int = 0) -> Stored:
             f"{path}: level {level} is named in its metadata, but {datasets[level]['path']} is "
             "missing; expected all levels: copy the image anew, or give another level"
         ) from None
-    told = [a if isinstance(a, dict) else {"name": a} for a in described[0]["axes"]]
+    axes = described[0].get("axes", "tczyx"[-array.ndim :])  # before version 0.3 they have no names
+    told = [a if isinstance(a, dict) else {"name": a} for a in axes]
     changes = datasets[level].get("coordinateTransformations", ())
     steps: list[float] = next((t["scale"] for t in changes if t["type"] == "scale"), [])
     units = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3}
@@ -433,6 +441,7 @@ def ome_zarr(path: Path, group: Any, level: int = 0) -> Stored:
         np.dtype(array.dtype),
         lambda index: np.asarray(array[index]),
         spacing=spacing,
+        block=int(np.prod(array.chunks)) * array.dtype.itemsize,
     )
 
 

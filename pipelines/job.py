@@ -163,7 +163,10 @@ def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"partial.{os.getpid()}.{path.name}")
-    unfinished.write_text(text)
+    with unfinished.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut may leave the name and nothing in it
     unfinished.replace(path)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from overtile.pipelines.errors import ConfigurationError, DataError
+
+_LONGEST = 230  # bytes of a name, since what is made beside the target has a longer one
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,19 @@ def check_request(request: Request) -> None:
         raise ConfigurationError(
             f"{target}: expected a target that ends in .ome.zarr, .zarr, .ome.tif or .tif"
         )
+    if len(os.fsencode(target.name)) > _LONGEST:
+        raise ConfigurationError(
+            f"{target}: expected a name of at most {_LONGEST} bytes; name another target"
+        )
     if not target.absolute().parent.is_dir():
         raise ConfigurationError(f"{target}: no folder {target.parent}; make it, or name another")
     if not request.source.exists():
         raise DataError(f"{request.source}: no such file or folder")
-    if target.exists() and target.resolve() == request.source.resolve():
-        raise ConfigurationError(f"{target}: is the source itself; name another target")
+    if target.exists() and request.source.resolve().is_relative_to(target.resolve()):
+        what = "is the source itself" if target.samefile(request.source) else "holds the source"
+        raise ConfigurationError(f"{target}: {what}; name another target")
+    if target.is_symlink() and not target.exists():
+        raise ConfigurationError(f"{target}: a link that leads nowhere; remove it")
     # stopped after the result was put into its place, but before the rest was removed
     delivered = (request.work / "finished.json").is_file() and not ready(request).exists()
     if target.exists() and not request.overwrite and not delivered:

@@ -7,10 +7,13 @@ finished is not done again. The finished result is renamed into its place.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from overtile import __version__
 from overtile.networks import GeometryError
 from overtile.pipelines.errors import ConfigurationError, DataError, OvertileError
 from overtile.pipelines.formats import files_of
-from overtile.pipelines.job import Job, Opened, close_jobs, opened, write_text
+from overtile.pipelines.job import Job, Opened, close_jobs, is_whole, opened, write_text
 from overtile.pipelines.request import Request, Result, check_request, ready
 from overtile.pipelines.runner import LocalRunner, Runner
 from overtile.pipelines.sources import unpack
@@ -51,18 +54,11 @@ def segment(request: Request, runner: Runner | None = None) -> Result:
     runner = own if runner is None else runner
     assert runner is not None
     try:
-        job, resumed = prepare(request)
-        runner.check(job)
-        finished = request.work / "finished.json"
-        if not finished.is_file():
-            write_text(finished, json.dumps(make(job, runner, request.target.name, request.show)))
-        return _deliver(request, json.loads(finished.read_text()), resumed)
+        with _alone(request):
+            check_request(request)  # another run may have made it meanwhile
+            return _segment(request, runner)
     except GeometryError as error:
         raise ConfigurationError(str(error)) from error
-    except OvertileError:
-        if request.work.is_dir() and not _has_begun(request.work):
-            _discard(request)  # so that the same target can be asked for in another way
-        raise
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("the same command goes on with what is done") from stop
     except OSError as error:
@@ -74,6 +70,50 @@ def segment(request: Request, runner: Runner | None = None) -> Result:
         if own is not None:
             own.close()
         close_jobs()
+
+
+def _segment(request: Request, runner: Runner) -> Result:
+    try:
+        job, resumed = prepare(request)
+        runner.check(job)
+        finished = request.work / "finished.json"
+        if not is_whole(finished):
+            write_text(finished, json.dumps(make(job, runner, request.target.name, request.show)))
+        return _deliver(request, json.loads(finished.read_text()), resumed)
+    except (OvertileError, GeometryError):
+        if request.work.is_dir() and not _has_begun(request.work):
+            _discard(request)  # so that the same target can be asked for in another way
+        raise
+
+
+@contextmanager
+def _alone(request: Request) -> Iterator[None]:
+    """Keep every other run from this target: two would take each other's files for their own.
+
+    Raises:
+        ConfigurationError: if another run has it, on this machine or one that shares the disk.
+    """
+    file = _lock(request)
+    while True:
+        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise ConfigurationError(
+                f"{request.target}: another run is making it; wait for its end, or name another "
+                "target"
+            ) from None
+        except OSError:
+            break  # a file system that knows no locks
+        if file.exists() and os.path.samestat(os.fstat(handle), file.stat()):
+            break
+        os.close(handle)  # whoever had it has removed it meanwhile
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def prepare(request: Request) -> tuple[Job, bool]:
@@ -90,17 +130,18 @@ def prepare(request: Request) -> tuple[Job, bool]:
         request.level,
         request.channel,
         str(request.bundle.absolute()),
-        json.dumps(request.settings or {}),
+        json.dumps(_settings(request)),
         request.labels,
         str(request.work.absolute()),
         request.skip_unreadable,
+        cache=request.memory // 4,
     )
     work, file = request.work, request.work / "job.json"
     _remove(_trash(request))
     here = opened(job)
     asked, resumed = _asked(request, here), False
     if file.is_file():
-        begun = json.loads(file.read_text())
+        begun = _begun(request, file)
         old, now = begun["asked"], dict(asked)
         if (request.work / "unreadable").is_dir():  # parts of the source are filled with 0 there
             old["--skip_unreadable"] = "True"
@@ -134,6 +175,30 @@ def prepare(request: Request) -> tuple[Job, bool]:
     return replace(job, **planned), resumed
 
 
+def _settings(request: Request) -> dict[str, Any]:
+    """Values for the configuration; workers of a cluster have other folders to start from."""
+    settings = dict(request.settings or {})
+    given = settings.get("checkpoint")
+    if isinstance(given, str) and Path(given).is_file():
+        settings["checkpoint"] = str(Path(given).absolute())
+    return settings
+
+
+def _begun(request: Request, file: Path) -> dict[str, Any]:
+    """What an earlier run was asked for; nothing where that is to be forgotten.
+
+    Raises:
+        ConfigurationError: if the file is damaged.
+    """
+    try:
+        begun: dict[str, Any] = json.loads(file.read_text())
+    except ValueError:
+        if not request.overwrite:
+            raise ConfigurationError(f"{file}: damaged; give --overwrite to start anew") from None
+        begun = {"asked": {}, "planned": {}}
+    return begun
+
+
 def _has_begun(work: Path) -> bool:
     """Whether anything of the image itself is done, more than unpacked."""
     files = [file.name for file in work.iterdir() if not file.name.lower().endswith(".nii")]
@@ -146,10 +211,16 @@ def _tuple(value: Any) -> Any:
 
 def _asked(request: Request, here: Opened) -> dict[str, str]:
     """All that decides over the result, as text."""
-    files = [file.stat() for file in files_of(request.source)]
+    # a target may lie in its source: labels of an OME-Zarr do
+    made = _made(request)
+    files = [
+        file.stat()
+        for file in files_of(request.source.resolve())
+        if not any(file.is_relative_to(one) for one in made)
+    ]
     return {
         "version": __version__,
-        "source": request.source.name,
+        "source": str(request.source.resolve()),
         "size of the source": str(sum(f.st_size for f in files)),
         "time of the source": str(max(f.st_mtime_ns for f in files)),
         "output": "labels" if request.labels else "probabilities",
@@ -196,6 +267,12 @@ def _resident() -> int:
 def _deliver(request: Request, made: dict[str, Any], resumed: bool) -> Result:
     """Put the finished result into its place; may be repeated after a stop at any point."""
     result = ready(request)
+    if not (result.exists() or request.target.exists()):
+        _discard(request)
+        raise ConfigurationError(
+            f"{request.target}: was finished before, and is gone since; give the same command "
+            "again to make it anew"
+        )
     if result.exists():
         if request.target.exists():
             aside = request.work / "replaced"
@@ -215,6 +292,16 @@ def _deliver(request: Request, made: dict[str, Any], resumed: bool) -> Result:
         tuple(made["unreadable"]),
         resumed,
     )
+
+
+def _made(request: Request) -> list[Path]:
+    """The target, and what a run makes beside it."""
+    made = (request.target, request.work, _lock(request), _trash(request), request.listing)
+    return [request.target.parent.resolve() / path.name for path in made]
+
+
+def _lock(request: Request) -> Path:
+    return request.work.with_name(f"{request.work.name}.lock")
 
 
 def _trash(request: Request) -> Path:

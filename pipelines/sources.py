@@ -28,6 +28,7 @@ from overtile.pipelines.formats import (
 )
 
 _ASIDE = 2**20  # bytes that are unpacked at a time
+_ZARR_NODES = ("zarr.json", ".zarray", ".zgroup")  # files of one or the other version
 
 
 def open_source(path: Path, level: int = 0, cache_limit: int = 2**28) -> Stored:
@@ -49,8 +50,8 @@ def open_source(path: Path, level: int = 0, cache_limit: int = 2**28) -> Stored:
     name = path.name.lower()
     cache = BlockCache(cache_limit)
     try:
-        if name.endswith(ZARR) or (path / "zarr.json").is_file() or (path / ".zarray").is_file():
-            source = _zarr(path, level)
+        if name.endswith(ZARR) or any((path / p).is_file() for p in _ZARR_NODES):
+            source = _zarr(path, level, cache_limit)
         elif name.endswith((*TIFF, *SLIDES)):
             from overtile.pipelines.tiff_windows import open_tiff
 
@@ -81,7 +82,7 @@ def open_source(path: Path, level: int = 0, cache_limit: int = 2**28) -> Stored:
     return source
 
 
-def _zarr(path: Path, level: int) -> Stored:
+def _zarr(path: Path, level: int, limit: int) -> Stored:
     import zarr
 
     opened: Any = zarr.open(path, mode="r")
@@ -91,7 +92,15 @@ def _zarr(path: Path, level: int) -> Stored:
         raise no_level(path, level, [opened.shape])
     else:
         shape = tuple(int(n) for n in opened.shape)
-        stored = Stored(_axes_of(path, opened), shape, np.dtype(opened.dtype), opened.__getitem__)
+        block = int(np.prod(opened.chunks)) * opened.dtype.itemsize
+        axes = _axes_of(path, opened)
+        stored = Stored(axes, shape, np.dtype(opened.dtype), opened.__getitem__, block=block)
+    if stored.block > limit:
+        raise DataError(
+            f"{path}: in chunks of {stored.block / 2**20:.0f} MiB, which have to be unpacked "
+            f"whole; only {limit / 2**20:.0f} MiB are free for that: save it with smaller chunks, "
+            "or allow more --memory"
+        )
 
     def pixels(index: Index) -> NDArray[Any]:
         try:
@@ -169,6 +178,11 @@ def _dicom(path: Path, cache: BlockCache) -> Stored:
 
     told = open_image(path)
     names = list(dicom_reader(path).GetFileNames())
+    if len(names) != told.shape[2]:
+        raise DataError(
+            f"{path}: {told.shape[2]} sections in {len(names)} files; expected one section a file, "
+            "or the file itself as the source"
+        )
 
     def load(number: int) -> NDArray[Any]:
         import itk

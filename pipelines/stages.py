@@ -16,6 +16,7 @@ from overtile.pipelines.job import (
     PredictChunk,
     channels_alike,
     finish_labels,
+    is_whole,
     label_cores,
     open_array,
     opened,
@@ -89,7 +90,7 @@ class Stages:
         if not here.planes.mixed:
             return self.job
         file = here.work / "grey.json"
-        if not file.is_file():
+        if not is_whole(file):
             keys = list(here.layout.every_chunk())
             answers = self.runner.map(partial(channels_alike, self.job), keys)
             grey = all(alike for _, alike in self._shown("colours", keys, answers))
@@ -102,7 +103,7 @@ class Stages:
         """How the grey values of each plane are scaled."""
         here = opened(self.job)
         file = here.work / "grey_values.json"
-        told: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+        told: dict[str, Any] = json.loads(file.read_text()) if is_whole(file) else {}
         mixed = here.planes.mixed and not self.job.grey
         dtype = np.dtype(np.float32) if mixed else here.planes.stored.dtype
         keys: dict[int, list[Key]] = {}
@@ -135,7 +136,7 @@ class Stages:
         widest, cells = np.dtype(np.uint16), 0
         for plane in range(here.layout.count):
             file = here.numbering_file(plane)
-            if not file.is_file():
+            if not is_whole(file):
                 file.parent.mkdir(exist_ok=True)
                 found = partial(pieces, self.job, plane)
 

@@ -10,6 +10,7 @@ holes reach.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -74,7 +75,10 @@ class Numbering:
     def save(self, path: Path) -> None:
         """Write to an ``.npz`` file, whole or not at all."""
         partial = path.with_name(f"partial.{path.name}")
-        np.savez(partial, offsets=self.offsets, numbers=self.numbers)
+        with partial.open("wb") as file:
+            np.savez(file, offsets=self.offsets, numbers=self.numbers)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the name and nothing in it
         partial.replace(path)
 
     @classmethod

@@ -17,6 +17,7 @@ from overtile.pipelines.job import is_whole, open_array
 from overtile.pipelines.planes import Layout
 
 _UNITS = {"µm": "micrometer"}
+_MICROMETRES = {"meter": 1e6, "mm": 1e3, "micron": 1.0}  # of NIfTI's units; unknown ones are mm
 _DOWN = 2  # from one level to the next, in the plane
 
 
@@ -31,7 +32,7 @@ def make_array(
         dtype: of its values.
         shape: default: that of the layout.
     """
-    if not (folder / "zarr.json").is_file():
+    if not _is_described(folder):
         zarr.create_array(
             folder,
             shape=layout.shape if shape is None else shape,
@@ -42,11 +43,20 @@ def make_array(
         )
 
 
+def _is_described(folder: Path) -> bool:
+    """Whether an array or a group is there; an empty description is removed, as it says nothing."""
+    told = folder / "zarr.json"
+    if not is_whole(told):
+        told.unlink(missing_ok=True)
+    return told.exists()
+
+
 def spacing_of(stored: Stored, axes: str) -> dict[str, float]:
     """Micrometres a pixel by axis letter, where the source says so."""
     if stored.affine is None:
         return {a: s for a, s in stored.spacing.items() if a in axes}
-    steps = np.linalg.norm(stored.affine[:3, :3], axis=0) * 1e3  # from millimetres
+    unit, _ = stored.tags.get("units", ("mm", ""))
+    steps = np.linalg.norm(stored.affine[:3, :3], axis=0) * _MICROMETRES.get(unit, 1e3)
     return {a: float(s) for a, s in zip(stored.axes, steps, strict=False) if a in axes}
 
 
@@ -91,6 +101,7 @@ def describe(
             shift = [(f - 1) / 2 * s for f, s in zip(factors, steps, strict=True)]
             changes.append({"type": "translation", "translation": shift})
         datasets.append({"path": str(level), "coordinateTransformations": changes})
+    _is_described(folder)
     group = zarr.open_group(folder, mode="a", zarr_format=3)
     group.attrs["ome"] = {
         "version": "0.5",

@@ -23,8 +23,8 @@ from overtile.pipelines.formats import (
     Stored,
     check_companions,
     check_pages,
-    open_image,
     resolution_spacing,
+    tiff_spacing,
     unreadable,
 )
 
@@ -56,7 +56,7 @@ def _open(path: Path, tif: tifffile.TiffFile, level: int, cache: BlockCache) -> 
         raise no_level(path, level, [one.shape for one in levels])
     series, page = levels[level], levels[level].keyframe
     alike = [s for s in tif.series if s.shape == levels[0].shape and s.dtype == levels[0].dtype]
-    if level == 0 and len(alike) == len(tif.series) > 1:
+    if len(alike) == len(tif.series) > 1:
         raise DataError(
             f"{path}: {len(alike)} images in one file; expected one, or pages of one image: "
             "write them as a stack"
@@ -64,8 +64,8 @@ def _open(path: Path, tif: tifffile.TiffFile, level: int, cache: BlockCache) -> 
     if page.photometric == _PALETTE:
         raise DataError(f"{path}: an indexed picture; expected grey values or colours: convert it")
     shape, dtype = tuple(int(n) for n in series.shape), np.dtype(series.dtype)
-    told = open_image(path) if len(tif.series) == 1 else None
-    spacing = dict(told.spacing or resolution_spacing(told.tags)) if told else {}
+    spacing, tags = tiff_spacing(tif, levels[0].keyframe)
+    spacing = dict(spacing or resolution_spacing(tags))
     for axis, step in spacing.items():  # pixels of a level are larger
         if axis in series.axes:
             place = series.axes.index(axis)
@@ -85,8 +85,7 @@ def _open(path: Path, tif: tifffile.TiffFile, level: int, cache: BlockCache) -> 
             array = ~array if dtype.kind == "b" else (top - array).astype(dtype)
         return squeezed(array, index)
 
-    tags = told.tags if told else {}
-    return Stored(series.axes, shape, dtype, pixels, None, spacing, tags, tif.close)
+    return Stored(series.axes, shape, dtype, pixels, None, spacing, tags, close=tif.close)
 
 
 class _Pages:
@@ -141,7 +140,10 @@ class _Pages:
         return array[..., slice(*colours[0])]
 
     def _pread(self, offset: int, size: int, what: str) -> bytes:
-        data = os.pread(self.file, size, offset)
+        try:
+            data = os.pread(self.file, size, offset)
+        except OSError as error:  # of a disk that fails; it names no file
+            raise unreadable(f"{self.path}, {what}", error) from error
         if len(data) < size:
             raise UnreadableError(
                 f"{self.path}: the file ends within {what}; expected {size} bytes at {offset} "

@@ -126,7 +126,10 @@ def _load(file: Path, bundle: Path, settings: Mapping[str, Any]) -> Trained:
     parser.read_config(file)
     parser["bundle_root"] = str(bundle)
     for key, value in settings.items():
-        parser[key] = value
+        try:
+            parser[key] = value
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise ConfigurationError(f"--set {key}: no such place in {file}") from None
     check_keys(parser)
     config = {k: v for k, v in parser.get().items() if k != parser.meta_key}
     facts = {k: json.dumps(v, default=str) for k, v in config.items() if k not in _ELSEWHERE}

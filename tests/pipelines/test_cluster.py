@@ -16,6 +16,7 @@ from toy import files, toy_bundle
 
 from overtile.pipelines.cluster import on_cluster
 from overtile.pipelines.errors import ConfigurationError
+from overtile.pipelines.job import Job
 from overtile.pipelines.synthesis import touching_cells
 
 LOOPBACK = ["--host", "127.0.0.1", "--no-dashboard"]
@@ -97,6 +98,15 @@ def test_a_worker_killed_half_way_changes_nothing(
     assert done.returncode == 2
     assert re.search(r"overtile: error: chunk \d+/\d+ \(y .*--skip_unreadable", done.stderr)
     assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_worker_lost_at_the_start_is_done_without(cluster: Cluster, tmp_path: Path) -> None:
+    victim, _ = cluster.worker(), cluster.worker()
+    job = Job("x", *(str(tmp_path), 0, None, str(tmp_path), "{}", True, str(tmp_path), False))
+    with on_cluster(cluster.address, patience=60) as runner:
+        wait_for(lambda: len(runner.client.nthreads()) == 2)
+        os.kill(victim, signal.SIGKILL)  # the scheduler has not seen it yet
+        runner.check(job)
 
 
 def alive(process: int) -> bool:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import itk
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -24,11 +26,13 @@ from numpy.typing import NDArray
 from toy import ROOT, files, same_cells, toy_bundle
 
 from overtile.networks import OverlapTileInferer, RotationAveragingInferer
+from overtile.pipelines import segment as segment_module
 from overtile.pipelines.__main__ import main
 from overtile.pipelines.errors import ConfigurationError, DataError
 from overtile.pipelines.reading import read_image
 from overtile.pipelines.request import Request
 from overtile.pipelines.segment import segment
+from overtile.pipelines.sources import open_source
 from overtile.pipelines.synthesis import touching_cells
 from overtile.pipelines.trained import load_trained
 from overtile.pipelines.writing import _save
@@ -402,10 +406,196 @@ def test_other_settings_or_another_source_are_not_mixed_in(
         run(tiled, target, toy, settings={"threshold": 0.9})
     with pytest.raises(ConfigurationError, match="begun with output labels"):
         run(tiled, target, toy, labels=False)
+    (tmp_path / "other").mkdir()
+    other = Path(shutil.copy2(tiled, tmp_path / "other"))
+    with pytest.raises(ConfigurationError, match=r"begun with source .*, but now it is .*/other/"):
+        run(other, target, toy)
     os.utime(tiled, (1, 1))
     with pytest.raises(ConfigurationError, match=r"time of the source.*--overwrite"):
         run(tiled, target, toy)
     run(tiled, target, toy, overwrite=True)
+
+
+def stopped(source: Path, target: Path, toy: Path, **options: Any) -> None:
+    """A run that ends after three chunks of the network."""
+    from overtile.pipelines.job import PredictChunk
+
+    with pytest.MonkeyPatch.context() as patched:
+        write, written = PredictChunk.write, []
+
+        def failing(self: PredictChunk, key: Any, found: Any) -> None:
+            if len(written) == 3:
+                raise OSError(5, "x")
+            written.append(key)
+            write(self, key, found)
+
+        patched.setattr(PredictChunk, "write", failing)
+        with pytest.raises(DataError):
+            run(source, target, toy, **options)
+
+
+def test_two_runs_do_not_make_one_target(tmp_path: Path, toy: Path, tiled: Path) -> None:
+    target = tmp_path / "labels.tif"
+    expected = run(tiled, target, toy)
+    with (
+        segment_module._alone(Request(tiled, target, toy)),
+        pytest.raises(ConfigurationError, match="another run is making it"),
+    ):
+        run(tiled, target, toy, overwrite=True)
+    assert (run(tiled, target, toy, overwrite=True) == expected).all()
+
+
+def test_two_commands_at_once(bundle: Bundle, toy: Path, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "image.tif", touching_cells(8, (300, 350))[0], tile=(64, 64))
+    words = [*("segment", "image.tif", "labels.tif", "--bundle", str(toy)), "--chunk", "32"]
+    bundle.background("overtile.pipelines", words, tmp_path / "log")
+    while not (tmp_path / "partial.labels.tif" / "job.json").exists():
+        time.sleep(0.01)
+    done = bundle.overtile(*words)
+    assert done.returncode == 2
+    assert "labels.tif: another run is making it; wait for its end" in done.stderr
+    while (tmp_path / "partial.labels.tif.lock").exists():
+        time.sleep(0.05)
+    assert "cells" in (tmp_path / "log").read_text()
+    assert {p.name for p in tmp_path.glob("*labels*")} == {"labels.tif"}
+
+
+def test_the_source_is_not_replaced_and_a_target_may_lie_in_it(
+    tmp_path: Path, toy: Path, image: NDArray[Any]
+) -> None:
+    source, _ = ome_zarr(tmp_path, image)
+    before = files(source)
+    with pytest.raises(ConfigurationError, match="holds the source"):
+        run(source / "0", source, toy, overwrite=True)
+    assert files(source) == before
+    (source / "labels").mkdir()
+    expected = run(source, tmp_path / "elsewhere.zarr", toy)
+    stopped(source, source / "labels" / "cells.zarr", toy)
+    result = segment(Request(source, source / "labels" / "cells.zarr", toy, chunk=CHUNK))
+    assert result.resumed
+    assert (zarr.open(result.target)["0"][:] == expected).all()
+    assert {k: v for k, v in files(source).items() if not k.startswith("labels")} == before
+
+
+@pytest.mark.parametrize(
+    "emptied", ["grey_values.json", "finished.json", "result/zarr.json", "numbering/0.npz"]
+)
+def test_a_file_that_a_power_cut_left_empty_is_made_anew(
+    tmp_path: Path, toy: Path, tiled: Path, monkeypatch: pytest.MonkeyPatch, emptied: str
+) -> None:
+    target = tmp_path / "labels.zarr"
+    expected = run(tiled, target, toy)
+    shutil.rmtree(target)
+    with monkeypatch.context() as patched:
+        patched.setattr(segment_module, "_deliver", lambda *_: interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            run(tiled, target, toy)
+    work = tmp_path / "partial.labels.zarr"
+    (work / "finished.json").unlink()
+    (work / emptied).write_bytes(b"")
+    for later in ("result/0/c", "cores/c", "probabilities/c"):  # each stage is done again
+        shutil.rmtree(work / later)
+    assert (run(tiled, target, toy) == expected).all()
+
+
+def test_a_damaged_note_of_the_job_is_named(tmp_path: Path, toy: Path, tiled: Path) -> None:
+    target = tmp_path / "labels.zarr"
+    stopped(tiled, target, toy)
+    (tmp_path / "partial.labels.zarr" / "job.json").write_bytes(b"")
+    with pytest.raises(ConfigurationError, match=r"job\.json: damaged; give --overwrite"):
+        run(tiled, target, toy)
+    run(tiled, target, toy, overwrite=True)
+
+
+def test_a_target_that_is_gone_is_not_called_made(
+    tmp_path: Path, toy: Path, tiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "labels.zarr"
+    with monkeypatch.context() as patched:
+        patched.setattr(segment_module, "_discard", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(tiled, target, toy)
+    target.rename(tmp_path / "mine.zarr")
+    with pytest.raises(ConfigurationError, match="finished before, and is gone since"):
+        run(tiled, target, toy)
+    assert (run(tiled, target, toy) == zarr.open(tmp_path / "mine.zarr")["0"][:]).all()
+
+
+def test_a_disk_that_fails_is_named(
+    tmp_path: Path, toy: Path, image: NDArray[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tifffile.imwrite(tmp_path / "image.tif", image)  # rows are read by themselves
+
+    def pread(file: int, size: int, offset: int) -> bytes:
+        if offset > image.nbytes // 2:
+            raise OSError(5, "Input/output error")
+        return read(file, size, offset)
+
+    read = os.pread
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(DataError, match=r"chunk \d/\d .*image\.tif, row \d+.*Input/output error"):
+        run(tmp_path / "image.tif", tmp_path / "a.zarr", toy)
+    labels = run(tmp_path / "image.tif", tmp_path / "b.zarr", toy, skip_unreadable=True)
+    assert labels[:50].any()
+    assert not labels[-40:].any()
+
+
+def test_a_checkpoint_is_found_from_everywhere(
+    tmp_path: Path, toy: Path, tiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker of a cluster has another folder to start from."""
+    monkeypatch.chdir(toy / "models")
+    request = Request(tiled, tmp_path / "a.zarr", toy, settings={"checkpoint": "model.pt"})
+    job, _ = segment_module.prepare(request)
+    assert json.loads(job.settings) == {"checkpoint": str(toy / "models" / "model.pt")}
+
+
+@pytest.mark.parametrize(("unit", "micrometres"), [(1, 1e6), (2, 1e3), (3, 1.0), (0, 1e3)])
+def test_pixels_have_the_size_that_nifti_says(
+    tmp_path: Path, toy_3d: Path, volume: NDArray[Any], unit: int, micrometres: float
+) -> None:
+    made = nibabel.Nifti1Image(volume.T.astype(np.float32), np.diag([0.5, 0.25, 2, 1]))
+    made.header["xyzt_units"] = unit
+    nibabel.save(made, tmp_path / "v.nii")
+    run(tmp_path / "v.nii", tmp_path / "l.zarr", toy_3d, chunk=16)
+    level = zarr.open(tmp_path / "l.zarr").attrs["ome"]["multiscales"][0]["datasets"][0]
+    scale = level["coordinateTransformations"][0]["scale"]
+    assert scale == pytest.approx([s * micrometres for s in (2, 0.25, 0.5)])
+
+
+def test_further_images_of_a_tiff(tmp_path: Path, toy: Path, image: NDArray[Any]) -> None:
+    size = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+    with tifffile.TiffWriter(tmp_path / "two.ome.tif", ome=True) as tif:
+        for one in (image, image[:60, :70]):
+            tif.write(one, tile=(32, 32), metadata={"axes": "YX", **size})
+    run(tmp_path / "two.ome.tif", tmp_path / "a.zarr", toy)
+    level = zarr.open(tmp_path / "a.zarr").attrs["ome"]["multiscales"][0]["datasets"][0]
+    assert level["coordinateTransformations"][0]["scale"] == [0.5, 0.5]
+    with tifffile.TiffWriter(tmp_path / "alike.ome.tif", ome=True) as tif:
+        for one in (image, image + 1):
+            tif.write(one, tile=(32, 32), metadata={"axes": "YX"}, subifds=1)
+            tif.write(one[::2, ::2], tile=(32, 32), subfiletype=1)
+    for level in (0, 1):
+        with pytest.raises(DataError, match="2 images in one file"):
+            run(tmp_path / "alike.ome.tif", tmp_path / "b.zarr", toy, level=level)
+
+
+def test_ome_zarr_of_older_versions(tmp_path: Path, toy: Path, image: NDArray[Any]) -> None:
+    """Version 0.2 names no axes, and its folder may be called anything."""
+    group = zarr.create_group(tmp_path / "old", zarr_format=2)
+    group.create_array("0", data=image[None, None, None], chunks=(1, 1, 1, 64, 64))
+    group.attrs["multiscales"] = [{"version": "0.2", "datasets": [{"path": "0"}]}]
+    assert (run(tmp_path / "old", tmp_path / "a.zarr", toy) > 0).any()
+
+
+def test_chunks_that_are_too_large_are_refused(tmp_path: Path) -> None:
+    large = zarr.create_array(
+        tmp_path / "a.zarr", shape=(3000, 3000), chunks=(3000, 3000), dtype="f4"
+    )
+    large[:2, :2] = 1
+    with pytest.raises(DataError, match=r"chunks of 34 MiB.*only 16 MiB.*more --memory"):
+        open_source(tmp_path / "a.zarr", 0, 2**24)
+    assert open_source(tmp_path / "a.zarr", 0, 2**26).pixels((0, 0)) == 1
 
 
 def test_a_full_disk_loses_nothing(bundle: Bundle, toy: Path, tmp_path: Path) -> None:
@@ -653,12 +843,15 @@ def test_truncated_nifti_and_missing_slices_are_named(
 
 
 def test_what_cannot_be_is_refused_in_one_line(
-    bundle: Bundle, toy: Path, toy_3d: Path, tiled: Path, tmp_path: Path
+    bundle: Bundle, toy: Path, toy_3d: Path, tiled: Path, volume: NDArray[Any], tmp_path: Path
 ) -> None:
     zarr.create_array(tmp_path / "empty.zarr", shape=(0, 40), chunks=(1, 1), dtype="u1")
     (tmp_path / "there.zarr").mkdir()
     (tmp_path / "nothing").mkdir()
     tifffile.imwrite(tmp_path / "nan.tif", np.full((40, 40), np.nan, np.float32))
+    (tmp_path / "nowhere.zarr").symlink_to("gone")
+    (tmp_path / "frames").mkdir()
+    itk.imwrite(itk.image_from_array(volume), tmp_path / "frames" / "x.dcm")
     words: list[tuple[tuple[Any, ...], str]] = [
         ((tiled, "there.zarr"), "there.zarr: exists; name another target, or give --overwrite"),
         ((tiled, tiled, "--overwrite"), "is the source itself"),
@@ -670,6 +863,11 @@ def test_what_cannot_be_is_refused_in_one_line(
         ((tiled, "a.zarr", "--memory", "lots"), "expected a number with M or G"),
         ((tiled, "a.zarr", "--set", "treshold=1"), "did you mean --threshold?"),
         ((tiled, "a.zarr", "--set", "growth=watershed"), "growth 'watershed'"),
+        ((tiled, "a.zarr", "--set", "network#x=3"), "--set network#x: no such place"),
+        ((tiled, "a.zarr", "--set", "memory_limit=1G"), "memory_limit='1G': expected"),
+        ((tiled, f"{'n' * 245}.zarr"), "a name of at most 230 bytes"),
+        ((tiled, "nowhere.zarr"), "nowhere.zarr: a link that leads nowhere"),
+        (("frames", "a.zarr"), "frames: 20 sections in 1 files"),
         (("empty.zarr", "a.zarr"), "0x40 pixels (axes YX); expected none of size 0"),
         (("nothing", "a.zarr"), "nothing: a folder that is no image"),
         (("nan.tif", "a.zarr"), "1600 pixels are NaN"),
