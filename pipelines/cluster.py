@@ -91,17 +91,18 @@ class ClusterRunner:
 
     def _asked(self, job: Job) -> dict[str, tuple[str, list[str]]]:
         """What each worker answers; again without one that is lost meanwhile."""
-        for left in reversed(range(_TRIES)):
+        left = _TRIES
+        while True:
             try:
                 answers: dict[str, tuple[str, list[str]]] = self.client.run(
                     _look, (job.source, job.bundle, job.work)
                 )
                 return answers
-            except (OSError, TimeoutError):  # CommClosedError is one
+            except OSError:  # CommClosedError is one
+                left -= 1
                 if not left or self.client.status != "running":
                     raise
                 time.sleep(1)
-        raise AssertionError
 
     def predict(self, task: PredictChunk, keys: Iterable[Key]) -> Iterator[Any]:
         """A worker does all steps of a chunk; its other threads read and write meanwhile."""

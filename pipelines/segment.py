@@ -7,7 +7,6 @@ finished is not done again. The finished result is renamed into its place.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from overtile import __version__
 from overtile.networks import GeometryError
@@ -94,26 +94,16 @@ def _alone(request: Request) -> Iterator[None]:
         ConfigurationError: if another run has it, on this machine or one that shares the disk.
     """
     file = _lock(request)
-    while True:
-        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            raise ConfigurationError(
-                f"{request.target}: another run is making it; wait for its end, or name another "
-                "target"
-            ) from None
-        except OSError:
-            break  # a file system that knows no locks
-        if file.exists() and os.path.samestat(os.fstat(handle), file.stat()):
-            break
-        os.close(handle)  # whoever had it has removed it meanwhile
     try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
-        os.close(handle)
+        with FileLock(file, timeout=0):
+            try:
+                yield
+            finally:
+                file.unlink(missing_ok=True)  # who waits for it looks whether it is still there
+    except Timeout:
+        raise ConfigurationError(
+            f"{request.target}: another run is making it; wait for its end, or name another target"
+        ) from None
 
 
 def prepare(request: Request) -> tuple[Job, bool]:
