@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import math
 import os
+import random
 import sys
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -22,6 +28,7 @@ from torch.utils.flop_counter import flop_registry
 _ASSUMED = 1024  # bytes a pixel; the paper's network takes about 620
 _LARGE = 32 * 1024**2  # glibc maps blocks from here on anew each time; also a common cache size
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # numbers of mallopt's parameters, malloc.h
+_HOOKS = {name for name in vars(nn.Module()) if name.endswith("_hooks")}
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 if _HUGE_PAGES.exists() and "[never]" not in _HUGE_PAGES.read_text():
@@ -57,10 +64,15 @@ def peak_bytes(
 ) -> int:
     """Largest sum of live activations, input included, of a forward pass on an input of ``shape``.
 
-    Shapes are computed, numbers are not, so the answer takes milliseconds whatever the size.
-    Weights are not counted. Under `torch.autocast` activations have its type, and its copies of
-    the weights are counted. Scripted networks and functions around a network cannot run so; for
-    them 1 KiB a pixel is assumed, more than the paper's network needs.
+    Shapes are computed, numbers are not, so the answer takes milliseconds whatever the size. What
+    runs is a copy of the network without numbers and without its hooks; the network itself and the
+    arguments stay as they are. Weights are not counted. Under `torch.autocast` activations have
+    its type, and its copies of the weights are counted. Scripted networks, functions around a
+    network and networks that cannot be copied, or that look at numbers, cannot run so; for them
+    1 KiB a pixel is assumed, more than the paper's network needs.
+
+    Raises:
+        ValueError: that the network raises itself, for an input that it does not take.
     """
     return pass_cost(network, shape, dtype, *args, **kwargs).peak
 
@@ -76,13 +88,15 @@ def pass_cost(
 
     Asking again about the same network costs nothing.
     """
-    network = getattr(network, "_orig_mod", network)  # inside of torch.compile's wrapper
+    network = _unwrapped(network)
     if args or kwargs or not isinstance(network, nn.Module):
         return _pass_cost(network, shape, dtype, *args, **kwargs)
     device = _device_of(network)
     half = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type)
-    weights = {value.dtype for value in network.parameters()}
-    key = (tuple(shape), dtype, device, half, frozenset(weights), network.training)
+    # what a network is may change after it has been asked about: a head, a type, a mode
+    weights = tuple((p.dtype, None if is_lazy(p) else p.shape) for p in network.parameters())
+    training = tuple(module.training for module in network.modules())
+    key = (tuple(shape), dtype, device, half, weights, training)
     known = _known.setdefault(network, {})
     if key not in known:
         known[key] = _pass_cost(network, shape, dtype)
@@ -98,24 +112,30 @@ def _pass_cost(
 ) -> PassCost:
     device = _device_of(network).type
     half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    try:
+    for shared in (False, True):
+        copies = _MetaCopies(network, half, shared)
         # inference mode would hide what composite operations allocate
-        with torch.inference_mode(False), torch.no_grad(), _LiveBytes() as live:
+        modes = torch.inference_mode(False), torch.no_grad()
+        with _same_random_numbers(), modes[0], modes[1], _LiveBytes() as live:
+            copied = _on_meta(network, copies, args, kwargs)
+            if copied is None:
+                break
             image = torch.empty(tuple(shape), device="meta", dtype=half or dtype)
             live.reset(image)
-            if isinstance(network, nn.Module):
-                functional_call(network, _on_meta(network, live, half), (image, *args), kwargs)
-            else:
-                network(image, *args, **kwargs)
+            try:
+                copied[0](image, *copied[1], **copied[2])
+            except ValueError:  # the network refuses the input, in words of its own
+                raise
+            except Exception:  # whatever comes of there being no numbers
+                if copies.plain:
+                    continue
+                break
         # autocast does not exist on this device, and keeps its copies of the weights on others
-        copies = (
-            sum(p.numel() for p in network.parameters()) if isinstance(network, nn.Module) else 0
-        )
-        extra = copies * half.itemsize if half else 0
+        own = network.parameters() if isinstance(network, nn.Module) else ()
+        extra = sum(p.numel() for p in own) * half.itemsize if half else 0
         return PassCost(int(live.peak) + extra, live.operations, live.large)
-    except (RuntimeError, NotImplementedError, TypeError):
-        pixels = math.prod((shape[0], *shape[2:]))
-        return PassCost(_ASSUMED * pixels, pixels, 0)
+    pixels = math.prod((shape[0], *shape[2:]))
+    return PassCost(_ASSUMED * pixels, pixels, 0)
 
 
 @contextmanager
@@ -152,17 +172,90 @@ def _device_of(network: Any) -> torch.device:
     return torch.device("cpu")
 
 
-def _on_meta(network: nn.Module, live: _LiveBytes, half: torch.dtype | None) -> dict[str, Tensor]:
-    state = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    before = live.now
-    weights = {
-        name: torch.empty_like(
-            value, device="meta", dtype=half if value.is_floating_point() else None
-        )
-        for name, value in state.items()
-    }
-    live.now = live.peak = before
-    return weights
+def _unwrapped(network: Any) -> Any:
+    """The network inside of the wrappers of torch.compile and of data parallelism."""
+    while isinstance(network, nn.Module):
+        if isinstance(network, (DataParallel, DistributedDataParallel)):
+            network = network.module
+        elif "_orig_mod" in network._modules:
+            network = network._modules["_orig_mod"]
+        else:
+            break
+    return network
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Within, drawing random numbers does not change those that come afterwards."""
+    states = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
+def _on_meta(network: Any, copies: _MetaCopies, *arguments: Any) -> tuple[Any, ...] | None:
+    """A network and arguments to it, copied with their tensors on the meta device.
+
+    So running it changes no weight, statistic or counter of the network itself, however often
+    something is shared or tied. A function is not copied.
+
+    Returns:
+        None where no such copy can be made.
+    """
+    modules = list(network.modules()) if isinstance(network, nn.Module) else []
+    if any(isinstance(module, torch.jit.ScriptModule) for module in modules):
+        return None  # it would copy its weights with their numbers
+    memo: dict[int, Any] = {} if modules else {id(network): network}
+    for module in modules:
+        # Hooks note what passes, or are bound to whole programs: they are not for shapes alone,
+        # and their owners not to be copied.
+        for name in _HOOKS & vars(module).keys():
+            memo[id(vars(module)[name])] = OrderedDict()
+    try:
+        with copies:
+            for module in reversed(modules):  # wrappers inside of wrappers first
+                if (inner := _unwrapped(module)) is not module:
+                    memo[id(module)] = copy.deepcopy(inner, memo)
+            copied = copy.deepcopy((network, *arguments), memo)
+        # a module may say what its copy is, itself for one
+        weights = (*copied[0].parameters(), *copied[0].buffers()) if modules else ()
+        return copied if all(weight.is_meta for weight in weights) else None
+    except Exception:  # of whatever a module holds
+        return None
+
+
+class _MetaCopies(TorchFunctionMode):
+    """Within, a copy of a tensor has its shape and strides, on the meta device, and no numbers.
+
+    With ``shared``, a tensor that is neither parameter nor buffer is its own copy, for networks
+    that look one up in a table. `_LiveBytes` sees to it that nobody writes into it.
+
+    Attributes:
+        plain: whether there were such tensors.
+    """
+
+    def __init__(self, network: Any, half: torch.dtype | None, shared: bool) -> None:
+        super().__init__()
+        self.half, self.shared, self.plain = half, shared, False
+        buffers = network.buffers() if isinstance(network, nn.Module) else ()
+        self.buffers = {id(buffer) for buffer in buffers}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func not in (Tensor.__deepcopy__, Tensor.clone):  # a parameter's copy is a clone
+            return func(*args, **(kwargs or {}))
+        tensor: Tensor = args[0]
+        if func is Tensor.__deepcopy__ and id(tensor) not in self.buffers:
+            self.plain = True
+            if self.shared:
+                return tensor
+        dtype = self.half if tensor.is_floating_point() else None
+        return torch.empty_like(tensor, device="meta", dtype=dtype)
 
 
 class _LiveBytes(TorchDispatchMode):
@@ -185,18 +278,46 @@ class _LiveBytes(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage() not in self._seen:
-                storage = tensor.untyped_storage()
+        kwargs = kwargs or {}
+        given = {tensor.untyped_storage() for tensor in _tensors((args, kwargs))}
+        self._refuse_to_change(given.difference(self._seen), func, args, kwargs)
+        result = func(*args, **kwargs)
+        for tensor in _tensors(result):
+            storage = tensor.untyped_storage()
+            if storage not in self._seen and storage not in given:
                 self._seen.add(storage)
                 self.now += storage.nbytes()
                 self.large += storage.nbytes() if storage.nbytes() >= _LARGE else 0
                 weakref.finalize(storage, self._free, storage.nbytes())
         self.peak = max(self.peak, self.now)
         if (count := flop_registry.get(func._overloadpacket)) is not None:
-            self.operations += count(*args, **(kwargs or {}), out_val=result)
+            self.operations += count(*args, **kwargs, out_val=result)
         return result
+
+    def _refuse_to_change(
+        self,
+        foreign: set[torch.UntypedStorage],
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        """Raise if an operation would write into what it has not been made in here.
+
+        A function around a network reaches the network itself, not a copy of it.
+        """
+        if not foreign:
+            return
+        for i, argument in enumerate(func._schema.arguments):
+            value = args[i] if i < len(args) else kwargs.get(argument.name)
+            # batch normalisation does not declare that it writes its statistics
+            writes = argument.is_write or argument.name.startswith("running_")
+            written = _tensors(value) if writes else []
+            if any(tensor.untyped_storage() in foreign for tensor in written):
+                raise RuntimeError(f"{func} would change a tensor of the network itself")
 
     def _free(self, size: int) -> None:
         self.now -= size
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
