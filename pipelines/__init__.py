@@ -1,5 +1,74 @@
-"""Data layouts, engines, metrics, MLflow tracking, figures, segmentation, command line.
+"""The face of the pipelines: every name that a configuration or a script of a user needs.
 
-Modules are imported by their full names; this file stays empty so that the command line
-answers before PyTorch is loaded.
+Each is loaded when it is asked for (PEP 562), so that the command line answers before PyTorch
+is loaded. The rooms behind may change; these names stay.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = (
+    "overtile.pipelines.checkpoints.Checkpoints",
+    "overtile.pipelines.config.check_keys",
+    "overtile.pipelines.config.check_tile",
+    "overtile.pipelines.data.find_data",
+    "overtile.pipelines.data.images_in",
+    "overtile.pipelines.data.labelled_images",
+    "overtile.pipelines.dataset.CachedDataset",
+    "overtile.pipelines.dataset.EpochSampler",
+    "overtile.pipelines.dataset.TileDataset",
+    "overtile.pipelines.em_metrics.em_report",
+    "overtile.pipelines.em_metrics.pixel_error",
+    "overtile.pipelines.em_metrics.rand_error",
+    "overtile.pipelines.em_metrics.v_info",
+    "overtile.pipelines.em_metrics.v_rand",
+    "overtile.pipelines.em_metrics.warping_error",
+    "overtile.pipelines.errors.ConfigurationError",
+    "overtile.pipelines.errors.DataError",
+    "overtile.pipelines.errors.OvertileError",
+    "overtile.pipelines.errors.TrainingError",
+    "overtile.pipelines.errors.one_line_errors",
+    "overtile.pipelines.evaluation.run_evaluation",
+    "overtile.pipelines.handlers.ClipGradients",
+    "overtile.pipelines.handlers.Progress",
+    "overtile.pipelines.handlers.SeedEpochs",
+    "overtile.pipelines.handlers.StopOnCollapse",
+    "overtile.pipelines.handlers.StopOnNonFiniteLoss",
+    "overtile.pipelines.handlers.seed_everything",
+    "overtile.pipelines.instance_metrics.average_precision",
+    "overtile.pipelines.instance_metrics.det_measure",
+    "overtile.pipelines.instance_metrics.seg_measure",
+    "overtile.pipelines.loading.ReadImaged",
+    "overtile.pipelines.metrics.AveragePrecisionMetric",
+    "overtile.pipelines.metrics.DetMetric",
+    "overtile.pipelines.metrics.PanopticQuality",
+    "overtile.pipelines.metrics.PixelErrorMetric",
+    "overtile.pipelines.metrics.RandErrorMetric",
+    "overtile.pipelines.metrics.SegMetric",
+    "overtile.pipelines.metrics.VInfoMetric",
+    "overtile.pipelines.metrics.VRandMetric",
+    "overtile.pipelines.metrics.WarpingErrorMetric",
+    "overtile.pipelines.metrics.cell_masks",
+    "overtile.pipelines.reading.read_image",
+    "overtile.pipelines.reading.read_label",
+    "overtile.pipelines.segmentation.WriteResultsd",
+    "overtile.pipelines.segmentation.run_inference",
+    "overtile.pipelines.synthesis.given_or_made",
+    "overtile.pipelines.tracking.RunTracker",
+    "overtile.pipelines.training.LossOfPair",
+    "overtile.pipelines.training.prepare_weighted_batch",
+    "overtile.pipelines.training.run_training",
+)
+_MODULE_OF = {name: module for module, _, name in (path.rpartition(".") for path in _PUBLIC)}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULE_OF])
