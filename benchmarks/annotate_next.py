@@ -21,8 +21,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.experiments import ROOT, RUNS, Experiment, chosen, data_folder, table
-from overtile.pipelines.formats import is_image
-from overtile.pipelines.reading import read_image, stem
+from overtile.pipelines.images.formats import is_image
+from overtile.pipelines.images.read import read_image
+from overtile.pipelines.images.view import stem
 from overtile.pipelines.trained import load_trained
 from overtile.pipelines.uncertainty import METHODS, uncertainty
 

@@ -17,7 +17,7 @@ from monai.transforms import Compose
 from benchmarks.figure import Figure
 from overtile.pipelines.data import find_data
 from overtile.pipelines.dataset import CachedDataset
-from overtile.pipelines.loading import ReadImaged
+from overtile.pipelines.images.read_transform import ReadImaged
 from overtile.pipelines.synthesis import generate
 from overtile.pipelines.writing import write_data
 from overtile.transforms import NormalizeImaged

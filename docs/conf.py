@@ -51,10 +51,11 @@ def api(module: str, imported: bool = False) -> str:
     return f"## {module}\n\n```{{eval-rst}}\n.. automodule:: {module}{option}\n```"
 
 
+ROOMS = Path(pipelines.__path__[0])
 PIPELINES = sorted(
-    f"overtile.pipelines.{file.stem}"
-    for file in Path(pipelines.__path__[0]).glob("*.py")
-    if not file.stem.startswith("_")
+    ".".join(("overtile.pipelines", *file.relative_to(ROOMS).with_suffix("").parts))
+    for file in ROOMS.rglob("*.py")
+    if not file.stem.startswith("_") and "label" not in file.parts  # needs an extra
 )
 
 # Kept out of the pages themselves, so that they read well as plain Markdown too.

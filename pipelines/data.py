@@ -12,20 +12,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from overtile.pipelines.errors import DataError, UnreadableError
+from overtile.pipelines.errors import DataError, UnreadableError, size_text
 from overtile.pipelines.facts import FactBook, LabelFacts, default_cache
-from overtile.pipelines.formats import is_image
-from overtile.pipelines.layouts import Pair, find_pairs, image_of, images_by_stem
-from overtile.pipelines.reading import (
+from overtile.pipelines.images.formats import is_image
+from overtile.pipelines.images.read import (
     Channel,
     as_path,
     check_labels_kind,
     open_view,
-    plane_names,
     read_image,
-    split_plane,
-    stem,
 )
+from overtile.pipelines.images.view import plane_names, split_plane, stem
+from overtile.pipelines.layouts import Pair, find_pairs, image_of, images_by_stem
 
 log = logging.getLogger(__name__)
 
@@ -269,8 +267,8 @@ def items_of(pair: Pair, facts: FactBook) -> list[Item]:
         images = images[pair.plane : pair.plane + 1]
     if label_size != size:
         raise DataError(
-            f"{pair.label}: size {_text(label_size)}, but its image {pair.image} is "
-            f"{_text(size)}; expected the same size"
+            f"{pair.label}: size {size_text(label_size)}, but its image {pair.image} is "
+            f"{size_text(size)}; expected the same size"
         )
     if labelled != len(images):
         raise DataError(
@@ -441,11 +439,7 @@ def check_memory(path: Path, shape: Sequence[int], limit: int | None = None) -> 
     needed = BYTES_PER_PIXEL * math.prod(shape)
     if needed > limit:
         raise DataError(
-            f"{path}: {_text(shape)} pixels need about {needed / 2**30:.1f} GiB of memory; "
+            f"{path}: {size_text(shape)} pixels need about {needed / 2**30:.1f} GiB of memory; "
             f"expected at most {limit / 2**30:.1f} GiB: cut the image into parts, or allow more "
             "with --image_memory_limit BYTES"
         )
-
-
-def _text(size: Sequence[int]) -> str:
-    return "x".join(map(str, size))

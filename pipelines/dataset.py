@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from overtile import __version__
 from overtile.pipelines.facts import default_cache, stamp
-from overtile.pipelines.reading import split_plane
+from overtile.pipelines.images.view import split_plane
 
 _VERSION = 1  # of the files in the cache
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
@@ -32,6 +33,11 @@ class ConfigurationError(OvertileError):
 
 class TrainingError(OvertileError):
     """A training run that cannot go on."""
+
+
+def size_text(size: Iterable[int]) -> str:
+    """Sides of an image as messages write them: ``256x320``."""
+    return "x".join(map(str, size))
 
 
 def users_mistake(error: BaseException | None) -> BaseException | None:

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from overtile.pipelines import figures
 from overtile.pipelines.definitions import name_of
 from overtile.pipelines.errors import ConfigurationError, DataError
-from overtile.pipelines.formats import open_image
+from overtile.pipelines.images.formats import open_image
+from overtile.pipelines.images.view import split_plane
 from overtile.pipelines.predictions import Layers, layers_of, load, store
-from overtile.pipelines.reading import split_plane
 from overtile.pipelines.report import (
     PREDICTIONS,
     ROWS,

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from overtile import __version__
-from overtile.pipelines.formats import files_of, unreadable
-from overtile.pipelines.reading import (
+from overtile.pipelines.images.formats import files_of, unreadable
+from overtile.pipelines.images.read import (
     Channel,
     check_channel,
     check_pixels,
     open_view,
     read_image,
     read_label,
-    split_plane,
 )
+from overtile.pipelines.images.view import split_plane
 
 
 @dataclass(frozen=True)

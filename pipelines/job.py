@@ -21,9 +21,9 @@ import zarr
 from numpy.typing import NDArray
 
 from overtile.pipelines.errors import DataError, UnreadableError
-from overtile.pipelines.formats import GOES_ON
+from overtile.pipelines.images.formats import GOES_ON
+from overtile.pipelines.images.sources import open_source
 from overtile.pipelines.planes import Key, Layout, PlaneOf, Planes, mirrored
-from overtile.pipelines.sources import open_source
 from overtile.pipelines.stitching import Numbering, Pieces, Stitching
 from overtile.pipelines.trained import Trained, load_trained
 from overtile.transforms.normalize import scaled

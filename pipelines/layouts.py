@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from overtile.pipelines.errors import DataError, UnknownLayoutError
-from overtile.pipelines.formats import TIFF, is_image
-from overtile.pipelines.reading import stem
+from overtile.pipelines.images.formats import TIFF, is_image
+from overtile.pipelines.images.view import stem
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,9 @@ from overtile.pipelines.data import Item, images_in, items_of, labels_are_classe
 from overtile.pipelines.errors import DataError, UnknownLayoutError
 from overtile.pipelines.facts import FactBook, ImageFacts, LabelFacts, default_cache
 from overtile.pipelines.figures import outlined
+from overtile.pipelines.images.read import Channel, number_cells, read_image, read_label
+from overtile.pipelines.images.view import split_plane
 from overtile.pipelines.layouts import find_pairs
-from overtile.pipelines.reading import Channel, number_cells, read_image, read_label, split_plane
 
 _SHEET = 12  # images on the contact sheet
 _TITLE = 26  # letters that fit above an image

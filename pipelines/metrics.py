@@ -236,7 +236,7 @@ class _OfStack(_Counted):
 
     Predictions hold P(cell) in their last channel, ``[B, C, H, W]``; labels ``[B, 1, H, W]`` are
     > 0 in cells. Volumes ``[B, C, N, H, W]`` are stacks of N slices; labels that
-    `overtile.pipelines.loading.ReadImaged` read from NIfTI or DICOM may be ``[X, Y, Z]``.
+    `ReadImaged` read from NIfTI or DICOM may be ``[X, Y, Z]``.
     """
 
     name: ClassVar[str]

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from overtile.networks.geometry import mirror_indices
 from overtile.pipelines.errors import ConfigurationError, DataError
-from overtile.pipelines.formats import Stored
-from overtile.pipelines.reading import Channel, check_pixels, view
+from overtile.pipelines.images.formats import Stored
+from overtile.pipelines.images.read import Channel, check_pixels
+from overtile.pipelines.images.view import view
 
 Box = tuple[slice, ...]
 Key = tuple[int, ...]
@@ -22,7 +23,7 @@ Key = tuple[int, ...]
 
 
 class Planes:
-    """A stored image as `overtile.pipelines.reading.view` sees it, read in windows.
+    """A stored image as `overtile.pipelines.images.view.view` sees it, read in windows.
 
     Args:
         stored: whose ``pixels`` reads parts.

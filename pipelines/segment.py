@@ -23,11 +23,11 @@ from filelock import FileLock, Timeout
 from overtile import __version__
 from overtile.networks import GeometryError
 from overtile.pipelines.errors import ConfigurationError, DataError, OvertileError
-from overtile.pipelines.formats import files_of
+from overtile.pipelines.images.formats import files_of
+from overtile.pipelines.images.sources import unpack
 from overtile.pipelines.job import Job, Opened, close_jobs, is_whole, opened, write_text
 from overtile.pipelines.request import Request, Result, check_request, ready
 from overtile.pipelines.runner import LocalRunner, Runner
-from overtile.pipelines.sources import unpack
 from overtile.pipelines.stages import make
 from overtile.pipelines.stitching import Stitching
 

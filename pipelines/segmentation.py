@@ -23,8 +23,8 @@ from overtile.pipelines.checkpoints import check_settings, load_weights
 from overtile.pipelines.config import check_inferer
 from overtile.pipelines.errors import ConfigurationError
 from overtile.pipelines.figures import outlined
-from overtile.pipelines.formats import Stored, open_image
-from overtile.pipelines.reading import split_plane, stem, view
+from overtile.pipelines.images.formats import Stored, open_image
+from overtile.pipelines.images.view import split_plane, stem, view
 
 _PICTURE = 400  # pixels that a picture of outlines has at least along its longer side, nearly
 

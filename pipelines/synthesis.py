@@ -18,7 +18,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from overtile.pipelines.reading import as_path
+from overtile.pipelines.images.read import as_path
 from overtile.pipelines.writing import write_data
 
 Image = NDArray[np.uint16]

@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from overtile.pipelines.formats import Stored
+from overtile.pipelines.images.formats import Stored
 from overtile.pipelines.job import is_whole, open_array
 from overtile.pipelines.planes import Layout
 

@@ -20,8 +20,8 @@ from overtile.networks import GeometryError, RegionInferer
 from overtile.pipelines.checkpoints import check_settings, load_weights
 from overtile.pipelines.config import check_inferer, check_keys
 from overtile.pipelines.errors import ConfigurationError, users_mistake, wrong_value
-from overtile.pipelines.loading import ReadImaged
-from overtile.pipelines.reading import Channel
+from overtile.pipelines.images.read import Channel
+from overtile.pipelines.images.read_transform import ReadImaged
 from overtile.transforms import InstancesFromProbabilities, InstancesFromProbabilitiesd
 from overtile.transforms.normalize import NormalizeImage, NormalizeImaged
 
@@ -179,7 +179,9 @@ def _preprocessing(parser: ConfigParser) -> tuple[ReadImaged, NormalizeImage]:
         else:
             raise _whole_only("preprocessing", step, "ReadImaged and NormalizeImaged")
     if reader is None:
-        raise ConfigurationError("preprocessing: no overtile.pipelines.loading.ReadImaged in it")
+        raise ConfigurationError(
+            "preprocessing: no overtile.pipelines.images.read_transform.ReadImaged in it"
+        )
     return reader, normalize
 
 

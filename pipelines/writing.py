@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from overtile.pipelines.errors import DataError
+from overtile.pipelines.errors import DataError, size_text
 
 Array = NDArray[Any]
 Splits = Mapping[str, Iterable[tuple[Array, Array]]]
@@ -157,19 +157,18 @@ def _checked(
         name = f"{split} image {index}"
         if image.shape != labels.shape:
             raise DataError(
-                f"{name}: size {_text(image)}, but its labels are {_text(labels)}; "
+                f"{name}: size {size_text(image.shape)}, "
+                f"but its labels are {size_text(labels.shape)}; "
                 "expected the same size"
             )
         if image.ndim not in ((2,) if flat else (2, 3)) or not image.size:
             wanted = "HxW" if flat else "HxW, or ZxYxX for a volume"
-            raise DataError(f"{name}: shape {_text(image)}; expected one channel, {wanted}")
+            raise DataError(
+                f"{name}: shape {size_text(image.shape)}; expected one channel, {wanted}"
+            )
         if labels.dtype.kind not in "iub" or labels.min() < 0 or labels.max() > 65535:
             raise DataError(f"{name}: labels of {labels.dtype}; expected integers 0 to 65535")
         yield image, labels.astype(np.uint16)
-
-
-def _text(array: Array) -> str:
-    return "x".join(map(str, array.shape))
 
 
 def _write_pairs(root: Path, splits: Splits, format: str, spacing: Spacing) -> None:
@@ -202,7 +201,7 @@ def _write_stack(root: Path, splits: Splits, kind: str) -> None:
     if kind == "membranes":
         pages["train-labels"] = [np.where(a == 0, 0, 255).astype(np.uint8) for _, a in train]
     for name, planes in pages.items():
-        kinds = sorted({f"{_text(plane)} {plane.dtype}" for plane in planes})
+        kinds = sorted({f"{size_text(plane.shape)} {plane.dtype}" for plane in planes})
         if len(kinds) > 1:
             raise DataError(f"{name}.tif: {' and '.join(kinds)}; expected images that are alike")
         if planes:

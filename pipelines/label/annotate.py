@@ -18,6 +18,7 @@ from monailabel.utils.async_tasks.utils import tasks
 from PIL import Image
 
 from overtile.pipelines.errors import OvertileError
+from overtile.pipelines.images.read import check_pixels, open_view, read_image, read_label
 from overtile.pipelines.label.guard import refused
 from overtile.pipelines.label.refusals import (
     ConflictError,
@@ -38,7 +39,6 @@ from overtile.pipelines.label.shared import (
 )
 from overtile.pipelines.label.studies import FINAL
 from overtile.pipelines.label.viewers import no_training, train_status
-from overtile.pipelines.reading import check_pixels, open_view, read_image, read_label
 
 routes = APIRouter()
 _PAGE = {"": "text/html", "annotate.js": "text/javascript", "annotate.css": "text/css"}

@@ -14,10 +14,10 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from numpy.typing import NDArray
 
 from overtile.pipelines.data import check_memory
+from overtile.pipelines.images.read import Channel, check_pixels, open_view, read_image
 from overtile.pipelines.label.polygons import as_annotations
 from overtile.pipelines.label.refusals import RefusedError
 from overtile.pipelines.label.results import spatial_dims_of, write_label
-from overtile.pipelines.reading import Channel, check_pixels, open_view, read_image
 from overtile.pipelines.trained import Trained, load_trained
 from overtile.pipelines.uncertainty import uncertainty
 

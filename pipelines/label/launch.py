@@ -22,9 +22,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from overtile.pipelines.errors import ConfigurationError, DataError
-from overtile.pipelines.formats import is_image
+from overtile.pipelines.images.formats import is_image
+from overtile.pipelines.images.read import Channel
 from overtile.pipelines.layouts import IMAGES
-from overtile.pipelines.reading import Channel
 
 BUNDLES = ("touching_cells", "em_membranes")
 _MAIN = '''"""Written by ``overtile label``."""

@@ -10,7 +10,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from overtile.pipelines.formats import FLAT, NIFTI, TIFF, open_image
+from overtile.pipelines.images.formats import FLAT, NIFTI, TIFF, open_image
 from overtile.pipelines.segmentation import write_like, write_whole
 
 
@@ -44,7 +44,7 @@ def write_label(base: Path, label: NDArray[Any], image: Path) -> Path:
 
     Args:
         base: path without suffix.
-        label: ``[*S]`` integers from 0 up, as `overtile.pipelines.reading.read_label` gives them.
+        label: ``[*S]`` integers from 0 up, as `read_label` gives them.
         image: file that the labels belong to.
 
     Returns:

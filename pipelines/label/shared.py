@@ -16,12 +16,12 @@ from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.utils.app import app_instance
 
 from overtile.pipelines.data import check_memory
-from overtile.pipelines.formats import SUFFIXES, open_image
+from overtile.pipelines.images.formats import SUFFIXES, open_image
+from overtile.pipelines.images.read import open_view
 from overtile.pipelines.label.app import OvertileLabel
 from overtile.pipelines.label.refusals import ForbiddenError, RefusedError
 from overtile.pipelines.label.results import spatial_dims_of
 from overtile.pipelines.label.studies import Studies
-from overtile.pipelines.reading import open_view
 
 user = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 annotator = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))

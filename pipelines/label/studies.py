@@ -31,8 +31,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from overtile.pipelines.data import check_memory
-from overtile.pipelines.errors import DataError
-from overtile.pipelines.formats import GOES_ON, is_image
+from overtile.pipelines.errors import DataError, size_text
+from overtile.pipelines.images.formats import GOES_ON, is_image
+from overtile.pipelines.images.read import check_pixels, open_view, read_image, read_label
+from overtile.pipelines.images.view import stem
 from overtile.pipelines.label.refusals import (
     ConflictError,
     ForbiddenError,
@@ -41,7 +43,6 @@ from overtile.pipelines.label.refusals import (
 )
 from overtile.pipelines.label.results import spatial_dims_of, suffix_of, write_label
 from overtile.pipelines.layouts import NOTES, noted_owner, notes_of
-from overtile.pipelines.reading import check_pixels, open_view, read_image, read_label, stem
 
 FINAL = DefaultLabelTag.FINAL.value
 _NAME = re.compile(r"[^\W_][\w .()+,=@-]{0,199}")
@@ -421,7 +422,7 @@ class Studies(Datastore):
             for view in (open_view(label_filename, dims, image), open_view(image, dims))
         ]
         if sizes[0] != sizes[1]:
-            drawn, wanted = map(_text, sizes)
+            drawn, wanted = map(size_text, sizes)
             raise RefusedError(
                 f"label of {drawn} pixels for image {image_id!r} of {wanted}; "
                 "expected the same size"
@@ -603,7 +604,3 @@ def _copy(source: Path, target: Path) -> None:
     partial = target.with_name(f".{target.name}.partial")
     shutil.copyfile(source, partial)
     partial.replace(target)
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

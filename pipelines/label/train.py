@@ -22,11 +22,11 @@ from overtile.pipelines.data import items_of
 from overtile.pipelines.definitions import name_of
 from overtile.pipelines.errors import DataError, TrainingError
 from overtile.pipelines.facts import FactBook, default_cache, stamp
+from overtile.pipelines.images.read import Channel
 from overtile.pipelines.label.guard import sentence
 from overtile.pipelines.label.refusals import ConflictError, MissingError, RefusedError
 from overtile.pipelines.label.studies import Studies
 from overtile.pipelines.layouts import Pair
-from overtile.pipelines.reading import Channel
 from overtile.pipelines.tracking import end_abandoned
 
 SHIPPED = "shipped.pt"

@@ -30,6 +30,7 @@ from monailabel.utils.others.pathology import (
 )
 from pydantic import BaseModel, Field, ValidationError
 
+from overtile.pipelines.images.read import open_view
 from overtile.pipelines.label.app import batch_options
 from overtile.pipelines.label.polygons import as_annotations, filled, read_asap
 from overtile.pipelines.label.refusals import (
@@ -53,7 +54,6 @@ from overtile.pipelines.label.shared import (
 )
 from overtile.pipelines.label.studies import FINAL, Studies
 from overtile.pipelines.label.train import checked, stop_training
-from overtile.pipelines.reading import open_view
 
 routes = APIRouter()
 _STARTING = threading.Lock()  # of two requests to train, the latter sees the training

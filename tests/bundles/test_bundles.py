@@ -28,7 +28,7 @@ import overtile
 from overtile.networks import OverlapTileInferer, ValidUNet
 from overtile.pipelines.checkpoints import Checkpoints, read_checkpoint
 from overtile.pipelines.dataset import TileDataset
-from overtile.pipelines.reading import read_image
+from overtile.pipelines.images.read import read_image
 from overtile.pipelines.synthesis import write_touching_cells
 from overtile.transforms import SeparateTouching
 

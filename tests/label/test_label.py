@@ -32,8 +32,8 @@ from mlflow import MlflowClient
 from PIL import Image
 from toy import toy_bundle
 
+from overtile.pipelines.images.read import read_label
 from overtile.pipelines.label.refusals import ConflictError, ForbiddenError, ReplacedError
-from overtile.pipelines.reading import read_label
 from overtile.pipelines.trained import load_trained
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -24,9 +24,9 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from overtile.networks import MixedPrecisionInferer, OverlapTileInferer, ValidUNet
+from overtile.pipelines.images.read import read_image
 from overtile.pipelines.metrics import seg_measure
 from overtile.pipelines.predictions import load
-from overtile.pipelines.reading import read_image
 from overtile.pipelines.report import write_report
 from overtile.pipelines.synthesis import write_touching_cells
 from overtile.pipelines.writing import write_data

@@ -21,10 +21,10 @@ from PIL import Image
 from overtile.pipelines.data import DataSet, find_data, images_in, labelled_images
 from overtile.pipelines.dataset import CachedDataset
 from overtile.pipelines.errors import DataError, UnknownLayoutError
+from overtile.pipelines.images.read import read_image, read_label
+from overtile.pipelines.images.read_transform import ReadImaged
 from overtile.pipelines.layouts import find_pairs
-from overtile.pipelines.loading import ReadImaged
 from overtile.pipelines.look import look
-from overtile.pipelines.reading import read_image, read_label
 from overtile.pipelines.synthesis import generate
 from overtile.pipelines.writing import FORMATS, write_data
 
@@ -697,7 +697,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch, data: DataSet, cache: Path, **optio
     """The data set in a cache, and how many files were decoded for it."""
     from monai.transforms import Compose
 
-    from overtile.pipelines import loading
+    from overtile.pipelines.images import read_transform as loading
     from overtile.transforms import NormalizeImaged
 
     count = 0

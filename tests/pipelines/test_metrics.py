@@ -18,7 +18,7 @@ from monai.handlers import IgniteMetricHandler, from_engine
 
 from overtile.pipelines import metrics
 from overtile.pipelines.errors import DataError
-from overtile.pipelines.loading import ReadImaged
+from overtile.pipelines.images.read_transform import ReadImaged
 from overtile.pipelines.metrics import (
     PixelErrorMetric,
     RandErrorMetric,

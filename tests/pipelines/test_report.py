@@ -444,7 +444,7 @@ def test_sections_are_upright_and_the_middle_ones(
     from monai.handlers import IgniteMetricHandler, from_engine
 
     from overtile.pipelines.evaluation import draw_cases, score
-    from overtile.pipelines.loading import ReadImaged
+    from overtile.pipelines.images.read_transform import ReadImaged
     from overtile.pipelines.metrics import SegMetric
 
     rng = np.random.default_rng(1)

@@ -29,10 +29,10 @@ from overtile.networks import OverlapTileInferer, RotationAveragingInferer
 from overtile.pipelines import segment as segment_module
 from overtile.pipelines.__main__ import main
 from overtile.pipelines.errors import ConfigurationError, DataError
-from overtile.pipelines.reading import read_image
+from overtile.pipelines.images.read import read_image
+from overtile.pipelines.images.sources import open_source
 from overtile.pipelines.request import Request
 from overtile.pipelines.segment import segment
-from overtile.pipelines.sources import open_source
 from overtile.pipelines.synthesis import touching_cells
 from overtile.pipelines.trained import load_trained
 from overtile.pipelines.writing import _save

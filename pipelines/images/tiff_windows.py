@@ -15,9 +15,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from overtile.pipelines.blocks import BlockCache, no_level, spans_of, squeezed
 from overtile.pipelines.errors import DataError, UnreadableError
-from overtile.pipelines.formats import (
+from overtile.pipelines.images.block_cache import BlockCache, no_level, spans_of, squeezed
+from overtile.pipelines.images.formats import (
     GOES_ON,
     Index,
     Stored,

@@ -13,7 +13,7 @@ from monai.transforms import MapTransform
 from monai.utils import ensure_tuple_rep
 
 from overtile.pipelines.errors import DataError
-from overtile.pipelines.reading import (
+from overtile.pipelines.images.read import (
     Channel,
     check_channel,
     check_labels_kind,

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from overtile.pipelines.blocks import BlockCache, no_level, spans_of, squeezed
 from overtile.pipelines.errors import DataError, OvertileError, UnreadableError
-from overtile.pipelines.formats import (
+from overtile.pipelines.images.block_cache import BlockCache, no_level, spans_of, squeezed
+from overtile.pipelines.images.formats import (
     GOES_ON,
     NIFTI,
     SLIDES,
@@ -53,7 +53,7 @@ def open_source(path: Path, level: int = 0, cache_limit: int = 2**28) -> Stored:
         if name.endswith(ZARR) or any((path / p).is_file() for p in _ZARR_NODES):
             source = _zarr(path, level, cache_limit)
         elif name.endswith((*TIFF, *SLIDES)):
-            from overtile.pipelines.tiff_windows import open_tiff
+            from overtile.pipelines.images.tiff_windows import open_tiff
 
             source = open_tiff(path, level, cache)
         else:
@@ -174,7 +174,7 @@ def unpack(path: Path, folder: Path) -> Path:
 
 
 def _dicom(path: Path, cache: BlockCache) -> Stored:
-    from overtile.pipelines.formats import dicom_reader
+    from overtile.pipelines.images.formats import dicom_reader
 
     told = open_image(path)
     names = list(dicom_reader(path).GetFileNames())

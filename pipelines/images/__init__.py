@@ -1,0 +1,1 @@
+"""What a file holds: each format opens, reads windows of and writes its files."""
