@@ -26,13 +26,8 @@ import tifffile
 from scipy import ndimage
 
 from benchmarks.figure import Figure
-from overtile.pipelines.metrics import (
-    THRESHOLDS,
-    THRESHOLDS_OF_V,
-    average_precision,
-    em_report,
-    seg_measure,
-)
+from overtile.pipelines.metrics.instances import average_precision, seg_measure
+from overtile.pipelines.metrics.membranes import THRESHOLDS, THRESHOLDS_OF_V, em_report
 from overtile.pipelines.synthesis import membranes, touching_cells
 
 ROOT = Path(__file__).resolve().parents[1]

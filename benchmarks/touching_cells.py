@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.experiments import ROOT, Experiment, chosen, data_folder, table
 from overtile.pipelines.images.read import read_image, read_label
-from overtile.pipelines.metrics import seg_measure
+from overtile.pipelines.metrics.instances import seg_measure
 from overtile.pipelines.trained import load_trained
 from overtile.transforms import InstancesFromProbabilities
 

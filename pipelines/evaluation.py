@@ -19,10 +19,10 @@ from monai.handlers import IgniteMetricHandler
 from numpy.typing import NDArray
 
 from overtile.pipelines import figures
-from overtile.pipelines.definitions import name_of
 from overtile.pipelines.errors import ConfigurationError, DataError
 from overtile.pipelines.images.formats import open_image
 from overtile.pipelines.images.view import split_plane
+from overtile.pipelines.metrics.score_names import name_of
 from overtile.pipelines.predictions import Layers, layers_of, load, store
 from overtile.pipelines.report import (
     PREDICTIONS,

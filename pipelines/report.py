@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from overtile.pipelines.definitions import DEFINITIONS, name_of
 from overtile.pipelines.errors import DataError
+from overtile.pipelines.metrics.score_names import DEFINITIONS, name_of
 from overtile.pipelines.predictions import (
     COUNTS,
     ERROR_COLOURS,

@@ -19,8 +19,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from overtile.pipelines.checkpoints import check_settings, load_weights
-from overtile.pipelines.config import check_inferer
+from overtile.pipelines.bundle.checkpoints import check_settings, load_weights
+from overtile.pipelines.bundle.configuration import check_inferer
 from overtile.pipelines.errors import ConfigurationError
 from overtile.pipelines.figures import outlined
 from overtile.pipelines.images.formats import Stored, open_image

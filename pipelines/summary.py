@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from overtile.pipelines.definitions import name_of
 from overtile.pipelines.errors import ConfigurationError
+from overtile.pipelines.metrics.score_names import name_of
 
 _FILE = "summary.json"
 _KEYS = frozenset(

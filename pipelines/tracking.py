@@ -24,7 +24,7 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param
 from mlflow.exceptions import MlflowException
 from torch.optim import Optimizer
 
-from overtile.pipelines.config import as_json, current_parser, resolved_values
+from overtile.pipelines.bundle.configuration import as_json, current_parser, resolved_values
 from overtile.pipelines.data import DataSet
 from overtile.pipelines.errors import ConfigurationError
 from overtile.pipelines.report import HISTORY

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from overtile.networks import GeometryError, RegionInferer
-from overtile.pipelines.checkpoints import check_settings, load_weights
-from overtile.pipelines.config import check_inferer, check_keys
+from overtile.pipelines.bundle.checkpoints import check_settings, load_weights
+from overtile.pipelines.bundle.configuration import check_inferer, check_keys
 from overtile.pipelines.errors import ConfigurationError, users_mistake, wrong_value
 from overtile.pipelines.images.read import Channel
 from overtile.pipelines.images.read_transform import ReadImaged

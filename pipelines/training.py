@@ -26,18 +26,18 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from overtile.pipelines import figures
-from overtile.pipelines.bundle import check_bundle, write_bundle
-from overtile.pipelines.checkpoints import (
+from overtile.pipelines.bundle.checkpoints import (
     Checkpoints,
     check_settings,
     load_weights,
     read_checkpoint,
 )
-from overtile.pipelines.config import check_inferer, current_parser
+from overtile.pipelines.bundle.configuration import check_inferer, current_parser
+from overtile.pipelines.bundle.run_bundle import check_bundle, write_bundle
 from overtile.pipelines.dataset import TileDataset
 from overtile.pipelines.errors import ConfigurationError
 from overtile.pipelines.evaluation import draw_cases, score
-from overtile.pipelines.metrics import seg_measure
+from overtile.pipelines.metrics.instances import seg_measure
 from overtile.pipelines.report import write_report
 from overtile.pipelines.summary import print_summary, write_summary
 from overtile.pipelines.tracking import RunTracker

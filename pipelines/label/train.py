@@ -19,7 +19,6 @@ from typing import Any
 from monailabel.interfaces.tasks.train import TrainTask
 
 from overtile.pipelines.data import items_of
-from overtile.pipelines.definitions import name_of
 from overtile.pipelines.errors import DataError, TrainingError
 from overtile.pipelines.facts import FactBook, default_cache, stamp
 from overtile.pipelines.images.read import Channel
@@ -27,6 +26,7 @@ from overtile.pipelines.label.guard import sentence
 from overtile.pipelines.label.refusals import ConflictError, MissingError, RefusedError
 from overtile.pipelines.label.studies import Studies
 from overtile.pipelines.layouts import Pair
+from overtile.pipelines.metrics.score_names import name_of
 from overtile.pipelines.tracking import end_abandoned
 
 SHIPPED = "shipped.pt"

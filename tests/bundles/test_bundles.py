@@ -26,7 +26,7 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 
 import overtile
 from overtile.networks import OverlapTileInferer, ValidUNet
-from overtile.pipelines.checkpoints import Checkpoints, read_checkpoint
+from overtile.pipelines.bundle.checkpoints import Checkpoints, read_checkpoint
 from overtile.pipelines.dataset import TileDataset
 from overtile.pipelines.images.read import read_image
 from overtile.pipelines.synthesis import write_touching_cells

@@ -11,7 +11,7 @@ import tifffile
 import torch
 from monai.bundle import ConfigParser
 
-from overtile.pipelines.metrics import seg_measure
+from overtile.pipelines.metrics.instances import seg_measure
 from overtile.pipelines.synthesis import touching_cells
 
 

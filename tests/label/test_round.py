@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from labelling import Server, needs_label, save, serving
 
-from overtile.pipelines.metrics import seg_measure
+from overtile.pipelines.metrics.instances import seg_measure
 from overtile.pipelines.synthesis import generate
 
 pytestmark = needs_label

@@ -25,7 +25,7 @@ from PIL import Image
 
 from overtile.networks import MixedPrecisionInferer, OverlapTileInferer, ValidUNet
 from overtile.pipelines.images.read import read_image
-from overtile.pipelines.metrics import seg_measure
+from overtile.pipelines.metrics.instances import seg_measure
 from overtile.pipelines.predictions import load
 from overtile.pipelines.report import write_report
 from overtile.pipelines.synthesis import write_touching_cells

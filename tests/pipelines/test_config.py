@@ -16,8 +16,8 @@ from monai.inferers import SimpleInferer, SlidingWindowInferer
 from monai.networks.nets import BasicUNet
 
 from overtile.networks import GeometryError, OverlapTileInferer, TileGeometry, ValidUNet
-from overtile.pipelines.checkpoints import load_weights
-from overtile.pipelines.config import check_inferer, check_keys, resolved_values
+from overtile.pipelines.bundle.checkpoints import load_weights
+from overtile.pipelines.bundle.configuration import check_inferer, check_keys, resolved_values
 from overtile.pipelines.errors import ConfigurationError, DataError, users_mistake, wrong_value
 from overtile.pipelines.segmentation import WriteResultsd
 from overtile.pipelines.summary import read_summary

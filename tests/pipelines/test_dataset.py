@@ -12,7 +12,7 @@ from monai.data import DataLoader
 from monai.optimizers import WarmupCosineSchedule
 from monai.transforms import Compose, RandShiftIntensityd
 
-from overtile.pipelines.checkpoints import Checkpoints, save_atomically
+from overtile.pipelines.bundle.checkpoints import Checkpoints, save_atomically
 from overtile.pipelines.dataset import EpochSampler, TileDataset
 from overtile.pipelines.errors import ConfigurationError
 from overtile.pipelines.handlers import ClipGradients

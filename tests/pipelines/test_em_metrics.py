@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from overtile.pipelines.errors import DataError
-from overtile.pipelines.metrics import (
+from overtile.pipelines.metrics.membranes import (
     THRESHOLDS,
     THRESHOLDS_OF_V,
     em_report,

@@ -17,14 +17,12 @@ from monai.metrics import PanopticQualityMetric
 from PIL import Image
 
 from overtile.pipelines.errors import ConfigurationError, DataError
-from overtile.pipelines.metrics import (
+from overtile.pipelines.metrics.instances import average_precision, det_measure, seg_measure
+from overtile.pipelines.metrics.monai_metrics import (
     AveragePrecisionMetric,
     DetMetric,
     PanopticQuality,
     SegMetric,
-    average_precision,
-    det_measure,
-    seg_measure,
 )
 
 Array = np.ndarray[Any, Any]

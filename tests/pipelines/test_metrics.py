@@ -19,16 +19,15 @@ from monai.handlers import IgniteMetricHandler, from_engine
 from overtile.pipelines import metrics
 from overtile.pipelines.errors import DataError
 from overtile.pipelines.images.read_transform import ReadImaged
-from overtile.pipelines.metrics import (
+from overtile.pipelines.metrics.instances import seg_measure
+from overtile.pipelines.metrics.membranes import em_report, pixel_error
+from overtile.pipelines.metrics.monai_metrics import (
     PixelErrorMetric,
     RandErrorMetric,
     SegMetric,
     VInfoMetric,
     VRandMetric,
     WarpingErrorMetric,
-    em_report,
-    pixel_error,
-    seg_measure,
 )
 
 Array = np.ndarray[Any, Any]

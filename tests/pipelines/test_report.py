@@ -20,8 +20,8 @@ from browser import Page, chromium, opened
 from numpy.typing import NDArray
 from PIL import Image
 
-from overtile.pipelines.definitions import DEFINITIONS
 from overtile.pipelines.errors import DataError
+from overtile.pipelines.metrics.score_names import DEFINITIONS
 from overtile.pipelines.predictions import (
     COUNTS,
     ERROR_COLOURS,
@@ -445,7 +445,7 @@ def test_sections_are_upright_and_the_middle_ones(
 
     from overtile.pipelines.evaluation import draw_cases, score
     from overtile.pipelines.images.read_transform import ReadImaged
-    from overtile.pipelines.metrics import SegMetric
+    from overtile.pipelines.metrics.monai_metrics import SegMetric
 
     rng = np.random.default_rng(1)
     volumes = [rng.integers(0, 3, (5, 12, 20)).astype(np.uint8) for _ in range(3)]

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from overtile.pipelines import em_kernels
 from overtile.pipelines.errors import DataError
+from overtile.pipelines.metrics import membrane_kernels as em_kernels
 
 Counts = NDArray[Any]
 PerThreshold = tuple[float, ...]

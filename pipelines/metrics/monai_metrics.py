@@ -1,7 +1,7 @@
 """Numbers that the field compares, over data sets: MONAI metrics for bundles and engines.
 
-What they compute from single images or stacks is in `overtile.pipelines.instance_metrics` and
-`overtile.pipelines.em_metrics`, whose public names are here, too. A metric keeps counts of each
+What they compute from single images or stacks is in `overtile.pipelines.metrics.instances` and
+`overtile.pipelines.metrics.membranes`. A metric keeps counts of each
 image, never images: these may differ in size, and distributed processes exchange a few numbers.
 """
 
@@ -18,75 +18,15 @@ from monai.metrics import CumulativeIterationMetric, PanopticQualityMetric
 from numpy.typing import NDArray
 from torch import Tensor
 
-from overtile.pipelines.em_metrics import (
-    THRESHOLDS,
-    THRESHOLDS_OF_V,
-    EmReport,
-    PixelError,
-    RandError,
-    VInfo,
-    VRand,
-    WarpingCounts,
-    WarpingError,
+from overtile.pipelines.errors import DataError
+from overtile.pipelines.metrics.instances import average_precision_of, check_iou, det_of, overlap_of
+from overtile.pipelines.metrics.membranes import (
     em_counts,
-    em_report,
-    pixel_error,
     pixel_error_of,
-    rand_error,
     rand_error_of,
     slice_f,
-    v_info,
-    v_rand,
-    warping_error,
     warping_error_of,
 )
-from overtile.pipelines.errors import DataError
-from overtile.pipelines.instance_metrics import (
-    AveragePrecision,
-    DetMeasure,
-    SegMeasure,
-    average_precision,
-    average_precision_of,
-    check_iou,
-    det_measure,
-    det_of,
-    overlap_of,
-    seg_measure,
-)
-
-__all__ = [
-    "THRESHOLDS",
-    "THRESHOLDS_OF_V",
-    "AveragePrecision",
-    "AveragePrecisionMetric",
-    "DetMeasure",
-    "DetMetric",
-    "EmReport",
-    "PanopticQuality",
-    "PixelError",
-    "PixelErrorMetric",
-    "RandError",
-    "RandErrorMetric",
-    "SegMeasure",
-    "SegMetric",
-    "VInfo",
-    "VInfoMetric",
-    "VRand",
-    "VRandMetric",
-    "WarpingCounts",
-    "WarpingError",
-    "WarpingErrorMetric",
-    "average_precision",
-    "cell_masks",
-    "det_measure",
-    "em_report",
-    "pixel_error",
-    "rand_error",
-    "seg_measure",
-    "v_info",
-    "v_rand",
-    "warping_error",
-]
 
 Array = NDArray[Any]
 

@@ -1,0 +1,1 @@
+"""A bundle's settings and files: configuration, checkpoints, what MONAI's messages mean."""
