@@ -26,9 +26,9 @@ import tifffile
 from scipy import ndimage
 
 from benchmarks.figure import Figure
+from overtile.pipelines.data.synthesis import membranes, touching_cells
 from overtile.pipelines.metrics.instances import average_precision, seg_measure
 from overtile.pipelines.metrics.membranes import THRESHOLDS, THRESHOLDS_OF_V, em_report
-from overtile.pipelines.synthesis import membranes, touching_cells
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data" / "isbi2012"

@@ -15,11 +15,11 @@ from pathlib import Path
 from monai.transforms import Compose
 
 from benchmarks.figure import Figure
-from overtile.pipelines.data import find_data
-from overtile.pipelines.dataset import CachedDataset
+from overtile.pipelines.data.cache import CachedDataset
+from overtile.pipelines.data.find import find_data
+from overtile.pipelines.data.synthesis import generate
+from overtile.pipelines.data.writing import write_data
 from overtile.pipelines.images.read_transform import ReadImaged
-from overtile.pipelines.synthesis import generate
-from overtile.pipelines.writing import write_data
 from overtile.transforms import NormalizeImaged
 
 IMAGES, REPEATS = 200, 3

@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 import click
 
 from overtile import __version__
+from overtile.pipelines.data.writing import FORMATS, check_format, check_target, write_data
 from overtile.pipelines.errors import ConfigurationError, DataError, OvertileError, exit_with
 from overtile.pipelines.interrupts import check_interrupt, remembered
-from overtile.pipelines.writing import FORMATS, check_format, check_target, write_data
 
 Item = TypeVar("Item")
 _SIDES = range(16, 16385)
@@ -137,7 +137,7 @@ def overtile() -> None:
 @_loudness
 def show(run: Path, as_json: bool) -> None:
     """Print the results of the finished run in folder RUN, and where to look."""
-    from overtile.pipelines.summary import print_summary, read_summary
+    from overtile.pipelines.reporting.summary import print_summary, read_summary
 
     summary = read_summary(run)
     _note(f"read {run / 'summary.json'}")
@@ -164,7 +164,7 @@ def report(run: Path, output: Path | None, show_it: bool) -> None:
     if not run.is_dir():
         raise DataError(f"{run}: no such folder; give that of a training or an evaluation")
 
-    from overtile.pipelines.report import write_report
+    from overtile.pipelines.reporting.report import write_report
 
     path = write_report(run, output)
     if not _is("quiet"):
@@ -240,8 +240,8 @@ def look(
     if not picture.parent.is_dir():
         raise DataError(f"{picture}: no folder {picture.parent}; make it, or name another")
 
-    from overtile.pipelines.look import as_text
-    from overtile.pipelines.look import look as look_at
+    from overtile.pipelines.reporting.look import as_text
+    from overtile.pipelines.reporting.look import look as look_at
 
     found = look_at(folder, layout, labels, int(spatial_dims), number, picture)
     if as_json:
@@ -337,7 +337,7 @@ def synth(
 
     from tqdm import tqdm
 
-    from overtile.pipelines.synthesis import generate
+    from overtile.pipelines.data.synthesis import generate
 
     splits = generate(kind, counts, size, seed, consecutive=layout == "stack")
     off = True if _is("quiet") else None  # None: off where stderr is no terminal

@@ -18,23 +18,22 @@ from monai.engines import SupervisedEvaluator
 from monai.handlers import IgniteMetricHandler
 from numpy.typing import NDArray
 
-from overtile.pipelines import figures
 from overtile.pipelines.errors import ConfigurationError, DataError
 from overtile.pipelines.images.formats import open_image
 from overtile.pipelines.images.view import split_plane
 from overtile.pipelines.metrics.score_names import name_of
-from overtile.pipelines.predictions import Layers, layers_of, load, store
-from overtile.pipelines.report import (
+from overtile.pipelines.reporting import figures
+from overtile.pipelines.reporting.comparison import Layers, layers_of, load, store
+from overtile.pipelines.reporting.report import VIEWED, write_report
+from overtile.pipelines.reporting.summary import print_scores
+from overtile.pipelines.reporting.tables import (
     PREDICTIONS,
     ROWS,
     SCORES,
-    VIEWED,
     prediction_file,
     read_scored,
-    write_report,
 )
 from overtile.pipelines.segmentation import make_ready
-from overtile.pipelines.summary import print_scores
 
 
 def run_evaluation(
@@ -85,9 +84,8 @@ def score(
 
     ``evaluation.csv`` and ``evaluation.json`` as `run_evaluation` says, and the layers of the
     images that the report shows, as ``predictions/NUMBER.npz``, NUMBER being that of the image's
-    row from 0. All are written image by image, none larger than
-    `overtile.pipelines.predictions.SIDE` pixels a side; those that the report does not show are
-    removed at the end.
+    row from 0. All are written image by image, none larger than `SIDE` pixels a side; those that
+    the report does not show are removed at the end.
 
     Args:
         evaluator: with network, inferer, loader, postprocessing and ``metrics``.

@@ -22,9 +22,9 @@ from tqdm import tqdm
 from overtile.pipelines.bundle.checkpoints import check_settings, load_weights
 from overtile.pipelines.bundle.configuration import check_inferer
 from overtile.pipelines.errors import ConfigurationError
-from overtile.pipelines.figures import outlined
 from overtile.pipelines.images.formats import Stored, open_image
 from overtile.pipelines.images.view import split_plane, stem, view
+from overtile.pipelines.reporting.figures import outlined
 
 _PICTURE = 400  # pixels that a picture of outlines has at least along its longer side, nearly
 

@@ -25,9 +25,9 @@ from mlflow.exceptions import MlflowException
 from torch.optim import Optimizer
 
 from overtile.pipelines.bundle.configuration import as_json, current_parser, resolved_values
-from overtile.pipelines.data import DataSet
+from overtile.pipelines.data.find import DataSet
 from overtile.pipelines.errors import ConfigurationError
-from overtile.pipelines.report import HISTORY
+from overtile.pipelines.reporting.tables import HISTORY
 
 log = logging.getLogger(__name__)
 

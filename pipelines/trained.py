@@ -19,7 +19,8 @@ from torch import nn
 from overtile.networks import GeometryError, RegionInferer
 from overtile.pipelines.bundle.checkpoints import check_settings, load_weights
 from overtile.pipelines.bundle.configuration import check_inferer, check_keys
-from overtile.pipelines.errors import ConfigurationError, users_mistake, wrong_value
+from overtile.pipelines.bundle.messages import wrong_value
+from overtile.pipelines.errors import ConfigurationError, users_mistake
 from overtile.pipelines.images.read import Channel
 from overtile.pipelines.images.read_transform import ReadImaged
 from overtile.transforms import InstancesFromProbabilities, InstancesFromProbabilitiesd

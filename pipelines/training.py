@@ -25,7 +25,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from overtile.pipelines import figures
 from overtile.pipelines.bundle.checkpoints import (
     Checkpoints,
     check_settings,
@@ -34,12 +33,13 @@ from overtile.pipelines.bundle.checkpoints import (
 )
 from overtile.pipelines.bundle.configuration import check_inferer, current_parser
 from overtile.pipelines.bundle.run_bundle import check_bundle, write_bundle
-from overtile.pipelines.dataset import TileDataset
+from overtile.pipelines.data.samples import TileDataset
 from overtile.pipelines.errors import ConfigurationError
 from overtile.pipelines.evaluation import draw_cases, score
 from overtile.pipelines.metrics.instances import seg_measure
-from overtile.pipelines.report import write_report
-from overtile.pipelines.summary import print_summary, write_summary
+from overtile.pipelines.reporting import figures
+from overtile.pipelines.reporting.report import write_report
+from overtile.pipelines.reporting.summary import print_summary, write_summary
 from overtile.pipelines.tracking import RunTracker
 from overtile.transforms import RandDeformedTiled
 

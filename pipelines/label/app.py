@@ -10,8 +10,8 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
 import overtile
+from overtile.pipelines.data.facts import stamp
 from overtile.pipelines.errors import ConfigurationError, OvertileError
-from overtile.pipelines.facts import stamp
 from overtile.pipelines.images.read import Channel, check_channel
 from overtile.pipelines.label.choose import MostUncertain, Plain, Uncertainty, by_chance, in_order
 from overtile.pipelines.label.guard import sentence

@@ -13,7 +13,7 @@ import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from numpy.typing import NDArray
 
-from overtile.pipelines.data import check_memory
+from overtile.pipelines.data.unlabelled import check_memory
 from overtile.pipelines.images.read import Channel, check_pixels, open_view, read_image
 from overtile.pipelines.label.polygons import as_annotations
 from overtile.pipelines.label.refusals import RefusedError

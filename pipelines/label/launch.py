@@ -21,10 +21,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from overtile.pipelines.data.layouts import IMAGES
 from overtile.pipelines.errors import ConfigurationError, DataError
 from overtile.pipelines.images.formats import is_image
 from overtile.pipelines.images.read import Channel
-from overtile.pipelines.layouts import IMAGES
 
 BUNDLES = ("touching_cells", "em_membranes")
 _MAIN = '''"""Written by ``overtile label``."""

@@ -15,7 +15,7 @@ from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.utils.app import app_instance
 
-from overtile.pipelines.data import check_memory
+from overtile.pipelines.data.unlabelled import check_memory
 from overtile.pipelines.images.formats import SUFFIXES, open_image
 from overtile.pipelines.images.read import open_view
 from overtile.pipelines.label.app import OvertileLabel

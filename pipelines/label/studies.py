@@ -30,7 +30,8 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from overtile.pipelines.data import check_memory
+from overtile.pipelines.data.layouts import NOTES, noted_owner, notes_of
+from overtile.pipelines.data.unlabelled import check_memory
 from overtile.pipelines.errors import DataError, size_text
 from overtile.pipelines.images.formats import GOES_ON, is_image
 from overtile.pipelines.images.read import check_pixels, open_view, read_image, read_label
@@ -42,7 +43,6 @@ from overtile.pipelines.label.refusals import (
     RefusedError,
 )
 from overtile.pipelines.label.results import spatial_dims_of, suffix_of, write_label
-from overtile.pipelines.layouts import NOTES, noted_owner, notes_of
 
 FINAL = DefaultLabelTag.FINAL.value
 _NAME = re.compile(r"[^\W_][\w .()+,=@-]{0,199}")

@@ -18,14 +18,14 @@ from typing import Any
 
 from monailabel.interfaces.tasks.train import TrainTask
 
-from overtile.pipelines.data import items_of
+from overtile.pipelines.data.facts import FactBook, default_cache, stamp
+from overtile.pipelines.data.find import items_of
+from overtile.pipelines.data.layouts import Pair
 from overtile.pipelines.errors import DataError, TrainingError
-from overtile.pipelines.facts import FactBook, default_cache, stamp
 from overtile.pipelines.images.read import Channel
 from overtile.pipelines.label.guard import sentence
 from overtile.pipelines.label.refusals import ConflictError, MissingError, RefusedError
 from overtile.pipelines.label.studies import Studies
-from overtile.pipelines.layouts import Pair
 from overtile.pipelines.metrics.score_names import name_of
 from overtile.pipelines.tracking import end_abandoned
 
@@ -74,7 +74,7 @@ class Trainer(TrainTask):
 
     def stats(self) -> dict[str, Any]:
         """Summary of the last training that was finished."""
-        from overtile.pipelines.summary import read_summary
+        from overtile.pipelines.reporting.summary import read_summary
 
         finished = sorted(self.runs.glob(f"{self.bundle.name}-*/summary.json"))
         return dict(read_summary(finished[-1].parent)) if finished else {}
@@ -97,7 +97,7 @@ class Trainer(TrainTask):
         if code:
             end_abandoned(run, "KILLED" if code == 130 else "FAILED")
             raise TrainingError(f"the training ended with code {code}: {last}")
-        from overtile.pipelines.summary import read_summary
+        from overtile.pipelines.reporting.summary import read_summary
 
         summary = dict(read_summary(run))
         self.publish(run, len(pairs), summary)

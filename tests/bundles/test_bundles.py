@@ -27,9 +27,9 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 import overtile
 from overtile.networks import OverlapTileInferer, ValidUNet
 from overtile.pipelines.bundle.checkpoints import Checkpoints, read_checkpoint
-from overtile.pipelines.dataset import TileDataset
+from overtile.pipelines.data.samples import TileDataset
+from overtile.pipelines.data.synthesis import write_touching_cells
 from overtile.pipelines.images.read import read_image
-from overtile.pipelines.synthesis import write_touching_cells
 from overtile.transforms import SeparateTouching
 
 NAMES = ("touching_cells", "em_membranes")

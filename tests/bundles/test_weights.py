@@ -11,8 +11,8 @@ import tifffile
 import torch
 from monai.bundle import ConfigParser
 
+from overtile.pipelines.data.synthesis import touching_cells
 from overtile.pipelines.metrics.instances import seg_measure
-from overtile.pipelines.synthesis import touching_cells
 
 
 @pytest.mark.parametrize("name", ["touching_cells", "em_membranes"])

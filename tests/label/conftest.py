@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from labelling import save
 
-from overtile.pipelines.synthesis import generate
+from overtile.pipelines.data.synthesis import generate
 
 
 @pytest.fixture(scope="session")

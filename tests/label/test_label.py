@@ -656,8 +656,8 @@ def test_labels_stay_with_their_images_whatever_comes_and_goes(tmp_path: Path, c
 
 def test_a_label_of_many_cells_stays_with_its_image(tmp_path: Path, cells: Any) -> None:
     """It is a TIFF, for PNG has no such numbers, and may look like that of another image."""
+    from overtile.pipelines.data.layouts import find_pairs
     from overtile.pipelines.label.studies import FINAL, Studies
-    from overtile.pipelines.layouts import find_pairs
 
     studies = Studies(tmp_path)
     save(tmp_path / "a.png", eight_bits(cells[0][0]))

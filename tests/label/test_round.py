@@ -11,8 +11,8 @@ import pytest
 import tifffile
 from labelling import Server, needs_label, save, serving
 
+from overtile.pipelines.data.synthesis import generate
 from overtile.pipelines.metrics.instances import seg_measure
-from overtile.pipelines.synthesis import generate
 
 pytestmark = needs_label
 

@@ -19,8 +19,8 @@ import pytest
 import tifffile
 
 from overtile import __version__
-from overtile.pipelines.synthesis import membranes, touching_cells
-from overtile.pipelines.writing import FORMATS
+from overtile.pipelines.data.synthesis import membranes, touching_cells
+from overtile.pipelines.data.writing import FORMATS
 
 HEAVY = ("torch", "monai", "matplotlib", "mlflow", "scipy", "numba", "itk", "zarr", "pandas")
 COMMANDS = (

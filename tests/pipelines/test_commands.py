@@ -24,12 +24,12 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from overtile.networks import MixedPrecisionInferer, OverlapTileInferer, ValidUNet
+from overtile.pipelines.data.synthesis import write_touching_cells
+from overtile.pipelines.data.writing import write_data
 from overtile.pipelines.images.read import read_image
 from overtile.pipelines.metrics.instances import seg_measure
-from overtile.pipelines.predictions import load
-from overtile.pipelines.report import write_report
-from overtile.pipelines.synthesis import write_touching_cells
-from overtile.pipelines.writing import write_data
+from overtile.pipelines.reporting.comparison import load
+from overtile.pipelines.reporting.report import write_report
 from overtile.transforms import InstancesFromProbabilities
 
 SMALL = ("--network_def#features", "[4,8]", "--tile", "60", "--warmup_steps", "2")

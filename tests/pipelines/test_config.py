@@ -18,9 +18,10 @@ from monai.networks.nets import BasicUNet
 from overtile.networks import GeometryError, OverlapTileInferer, TileGeometry, ValidUNet
 from overtile.pipelines.bundle.checkpoints import load_weights
 from overtile.pipelines.bundle.configuration import check_inferer, check_keys, resolved_values
-from overtile.pipelines.errors import ConfigurationError, DataError, users_mistake, wrong_value
+from overtile.pipelines.bundle.messages import wrong_value
+from overtile.pipelines.errors import ConfigurationError, DataError, users_mistake
+from overtile.pipelines.reporting.summary import read_summary
 from overtile.pipelines.segmentation import WriteResultsd
-from overtile.pipelines.summary import read_summary
 
 
 @pytest.mark.parametrize("name", ["touching_cells", "em_membranes"])

@@ -10,12 +10,13 @@ import pytest
 import tifffile
 from PIL import Image
 
-from overtile.pipelines.data import find_data, images_in, labelled_images
+from overtile.pipelines.data.find import find_data, labelled_images
+from overtile.pipelines.data.synthesis import touching_cells, write_touching_cells
+from overtile.pipelines.data.unlabelled import images_in
 from overtile.pipelines.errors import DataError
 from overtile.pipelines.images.read import open_view, read_image
 from overtile.pipelines.images.read_transform import ReadImaged
 from overtile.pipelines.images.view import stem
-from overtile.pipelines.synthesis import touching_cells, write_touching_cells
 from overtile.transforms import SeparateTouching
 
 

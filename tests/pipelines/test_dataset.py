@@ -13,7 +13,7 @@ from monai.optimizers import WarmupCosineSchedule
 from monai.transforms import Compose, RandShiftIntensityd
 
 from overtile.pipelines.bundle.checkpoints import Checkpoints, save_atomically
-from overtile.pipelines.dataset import EpochSampler, TileDataset
+from overtile.pipelines.data.samples import EpochSampler, TileDataset
 from overtile.pipelines.errors import ConfigurationError
 from overtile.pipelines.handlers import ClipGradients
 from overtile.transforms import RandDeformedTiled

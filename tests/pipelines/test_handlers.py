@@ -6,9 +6,9 @@ import pytest
 import torch
 from ignite.engine import Engine
 
+from overtile.pipelines.data.synthesis import write_touching_cells
 from overtile.pipelines.errors import TrainingError
 from overtile.pipelines.handlers import StopOnCollapse
-from overtile.pipelines.synthesis import write_touching_cells
 
 
 def run(predictions: list[torch.Tensor], labels: torch.Tensor, patience: int = 3) -> int:

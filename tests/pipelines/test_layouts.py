@@ -18,15 +18,16 @@ import tifffile
 import zarr
 from PIL import Image
 
-from overtile.pipelines.data import DataSet, find_data, images_in, labelled_images
-from overtile.pipelines.dataset import CachedDataset
+from overtile.pipelines.data.cache import CachedDataset
+from overtile.pipelines.data.find import DataSet, find_data, labelled_images
+from overtile.pipelines.data.layouts import find_pairs
+from overtile.pipelines.data.synthesis import generate
+from overtile.pipelines.data.unlabelled import images_in
+from overtile.pipelines.data.writing import FORMATS, write_data
 from overtile.pipelines.errors import DataError, UnknownLayoutError
 from overtile.pipelines.images.read import read_image, read_label
 from overtile.pipelines.images.read_transform import ReadImaged
-from overtile.pipelines.layouts import find_pairs
-from overtile.pipelines.look import look
-from overtile.pipelines.synthesis import generate
-from overtile.pipelines.writing import FORMATS, write_data
+from overtile.pipelines.reporting.look import look
 
 Pair = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 

@@ -22,28 +22,21 @@ from PIL import Image
 
 from overtile.pipelines.errors import DataError
 from overtile.pipelines.metrics.score_names import DEFINITIONS
-from overtile.pipelines.predictions import (
-    COUNTS,
+from overtile.pipelines.reporting.colours import (
     ERROR_COLOURS,
-    ERRORS,
     PALETTE,
-    compare,
-    layers_of,
-    load,
     numbered_colours,
     outline,
     palette,
-    store,
 )
-from overtile.pipelines.report import (
-    BYTES,
+from overtile.pipelines.reporting.comparison import COUNTS, ERRORS, compare, layers_of, load, store
+from overtile.pipelines.reporting.report import BYTES, VIEWED, write_report
+from overtile.pipelines.reporting.tables import (
     PREDICTIONS,
-    VIEWED,
     Scored,
     prediction_file,
     read_history,
     read_scored,
-    write_report,
 )
 
 NASTY = "</script><img src=x onerror=alert(1)>&\"'\u2028.tif"
@@ -343,7 +336,7 @@ def test_a_page_is_not_larger_than_its_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_run(tmp_path / "run", images=12, side=128)
-    monkeypatch.setattr("overtile.pipelines.report.BYTES", 200_000)
+    monkeypatch.setattr("overtile.pipelines.reporting.report.BYTES", 200_000)
     page = write_report(folder).read_text()
     content = block(page, "run")
     groups = [i["group"] for i in content["images"] if i["group"] is not None]

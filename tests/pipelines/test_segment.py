@@ -28,14 +28,14 @@ from toy import ROOT, files, same_cells, toy_bundle
 from overtile.networks import OverlapTileInferer, RotationAveragingInferer
 from overtile.pipelines import segment as segment_module
 from overtile.pipelines.__main__ import main
+from overtile.pipelines.data.synthesis import touching_cells
+from overtile.pipelines.data.writing import _save
 from overtile.pipelines.errors import ConfigurationError, DataError
 from overtile.pipelines.images.read import read_image
 from overtile.pipelines.images.sources import open_source
 from overtile.pipelines.request import Request
 from overtile.pipelines.segment import segment
-from overtile.pipelines.synthesis import touching_cells
 from overtile.pipelines.trained import load_trained
-from overtile.pipelines.writing import _save
 from overtile.transforms import NormalizeImage
 
 SIZE = (150, 205)
@@ -919,7 +919,7 @@ def test_memory_stays_within_the_limit(large: Path, toy: Path, tmp_path: Path) -
     The limit is that of a 30,000 x 30,000 image, 2 GiB, less the share of what grows with the
     image: nothing may grow by more than a byte a pixel.
     """
-    from overtile.pipelines.data import BYTES_PER_PIXEL
+    from overtile.pipelines.data.unlabelled import BYTES_PER_PIXEL
 
     limit = 1.1 * 2**30
     code = (

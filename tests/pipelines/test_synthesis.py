@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from overtile.pipelines.synthesis import generate, membranes, touching_cells
+from overtile.pipelines.data.synthesis import generate, membranes, touching_cells
 
 
 @pytest.fixture(scope="module")

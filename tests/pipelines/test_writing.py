@@ -14,10 +14,10 @@ import tifffile
 import zarr
 from PIL import Image
 
-from overtile.pipelines import writing
+from overtile.pipelines.data import writing
+from overtile.pipelines.data.synthesis import generate, membranes, touching_cells
+from overtile.pipelines.data.writing import FORMATS, write_data
 from overtile.pipelines.errors import DataError
-from overtile.pipelines.synthesis import generate, membranes, touching_cells
-from overtile.pipelines.writing import FORMATS, write_data
 
 SIZE = (48, 61)  # unequal and odd, so that no exchange of axes passes
 SPACING = (2.0, 0.5, 0.25)

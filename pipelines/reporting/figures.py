@@ -14,14 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from overtile.pipelines.predictions import (
-    ERROR_COLOURS,
-    ERRORS,
-    Layers,
-    numbered_colours,
-    outline,
-    palette,
-)
+from overtile.pipelines.reporting.colours import ERROR_COLOURS, numbered_colours, outline, palette
+from overtile.pipelines.reporting.comparison import ERRORS, Layers
 
 if TYPE_CHECKING:  # loads PyTorch, and a contact sheet needs none
     from overtile.transforms import Deformation

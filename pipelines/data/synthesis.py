@@ -18,8 +18,8 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from overtile.pipelines.data.writing import write_data
 from overtile.pipelines.images.read import as_path
-from overtile.pipelines.writing import write_data
 
 Image = NDArray[np.uint16]
 Instances = NDArray[np.uint16]

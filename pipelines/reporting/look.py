@@ -14,13 +14,15 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from overtile.pipelines.data import Item, images_in, items_of, labels_are_classes
+from overtile.pipelines.data.checks import labels_are_classes
+from overtile.pipelines.data.facts import FactBook, ImageFacts, Item, LabelFacts, default_cache
+from overtile.pipelines.data.find import items_of
+from overtile.pipelines.data.layouts import find_pairs
+from overtile.pipelines.data.unlabelled import images_in
 from overtile.pipelines.errors import DataError, UnknownLayoutError
-from overtile.pipelines.facts import FactBook, ImageFacts, LabelFacts, default_cache
-from overtile.pipelines.figures import outlined
 from overtile.pipelines.images.read import Channel, number_cells, read_image, read_label
 from overtile.pipelines.images.view import split_plane
-from overtile.pipelines.layouts import find_pairs
+from overtile.pipelines.reporting.figures import outlined
 
 _SHEET = 12  # images on the contact sheet
 _TITLE = 26  # letters that fit above an image
@@ -79,7 +81,7 @@ def look(
 
     Args:
         folder: labelled images in any layout, or images alone.
-        layout: as of `overtile.pipelines.data.find_data`.
+        layout: as of `overtile.pipelines.data.find.find_data`.
         labels: as of `find_data`.
         spatial_dims: as of `find_data`.
         channel: as of `find_data`.

@@ -27,6 +27,10 @@ from overtile.pipelines.images.read import (
 from overtile.pipelines.images.view import split_plane
 
 
+Item = dict[str, str]
+"""Names of an image and its label, ``{"image": ..., "label": ...}``."""
+
+
 @dataclass(frozen=True)
 class ImageFacts:
     """Pixels of one image: size, type, grey values, pixel size as text."""

@@ -1,0 +1,241 @@
+"""Labelled images, checked and split; images to segment."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from overtile.pipelines.data.checks import check_labels
+from overtile.pipelines.data.facts import FactBook, Item, default_cache
+from overtile.pipelines.data.layouts import Pair, find_pairs
+from overtile.pipelines.data.split import folded, thinned, validated
+from overtile.pipelines.errors import DataError, UnreadableError, size_text
+from overtile.pipelines.images.read import Channel, as_path, check_labels_kind
+from overtile.pipelines.images.view import plane_names, split_plane
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Labelled images, split into what trains, what chooses the best network, what is unseen.
+
+    Attributes:
+        name: of the data set, for people.
+        layout: how it lies on disk.
+        root: its folder.
+        train: items ``{"image": path, "label": path}``; ``stack.tif:3`` is plane 3 of a stack.
+        val: likewise.
+        test: likewise; may be empty.
+        skipped: files that could not be read, where that was allowed.
+        facts: of the images and labels.
+    """
+
+    name: str
+    layout: str
+    root: Path
+    train: list[Item]
+    val: list[Item]
+    test: list[Item]
+    skipped: list[str] = field(default_factory=list)
+    facts: FactBook = field(repr=False, compare=False, kw_only=True)
+
+    @property
+    def items(self) -> list[Item]:
+        """All of them."""
+        return [*self.train, *self.val, *self.test]
+
+    def digest(self) -> str:
+        """SHA-256 over the paths and bytes of every file, in order of the paths."""
+        state = hashlib.sha256()
+        for file in sorted({split_plane(item[key])[0] for item in self.items for key in item}):
+            state.update(str(file.relative_to(self.root)).encode())
+            state.update(self.facts.sha256(file).encode())
+        self.facts.save()
+        return state.hexdigest()
+
+    def class_weights(self) -> tuple[float, float]:
+        """Weights for (background, cell) that balance both over the training labels."""
+        from overtile.transforms import class_weights_of_counts  # loads PyTorch
+
+        found = [self.facts.label(**item) for item in self.train]
+        background, cells = sum(f.background for f in found), sum(f.cells for f in found)
+        return class_weights_of_counts(background, cells)
+
+
+def find_data(
+    dataset_dir: str | Path | None,
+    layout: str = "auto",
+    val_fraction: float = 0.2,
+    labels: str = "instances",
+    spatial_dims: int = 2,
+    channel: Channel = None,
+    skip_unreadable: bool = False,
+    cache_dir: str | Path | None = None,
+    fold: int | None = None,
+    folds: int = 5,
+    train_subset: int | None = None,
+) -> DataSet:
+    """The labelled images of a folder, every one of them read and checked.
+
+    What was found out is remembered in ``cache_dir`` until a file changes.
+
+    Args:
+        dataset_dir: in one of the layouts of `overtile.pipelines.data.layouts.LAYOUTS`.
+        layout: ``"auto"`` looks which of them it is.
+        val_fraction: share of the training images, the last ones, that validates where the
+            folder brings no ``val/``. Of a stack these are the last slices, because
+            neighbouring slices resemble each other. 0 validates on none.
+        labels: ``"instances"``, one number a cell; ``"mask"``, cells are what is not 0; or
+            ``"membranes"``, the same, refusing labels of more than two values.
+        spatial_dims: 2 takes volumes plane by plane, 3 whole.
+        channel: of the images, as of `read_image`.
+        skip_unreadable: leave out broken files, and list them, instead of raising.
+        cache_dir: default: `default_cache`.
+        fold: of a cross-validation, from 0: that one of ``folds`` contiguous blocks of the
+            training images is the unseen test set, whatever else the folder brings.
+        folds: how many.
+        train_subset: train with so few of the training images, spread evenly over them.
+
+    Raises:
+        DataError: if nothing is found, an image has no label or the reverse, sizes differ, a
+            file cannot be read, the training labels are not what ``labels`` says, or there are
+            too few images for what is asked.
+    """
+    check_labels_kind(labels)
+    if not 0 <= val_fraction < 1:
+        raise DataError(f"val_fraction {val_fraction}: expected at least 0 and less than 1")
+    root, found, splits, skipped, facts = _labelled(
+        dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir
+    )
+    splits = folded(root, splits, fold, folds)
+    train = splits["train"]
+    check_labels(splits, labels, facts)
+    if not any(facts.label(**item).cells for item in train):
+        raise DataError(f"{train[0]['label']}: no cell in it, nor in any other training label")
+    if not splits.get("val") and len(train) < 2 and val_fraction:
+        raise DataError(
+            f"{root}: {len(train)} labelled image; expected at least 2, one to validate"
+        )
+    train, val = validated(splits, val_fraction)
+    if train_subset is not None:
+        train = thinned(train, train_subset)
+    name, test = root.resolve().name, splits.get("test", [])
+    return DataSet(name, found, root, train, val, test, skipped, facts=facts)
+
+
+def labelled_images(
+    dataset_dir: str | Path | None,
+    layout: str = "auto",
+    split: str | None = None,
+    val_fraction: float = 0.2,
+    labels: str = "instances",
+    spatial_dims: int = 2,
+    channel: Channel = None,
+    skip_unreadable: bool = False,
+    cache_dir: str | Path | None = None,
+    fold: int | None = None,
+    folds: int = 5,
+) -> list[Item]:
+    """Items ``{"image": path, "label": path}`` to score; arguments as of `find_data`.
+
+    Args:
+        dataset_dir: None is no image, so that a configuration can be looked at.
+        split: ``"train"``, ``"val"``, ``"test"`` or ``"all"``; None is the test images where the
+            folder has such, else all. Without a ``val/`` the first two are what `find_data`
+            makes of the training images with the same ``val_fraction``.
+
+    Raises:
+        DataError: as `find_data`, and for a split that is not there.
+    """
+    if dataset_dir is None:
+        return []
+    root, _, splits, _, facts = _labelled(
+        dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir
+    )
+    splits = folded(root, splits, fold, folds)
+    check_labels(splits, check_labels_kind(labels), facts)
+    if split is None:
+        split = "test" if splits.get("test") else "all"
+    if split == "all":
+        return [item for items in splits.values() for item in items]
+    splits["train"], splits["val"] = validated(splits, val_fraction)
+    if not splits.get(split):
+        raise DataError(f"{root}: no split {split!r}; expected all, {', '.join(splits)}")
+    return splits[split]
+
+
+def _labelled(
+    dataset_dir: str | Path | None,
+    layout: str,
+    spatial_dims: int,
+    channel: Channel,
+    skip_unreadable: bool,
+    cache_dir: str | Path | None,
+) -> tuple[Path, str, dict[str, list[Item]], list[str], FactBook]:
+    if dataset_dir is None:
+        raise DataError("dataset_dir is not set; give --dataset_dir DIR")
+    root = as_path(dataset_dir)
+    if not root.is_dir():
+        raise DataError(
+            f"dataset_dir {root}: no such folder; give one that holds images and labels"
+        )
+    facts = FactBook(Path(cache_dir or default_cache()), root, spatial_dims, channel)
+    found, pairs = find_pairs(root, layout)
+    skipped: list[str] = []
+    splits: dict[str, list[Item]] = {}
+    count = sum(map(len, pairs.values()))
+    with tqdm(total=count, desc="looking at the images", delay=2, leave=False) as bar:
+        for split, members in pairs.items():
+            splits[split] = []
+            for pair in members:
+                try:
+                    splits[split] += items_of(pair, facts)
+                except UnreadableError as error:
+                    if not skip_unreadable:
+                        raise
+                    skipped.append(str(error))
+                bar.update()
+    facts.save()
+    for what in skipped:
+        log.warning("left out: %s", what)
+    if not splits["train"]:
+        raise DataError(f"{root}: none of its {len(skipped)} images can be read; replace them")
+    return root, found, splits, skipped, facts
+
+
+def items_of(pair: Pair, facts: FactBook) -> list[Item]:
+    """One item a plane of a labelled image, every one read and checked.
+
+    Raises:
+        DataError: if image and label differ in size, or one cannot be used.
+    """
+    planes, size = facts.planes(pair.image)
+    labelled, label_size = facts.planes(pair.label, like=pair.image)
+    images = plane_names(pair.image, planes)
+    if pair.plane is not None:
+        if pair.plane >= planes:
+            raise DataError(
+                f"{pair.label}: no plane {pair.plane} in {pair.image} ({planes} planes)"
+            )
+        images = images[pair.plane : pair.plane + 1]
+    if label_size != size:
+        raise DataError(
+            f"{pair.label}: size {size_text(label_size)}, but its image {pair.image} is "
+            f"{size_text(size)}; expected the same size"
+        )
+    if labelled != len(images):
+        raise DataError(
+            f"{pair.label}: {labelled} planes, but its image {pair.image} has {len(images)}; "
+            "expected one label plane for every image plane"
+        )
+    names = zip(images, plane_names(pair.label, labelled), strict=True)
+    items = [{"image": image, "label": label} for image, label in names]
+    for item in items:
+        facts.image(item["image"])
+        facts.label(**item)
+    return items

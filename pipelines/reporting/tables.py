@@ -1,0 +1,190 @@
+"""The tables that a training or an evaluation leaves in its folder, read back."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from overtile.pipelines.errors import DataError
+from overtile.pipelines.metrics.score_names import DEFINITIONS
+
+REPORT = "report.html"
+HISTORY = "history.csv"
+SCORES, ROWS, PREDICTIONS = "evaluation.json", "evaluation.csv", "predictions"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of a set of images.
+
+    Attributes:
+        scores: of the whole set, by metric.
+        names: of the images.
+        rows: of each image its scores by metric; NaN where one is not defined.
+        key_metric: by which images are ranked; None if there is no metric.
+        lower_is_better: whether the key metric is an error.
+        kind: what the images are (``unseen``, ``validation``), if known.
+        network: its file.
+        versions: of the image that were averaged over, if known.
+    """
+
+    scores: dict[str, float]
+    names: list[str]
+    rows: list[dict[str, float]]
+    key_metric: str | None
+    lower_is_better: bool
+    kind: str = ""
+    network: str = ""
+    versions: str = ""
+
+    def ranked(self) -> list[int]:
+        """Numbers of the images from worst to best; ties by number, images without a score left."""
+        if self.key_metric is None:
+            return []
+        values = {n: row.get(self.key_metric, math.nan) for n, row in enumerate(self.rows)}
+        sign = -1 if self.lower_is_better else 1
+        return sorted(
+            (n for n in values if not math.isnan(values[n])), key=lambda n: sign * values[n]
+        )
+
+    def telling(self) -> list[tuple[int, str]]:
+        """Every image once: in turn the next worst, the next around the median, the next best.
+
+        Each with the name of its group; images without a score (group ``""``) at the end.
+        """
+        ranked = self.ranked()
+        middle = len(ranked) // 2
+        outward = sorted(range(len(ranked)), key=lambda place: abs(place - middle))
+        groups = (
+            ("worst", ranked),
+            ("median", [ranked[p] for p in outward]),
+            ("best", ranked[::-1]),
+        )
+        found: dict[int, str] = {}
+        for place in range(len(ranked)):
+            for name, order in groups:
+                found.setdefault(order[place], name)
+        rest = [(n, "") for n in range(len(self.rows)) if n not in found]
+        return [*found.items(), *rest]
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a report tells.
+
+    Attributes:
+        folder: of the run.
+        scored: None if nothing was scored yet.
+        history: a row an epoch, by column; empty without a training.
+        summary: of the training; empty without.
+    """
+
+    folder: Path
+    scored: Scored | None
+    history: list[dict[str, float]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+def read_run(folder: str | Path) -> Run:
+    """What lies in the folder of a training or an evaluation.
+
+    Raises:
+        DataError: as `write_report`.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; give that of a training or an evaluation")
+    scored = read_scored(folder) if (folder / SCORES).exists() else None
+    history = read_history(folder / HISTORY) if (folder / HISTORY).exists() else []
+    if scored is None and not history:
+        raise DataError(
+            f"{folder}: no results; expected {SCORES} or {HISTORY}, as training and evaluation "
+            "write them"
+        )
+    summary = folder / "summary.json"
+    return Run(folder, scored, history, _json(summary) if summary.exists() else {})
+
+
+def read_scored(folder: Path) -> Scored:
+    """``evaluation.json`` and ``evaluation.csv`` of a folder.
+
+    Raises:
+        DataError: if one is missing or broken, or they do not belong together.
+    """
+    content = _json(folder / SCORES)
+    try:
+        scores = {str(k): float(v) for k, v in content["scores"].items()}
+        count = int(content["images"])
+        texts = {k: str(content.get(k) or "") for k in ("kind", "network", "versions")}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{folder / SCORES}: no scores in it; expected the entries images and scores: "
+            "score again"
+        ) from error
+    table = _table(folder / ROWS)
+    rows = [{k: _number(folder / ROWS, v) for k, v in row.items() if k in scores} for row in table]
+    names = [row.get("image", "") for row in table]
+    if len(rows) != count or not all(names):
+        raise DataError(
+            f"{folder / ROWS}: {len(rows)} images; expected the {count} of {SCORES}, each with its "
+            "name: score again"
+        )
+    measured = [k for k in scores if all(k in row for row in rows)]
+    asked = str(content.get("key_metric") or "")
+    key = asked if asked in measured else next(iter(measured), None)
+    lower = content.get("lower_is_better")
+    if key is not None and not isinstance(lower, bool):
+        lower = key in DEFINITIONS and DEFINITIONS[key].lower_is_better
+    return Scored(scores, names, rows, key, bool(lower), **texts)
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The rows of ``history.csv``, by epoch; NaN where nothing was measured.
+
+    Raises:
+        DataError: if it is broken.
+    """
+    rows = [{k: _number(path, v) for k, v in row.items()} for row in _table(path)]
+    if any(not row.get("epoch", math.nan).is_integer() for row in rows):
+        raise DataError(f"{path}: no epochs in it; expected a column epoch of whole numbers")
+    return rows
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path}: no JSON ({reason}); score again") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: {type(content).__name__}; expected a JSON object: score again")
+    return content
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, strict=True))
+    except (OSError, ValueError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path}: no table ({reason}); expected CSV with a header") from error
+    for number, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise DataError(f"{path}: row {number} is longer or shorter than the header; repair it")
+    return rows
+
+
+def _number(path: Path, text: str) -> float:
+    try:
+        return float(text) if text else math.nan
+    except ValueError:
+        raise DataError(f"{path}: {text!r}; expected a number, or nothing") from None
+
+
+def prediction_file(folder: Path, number: int) -> Path:
+    """The layers of the image in row ``number`` (from 0)."""
+    return folder / f"{number:05d}.npz"
