@@ -24,8 +24,8 @@ from benchmarks.experiments import ROOT, RUNS, Experiment, chosen, data_folder, 
 from overtile.pipelines.images.formats import is_image
 from overtile.pipelines.images.read import read_image
 from overtile.pipelines.images.view import stem
-from overtile.pipelines.trained import load_trained
-from overtile.pipelines.uncertainty import METHODS, uncertainty
+from overtile.pipelines.inference.trained import load_trained
+from overtile.pipelines.inference.uncertainty import METHODS, uncertainty
 
 SEEDS = (0, 1, 2)
 SIZES = (5, 10, 20)

@@ -34,12 +34,12 @@ from benchmarks.figure import Figure
 from overtile.networks import ValidUNet
 from overtile.pipelines.cluster import on_cluster
 from overtile.pipelines.data.synthesis import touching_cells
+from overtile.pipelines.inference.trained import load_trained
 from overtile.pipelines.job import PredictChunk, finish_labels, label_cores, opened, pieces
 from overtile.pipelines.request import Request
 from overtile.pipelines.runner import LocalRunner
 from overtile.pipelines.segment import prepare, segment
 from overtile.pipelines.stages import Stages
-from overtile.pipelines.trained import load_trained
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "touching_cells"
 SIDE, CHUNK = 2048, 256

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.experiments import ROOT, Experiment, chosen, data_folder, table
 from overtile.pipelines.images.read import read_image, read_label
+from overtile.pipelines.inference.trained import load_trained
 from overtile.pipelines.metrics.instances import seg_measure
-from overtile.pipelines.trained import load_trained
 from overtile.transforms import InstancesFromProbabilities
 
 METRICS = ("seg", "det", "ap50", "ap75", "ap90", "pq", "mean_iou")

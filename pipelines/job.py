@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from overtile.pipelines.errors import DataError, UnreadableError
 from overtile.pipelines.images.formats import GOES_ON
 from overtile.pipelines.images.sources import open_source
+from overtile.pipelines.inference.trained import Trained, load_trained
 from overtile.pipelines.planes import Key, Layout, PlaneOf, Planes, mirrored
 from overtile.pipelines.stitching import Numbering, Pieces, Stitching
-from overtile.pipelines.trained import Trained, load_trained
 from overtile.transforms.normalize import scaled
 
 _NETWORK = threading.Lock()  # one pass at a time in a process: a second would take its threads

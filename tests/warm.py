@@ -21,9 +21,9 @@ from typing import Any
 
 import monai.bundle  # noqa: F401
 
-import overtile.pipelines.evaluation
+import overtile.pipelines.inference.evaluation
 import overtile.pipelines.segment
-import overtile.pipelines.training  # noqa: F401
+import overtile.pipelines.training.run  # noqa: F401
 
 
 def run(job: dict[str, Any]) -> int:

@@ -26,7 +26,6 @@ from overtile.pipelines.images.read import (
 )
 from overtile.pipelines.images.view import split_plane
 
-
 Item = dict[str, str]
 """Names of an image and its label, ``{"image": ..., "label": ...}``."""
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from overtile.pipelines.data.facts import Item
-from overtile.pipelines.data.find import log
 from overtile.pipelines.data.layouts import image_of, images_by_stem
 from overtile.pipelines.errors import DataError, UnreadableError, size_text
 from overtile.pipelines.images.formats import is_image
 from overtile.pipelines.images.read import as_path, open_view, read_image
 from overtile.pipelines.images.view import plane_names, split_plane, stem
+
+log = logging.getLogger(__name__)
 
 _OTHERS = {
     *(".czi", ".nd2", ".lif", ".lsm", ".oib", ".oif", ".ims", ".svs", ".ndpi", ".mrxs", ".vsi"),

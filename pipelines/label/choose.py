@@ -26,7 +26,7 @@ class Uncertainty(ScoringMethod):
 
     Args:
         segmenter: of the network.
-        method: of `overtile.pipelines.uncertainty.uncertainty`.
+        method: of `overtile.pipelines.inference.uncertainty.uncertainty`.
     """
 
     def __init__(self, segmenter: Segmenter, method: str) -> None:

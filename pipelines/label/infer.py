@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from overtile.pipelines.data.unlabelled import check_memory
 from overtile.pipelines.images.read import Channel, check_pixels, open_view, read_image
+from overtile.pipelines.inference.trained import Trained, load_trained
+from overtile.pipelines.inference.uncertainty import uncertainty
 from overtile.pipelines.label.polygons import as_annotations
 from overtile.pipelines.label.refusals import RefusedError
 from overtile.pipelines.label.results import spatial_dims_of, write_label
-from overtile.pipelines.trained import Trained, load_trained
-from overtile.pipelines.uncertainty import uncertainty
 
 
 class Segmenter(InferTask):
@@ -114,7 +114,7 @@ class Segmenter(InferTask):
         return found[0] if len(found) == 1 else np.stack(found)
 
     def unsureness(self, path: Path, method: str) -> float:
-        """Mean over the planes of `overtile.pipelines.uncertainty.uncertainty`.
+        """Mean over the planes of `overtile.pipelines.inference.uncertainty.uncertainty`.
 
         Raises:
             DataError: as `read`.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from overtile.pipelines.images.formats import FLAT, NIFTI, TIFF, open_image
-from overtile.pipelines.segmentation import write_like, write_whole
+from overtile.pipelines.images.write_like import write_like, write_whole
 
 
 def spatial_dims_of(file: Path) -> int:

@@ -27,7 +27,7 @@ from overtile.pipelines.label.guard import sentence
 from overtile.pipelines.label.refusals import ConflictError, MissingError, RefusedError
 from overtile.pipelines.label.studies import Studies
 from overtile.pipelines.metrics.score_names import name_of
-from overtile.pipelines.tracking import end_abandoned
+from overtile.pipelines.training.tracking import end_abandoned
 
 SHIPPED = "shipped.pt"
 _SHIPPED_SETTINGS = "shipped.json"  # empty where the bundle came without

@@ -33,8 +33,8 @@ from PIL import Image
 from toy import toy_bundle
 
 from overtile.pipelines.images.read import read_label
+from overtile.pipelines.inference.trained import load_trained
 from overtile.pipelines.label.refusals import ConflictError, ForbiddenError, ReplacedError
-from overtile.pipelines.trained import load_trained
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERTILE = [sys.executable, "-W", "ignore", "-m", "overtile.pipelines"]

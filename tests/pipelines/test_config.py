@@ -20,8 +20,8 @@ from overtile.pipelines.bundle.checkpoints import load_weights
 from overtile.pipelines.bundle.configuration import check_inferer, check_keys, resolved_values
 from overtile.pipelines.bundle.messages import wrong_value
 from overtile.pipelines.errors import ConfigurationError, DataError, users_mistake
+from overtile.pipelines.inference.write_results import WriteResultsd
 from overtile.pipelines.reporting.summary import read_summary
-from overtile.pipelines.segmentation import WriteResultsd
 
 
 @pytest.mark.parametrize("name", ["touching_cells", "em_membranes"])

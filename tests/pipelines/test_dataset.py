@@ -15,7 +15,7 @@ from monai.transforms import Compose, RandShiftIntensityd
 from overtile.pipelines.bundle.checkpoints import Checkpoints, save_atomically
 from overtile.pipelines.data.samples import EpochSampler, TileDataset
 from overtile.pipelines.errors import ConfigurationError
-from overtile.pipelines.handlers import ClipGradients
+from overtile.pipelines.training.handlers import ClipGradients
 from overtile.transforms import RandDeformedTiled
 
 

@@ -436,8 +436,8 @@ def test_sections_are_upright_and_the_middle_ones(
     from monai.engines import SupervisedEvaluator
     from monai.handlers import IgniteMetricHandler, from_engine
 
-    from overtile.pipelines.evaluation import draw_cases, score
     from overtile.pipelines.images.read_transform import ReadImaged
+    from overtile.pipelines.inference.evaluation import draw_cases, score
     from overtile.pipelines.metrics.monai_metrics import SegMetric
 
     rng = np.random.default_rng(1)
@@ -489,7 +489,7 @@ def test_a_scoring_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     import torch
     from monai.engines import SupervisedEvaluator
 
-    from overtile.pipelines.evaluation import score
+    from overtile.pipelines.inference.evaluation import score
 
     folder = write_run(tmp_path / "run")
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
@@ -503,7 +503,7 @@ def test_a_scoring_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_an_epoch_that_is_repeated_replaces_what_came_of_it_before(tmp_path: Path) -> None:
-    from overtile.pipelines.tracking import append_epoch  # slow: MLflow, PyTorch
+    from overtile.pipelines.training.tracking import append_epoch
 
     path = tmp_path / "run" / "history.csv"
     for epoch in (1, 2, 3, 4):

@@ -33,9 +33,9 @@ from overtile.pipelines.data.writing import _save
 from overtile.pipelines.errors import ConfigurationError, DataError
 from overtile.pipelines.images.read import read_image
 from overtile.pipelines.images.sources import open_source
+from overtile.pipelines.inference.trained import load_trained
 from overtile.pipelines.request import Request
 from overtile.pipelines.segment import segment
-from overtile.pipelines.trained import load_trained
 from overtile.transforms import NormalizeImage
 
 SIZE = (150, 205)
@@ -369,7 +369,7 @@ def test_finished_chunks_are_not_computed_again(
     tmp_path: Path, toy: Path, tiled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that fails half way leaves what it has; another one computes the rest alone."""
-    from overtile.pipelines.trained import Trained
+    from overtile.pipelines.inference.trained import Trained
 
     computed, compute = [], Trained.probabilities
 
@@ -395,7 +395,7 @@ def test_finished_chunks_are_not_computed_again(
 def test_other_settings_or_another_source_are_not_mixed_in(
     tmp_path: Path, toy: Path, tiled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from overtile.pipelines.trained import Trained
+    from overtile.pipelines.inference.trained import Trained
 
     target = tmp_path / "labels.zarr"
     with monkeypatch.context() as patched:
@@ -891,7 +891,7 @@ def test_a_target_is_replaced_only_once_the_new_one_is_whole(
     target = tmp_path / "labels.zarr"
     run(tiled, target, toy)
     before = files(target)
-    from overtile.pipelines.trained import Trained
+    from overtile.pipelines.inference.trained import Trained
 
     with monkeypatch.context() as patched:
         patched.setattr(Trained, "probabilities", lambda *_: (_ for _ in ()).throw(OSError(5, "x")))

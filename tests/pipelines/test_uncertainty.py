@@ -15,8 +15,8 @@ from hypothesis.extra import numpy as hnp
 from toy import toy_bundle
 
 from overtile.pipelines.errors import ConfigurationError
-from overtile.pipelines.trained import Trained, load_trained
-from overtile.pipelines.uncertainty import disagreement, uncertainty
+from overtile.pipelines.inference.trained import Trained, load_trained
+from overtile.pipelines.inference.uncertainty import disagreement, uncertainty
 
 ANSWERS = hnp.arrays(np.float32, (4, 3, 5), elements=st.floats(0, 1, width=32))
 

@@ -1,82 +1,26 @@
-"""Segment images with a trained network: the bundles' ``inference``."""
+"""Write what was found in an image beside its name: instances, probabilities, outlines."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import nibabel
 import numpy as np
-import tifffile
-from ignite.engine import Engine, Events
 from monai.config import KeysCollection
-from monai.engines import SupervisedEvaluator
 from monai.transforms import MapTransform
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from overtile.pipelines.bundle.checkpoints import check_settings, load_weights
-from overtile.pipelines.bundle.configuration import check_inferer
 from overtile.pipelines.errors import ConfigurationError
 from overtile.pipelines.images.formats import Stored, open_image
 from overtile.pipelines.images.view import split_plane, stem, view
+from overtile.pipelines.images.write_like import write_like, write_whole
 from overtile.pipelines.reporting.figures import outlined
 
 _PICTURE = 400  # pixels that a picture of outlines has at least along its longer side, nearly
-
-
-def run_inference(
-    evaluator: SupervisedEvaluator,
-    checkpoint: str | Path,
-    settings: Mapping[str, Any] | None = None,
-) -> None:
-    """Segment every image of the evaluator's loader; its postprocessing writes the results.
-
-    Args:
-        evaluator: with network, inferer, loader and postprocessing.
-        checkpoint: weights of the network.
-        settings: how images are read and normalised, to compare with how they were in training.
-
-    Raises:
-        ConfigurationError: if there is no image, or network, inferer, checkpoint and settings do
-            not go together.
-    """
-    make_ready(evaluator, checkpoint, settings or {})
-    evaluator.run()
-
-
-def make_ready(
-    evaluator: SupervisedEvaluator, checkpoint: str | Path, settings: Mapping[str, Any]
-) -> None:
-    """Check an evaluator, give its network the weights, and show a bar over the images.
-
-    Raises:
-        ConfigurationError: as `run_inference`.
-    """
-    if not len(cast("DataLoader[Any]", evaluator.data_loader)):
-        raise ConfigurationError("dataset_dir is not set; give --dataset_dir with images")
-    check_inferer(evaluator.inferer, evaluator.network)
-    load_weights(evaluator.network, checkpoint)
-    check_settings(settings, checkpoint)
-    _show_images(evaluator)
-
-
-def _show_images(evaluator: SupervisedEvaluator) -> None:
-    """A progress bar over the images, above the inferer's own over the tiles of one."""
-    count = len(cast("DataLoader[Any]", evaluator.data_loader))
-    if count < 2:
-        return
-    bar = tqdm(total=count, desc="images", unit="image")
-
-    def advance(engine: Engine) -> None:
-        bar.update()
-
-    evaluator.add_event_handler(Events.ITERATION_COMPLETED, advance)
-    evaluator.add_event_handler(Events.COMPLETED, lambda engine: bar.close())
 
 
 class WriteResultsd(MapTransform):
@@ -185,42 +129,3 @@ def _in_stored_order(planes: NDArray[Any], stored: Stored, spatial_dims: int) ->
     order = [*seen.stacked, *seen.spatial]
     grid = planes.reshape([stored.shape[i] for i in order])
     return grid.transpose(np.argsort(order))
-
-
-def write_like(
-    base: Path, array: NDArray[Any], stored: Stored | None, nifti: str = ".nii.gz"
-) -> Path:
-    """Write ``array`` as the file it came from lies in space, and return the path."""
-    if stored is not None and stored.affine is not None:
-        volume = nibabel.Nifti1Image(array.reshape(stored.shape), stored.affine)
-        volume.header.set_xyzt_units(*stored.tags.get("units", ("mm", "unknown")))
-        if "zooms" in stored.tags:
-            volume.header.set_zooms(stored.tags["zooms"][: len(stored.shape)])
-        return write_whole(base.with_name(base.name + nifti), volume.to_filename)
-    options: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib"}
-    suffix, axes = ".tif", ""
-    if stored is not None:
-        kept = [
-            a
-            for a, n in zip(stored.axes, stored.shape, strict=True)
-            if a not in "CS" and (n > 1 or a in "YX")
-        ]
-        axes = "".join(kept)
-        if {"XResolution", "YResolution"} <= stored.tags.keys():
-            options["resolution"] = (stored.tags["XResolution"], stored.tags["YResolution"])
-            options["resolutionunit"] = stored.tags.get("ResolutionUnit", 2)
-        if stored.spacing and len(axes) == array.ndim and set(axes) <= set("TZYX"):
-            units = {f"PhysicalSize{a}Unit": "µm" for a in stored.spacing}
-            sizes_um = {f"PhysicalSize{a}": size for a, size in stored.spacing.items()}
-            options.update(ome=True, metadata={"axes": axes, **sizes_um, **units})
-            suffix = ".ome.tif"
-    path = base.with_name(base.name + suffix)
-    return write_whole(path, lambda partial: tifffile.imwrite(partial, array, **options))
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Let ``write`` make a file, whole or not at all."""
-    partial = path.with_name("partial." + path.name)
-    write(partial)
-    partial.replace(path)
-    return path

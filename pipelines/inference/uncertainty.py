@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from overtile.networks.averaging import turn, turn_back
 from overtile.pipelines.errors import ConfigurationError
-from overtile.pipelines.trained import Trained
+from overtile.pipelines.inference.trained import Trained
 
 METHODS = ("dropout", "rotations")
 _DROPOUT = (nn.Dropout, nn.Dropout2d, nn.Dropout3d)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from overtile.pipelines.errors import ConfigurationError, DataError
 from overtile.pipelines.images.formats import open_image
 from overtile.pipelines.images.view import split_plane
+from overtile.pipelines.inference.folder import make_ready
 from overtile.pipelines.metrics.score_names import name_of
 from overtile.pipelines.reporting import figures
 from overtile.pipelines.reporting.comparison import Layers, layers_of, load, store
@@ -33,7 +34,6 @@ from overtile.pipelines.reporting.tables import (
     prediction_file,
     read_scored,
 )
-from overtile.pipelines.segmentation import make_ready
 
 
 def run_evaluation(
@@ -54,13 +54,13 @@ def run_evaluation(
         checkpoint: weights of the network.
         metrics: the evaluator's, by name.
         output_dir: for these files.
-        settings: as of `overtile.pipelines.segmentation.run_inference`.
+        settings: as of `overtile.pipelines.inference.folder.run_inference`.
 
     Returns:
         What is in ``evaluation.json``.
 
     Raises:
-        ConfigurationError: as `overtile.pipelines.segmentation.run_inference`.
+        ConfigurationError: as `overtile.pipelines.inference.folder.run_inference`.
     """
     make_ready(evaluator, checkpoint, settings or {})
     folder = Path(output_dir)

@@ -1,0 +1,66 @@
+"""Segment images with a trained network: the bundles' ``inference``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from overtile.pipelines.bundle.checkpoints import check_settings, load_weights
+from overtile.pipelines.bundle.configuration import check_inferer
+from overtile.pipelines.errors import ConfigurationError
+
+
+def run_inference(
+    evaluator: SupervisedEvaluator,
+    checkpoint: str | Path,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
+    """Segment every image of the evaluator's loader; its postprocessing writes the results.
+
+    Args:
+        evaluator: with network, inferer, loader and postprocessing.
+        checkpoint: weights of the network.
+        settings: how images are read and normalised, to compare with how they were in training.
+
+    Raises:
+        ConfigurationError: if there is no image, or network, inferer, checkpoint and settings do
+            not go together.
+    """
+    make_ready(evaluator, checkpoint, settings or {})
+    evaluator.run()
+
+
+def make_ready(
+    evaluator: SupervisedEvaluator, checkpoint: str | Path, settings: Mapping[str, Any]
+) -> None:
+    """Check an evaluator, give its network the weights, and show a bar over the images.
+
+    Raises:
+        ConfigurationError: as `run_inference`.
+    """
+    if not len(cast("DataLoader[Any]", evaluator.data_loader)):
+        raise ConfigurationError("dataset_dir is not set; give --dataset_dir with images")
+    check_inferer(evaluator.inferer, evaluator.network)
+    load_weights(evaluator.network, checkpoint)
+    check_settings(settings, checkpoint)
+    _show_images(evaluator)
+
+
+def _show_images(evaluator: SupervisedEvaluator) -> None:
+    """A progress bar over the images, above the inferer's own over the tiles of one."""
+    count = len(cast("DataLoader[Any]", evaluator.data_loader))
+    if count < 2:
+        return
+    bar = tqdm(total=count, desc="images", unit="image")
+
+    def advance(engine: Engine) -> None:
+        bar.update()
+
+    evaluator.add_event_handler(Events.ITERATION_COMPLETED, advance)
+    evaluator.add_event_handler(Events.COMPLETED, lambda engine: bar.close())

@@ -1,0 +1,1 @@
+"""A training from start to table: handlers, stop and resume, pictures, tracking."""

@@ -1,0 +1,92 @@
+"""One run a folder; Ctrl-C says what is saved; what lies there is moved aside."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from filelock import FileLock, Timeout
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from tqdm import tqdm
+
+from overtile.pipelines.bundle.checkpoints import Checkpoints, read_checkpoint
+from overtile.pipelines.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep a second run out of the folder of the first."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
+            yield
+    except Timeout:
+        raise ConfigurationError(
+            f"output_dir {folder}: another run is writing there; give another --output_dir"
+        ) from None
+
+
+@contextmanager
+def stoppable(
+    trainer: SupervisedTrainer, evaluator: SupervisedEvaluator, checkpoints: Checkpoints
+) -> Iterator[None]:
+    """Ctrl-C, and SIGTERM alike, say what is saved and how to go on; exit code 130."""
+
+    asked = threading.Event()
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        os.write(2, b"\nStopping after this step (Ctrl-C again: at once)\n")
+
+    def check(engine: Engine) -> None:
+        # Here, not in the signal's handler: an exception that is raised wherever Python happens to
+        # be, in a fork or a finaliser, is dropped or printed as a traceback.
+        if asked.is_set():
+            raise KeyboardInterrupt
+
+    for engine in (trainer, evaluator):
+        engine.add_event_handler(Events.ITERATION_COMPLETED, check)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # no other takes signals
+        # also where a shell's background job was told to ignore Ctrl-C
+        before = {n: signal.signal(n, terminate) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except KeyboardInterrupt:
+        message = "\nStopped in the first epoch: nothing is finished yet, start again."
+        done = checkpoints.last_path.is_file()
+        state = read_checkpoint(checkpoints.last_path) if done else {"epoch": 0}
+        if state["epoch"]:
+            message = (
+                f"\nStopped. Everything up to the end of epoch {state['epoch']} is saved in "
+                f"{checkpoints.last_path}; the same command with --resume True goes on from there."
+            )
+        tqdm.write(message)
+        raise SystemExit(130) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def move_aside(folder: Path) -> None:
+    """Give a folder that holds an earlier run another name, the next that is free."""
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    number = 1
+    while folder.with_name(f"{folder.name}.{number}").exists():
+        number += 1
+    aside = folder.with_name(f"{folder.name}.{number}")
+    folder.rename(aside)
+    log.warning("%s holds an earlier run: moved to %s", folder, aside)
