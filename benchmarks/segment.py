@@ -32,14 +32,15 @@ import zarr
 from benchmarks.experiments import chosen
 from benchmarks.figure import Figure
 from overtile.networks import ValidUNet
-from overtile.pipelines.cluster import on_cluster
 from overtile.pipelines.data.synthesis import touching_cells
 from overtile.pipelines.inference.trained import load_trained
-from overtile.pipelines.job import PredictChunk, finish_labels, label_cores, opened, pieces
-from overtile.pipelines.request import Request
-from overtile.pipelines.runner import LocalRunner
-from overtile.pipelines.segment import prepare, segment
-from overtile.pipelines.stages import Stages
+from overtile.pipelines.segment.cluster import on_cluster
+from overtile.pipelines.segment.job import opened
+from overtile.pipelines.segment.local import LocalRunner
+from overtile.pipelines.segment.request import Request
+from overtile.pipelines.segment.run import prepare, segment
+from overtile.pipelines.segment.stages import Stages
+from overtile.pipelines.segment.tasks import PredictChunk, finish_labels, label_cores, pieces
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "touching_cells"
 SIDE, CHUNK = 2048, 256
@@ -169,11 +170,11 @@ def estimate(folder: Path, overhead: float) -> Iterator[Figure]:
         ("cores", label_cores, "cores"),
         ("cells", finish_labels, "result/0"),
     ):
-        (here.folder(array) / here.layout.name(key)).unlink()
+        (here.folder(array) / here.grid.name(key)).unlink()
         costs[name] = seconds(lambda f=function: f(job, key))
     costs["faces"] = seconds(lambda: pieces(job, 0, key[1:]))
     stored = sum(
-        (here.folder(a) / here.layout.name(key)).stat().st_size
+        (here.folder(a) / here.grid.name(key)).stat().st_size
         for a in ("probabilities", "cores", "result/0")
     )
     joined = seconds(lambda: here.stitching.join(here.plane("cores", 0))) / 4 - costs["faces"]

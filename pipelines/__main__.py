@@ -453,7 +453,7 @@ def segment(
     """
     number = _channel(channel)
 
-    from overtile.pipelines.request import Request, check_request, parse_settings
+    from overtile.pipelines.segment.request import Request, check_request, parse_settings
 
     request = Request(
         source,
@@ -471,13 +471,13 @@ def segment(
     )
     check_request(request)
 
-    from overtile.pipelines.segment import segment as segment_image
+    from overtile.pipelines.segment.run import segment as segment_image
 
     _note(f"{'going on with' if request.work.is_dir() else 'working in'} {request.work}")
     if scheduler is None:
         result = segment_image(request)
     else:
-        from overtile.pipelines.cluster import on_cluster
+        from overtile.pipelines.segment.cluster import on_cluster
 
         with on_cluster(scheduler) as runner:
             result = segment_image(request, runner)

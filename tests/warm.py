@@ -22,7 +22,7 @@ from typing import Any
 import monai.bundle  # noqa: F401
 
 import overtile.pipelines.inference.evaluation
-import overtile.pipelines.segment
+import overtile.pipelines.segment.run
 import overtile.pipelines.training.run  # noqa: F401
 
 

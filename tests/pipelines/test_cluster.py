@@ -14,10 +14,10 @@ import tifffile
 from conftest import Bundle
 from toy import files, toy_bundle
 
-from overtile.pipelines.cluster import on_cluster
 from overtile.pipelines.data.synthesis import touching_cells
 from overtile.pipelines.errors import ConfigurationError
-from overtile.pipelines.job import Job
+from overtile.pipelines.segment.cluster import on_cluster
+from overtile.pipelines.segment.job import Job
 
 LOOPBACK = ["--host", "127.0.0.1", "--no-dashboard"]
 

@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from toy import ROOT, files, same_cells, toy_bundle
 
 from overtile.networks import OverlapTileInferer, RotationAveragingInferer
-from overtile.pipelines import segment as segment_module
 from overtile.pipelines.__main__ import main
 from overtile.pipelines.data.synthesis import touching_cells
 from overtile.pipelines.data.writing import _save
@@ -34,8 +33,9 @@ from overtile.pipelines.errors import ConfigurationError, DataError
 from overtile.pipelines.images.read import read_image
 from overtile.pipelines.images.sources import open_source
 from overtile.pipelines.inference.trained import load_trained
-from overtile.pipelines.request import Request
-from overtile.pipelines.segment import segment
+from overtile.pipelines.segment.request import Request
+from overtile.pipelines.segment.run import run as segment_module
+from overtile.pipelines.segment.run import segment
 from overtile.transforms import NormalizeImage
 
 SIZE = (150, 205)
@@ -418,7 +418,7 @@ def test_other_settings_or_another_source_are_not_mixed_in(
 
 def stopped(source: Path, target: Path, toy: Path, **options: Any) -> None:
     """A run that ends after three chunks of the network."""
-    from overtile.pipelines.job import PredictChunk
+    from overtile.pipelines.segment.tasks import PredictChunk
 
     with pytest.MonkeyPatch.context() as patched:
         write, written = PredictChunk.write, []
@@ -734,7 +734,7 @@ def test_parts_that_were_filled_are_not_taken_for_whole(
     tifffile.imwrite(path, image, tile=(32, 32), compression="zlib")
     cut(path, 0.6)
     with monkeypatch.context() as patch:
-        patch.setattr("overtile.pipelines.stages.Stages.labels", interrupted)
+        patch.setattr("overtile.pipelines.segment.stages.Stages.labels", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(path, target, toy, skip_unreadable=True)
     with pytest.raises(ConfigurationError, match="begun with --skip_unreadable"):
@@ -752,7 +752,7 @@ def test_a_start_that_computed_nothing_binds_to_nothing(
         run(path, target, toy)
     assert not list(tmp_path.glob("partial*"))
     with monkeypatch.context() as patch:  # killed at once
-        patch.setattr("overtile.pipelines.segment.make", interrupted)
+        patch.setattr("overtile.pipelines.segment.run.make", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(path, target, toy)
     assert list(tmp_path.glob("partial*"))
@@ -766,7 +766,7 @@ def test_unpacking_alone_binds_to_nothing(
 ) -> None:
     _save(tmp_path / "v", volume, "nii.gz", (2.0, 0.5, 0.5))
     with monkeypatch.context() as patch:
-        patch.setattr("overtile.pipelines.segment.make", interrupted)
+        patch.setattr("overtile.pipelines.segment.run.make", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "v.nii.gz", tmp_path / "l.zarr", toy_3d, chunk=16)
     assert list(tmp_path.glob("partial*/v.nii"))
@@ -783,7 +783,7 @@ def test_a_log_gets_a_line_a_minute(
     command = ["segment", str(tiled), str(tmp_path / "p.zarr"), "--bundle", str(toy)]
     assert main(command) == 0
     assert "%" not in capsys.readouterr().err  # it took less than a minute
-    monkeypatch.setattr("overtile.pipelines.runner.MINUTE", 1e-6)
+    monkeypatch.setattr("overtile.pipelines.segment.local.MINUTE", 1e-6)
     assert main([*command, "--overwrite"]) == 0
     told = capsys.readouterr().err
     assert "\r" not in told
@@ -801,7 +801,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("overtile.pipelines.segment.make", interrupted)
+    monkeypatch.setattr("overtile.pipelines.segment.run.make", interrupted)
     command = ["segment", str(tiled), str(tmp_path / "p.zarr"), "--bundle", str(toy), "-v"]
     assert main(command) == 130
     told = capsys.readouterr().err

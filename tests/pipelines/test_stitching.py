@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, label
 
 from overtile.pipelines.errors import ConfigurationError
-from overtile.pipelines.stitching import Numbering, Stitching
+from overtile.pipelines.segment.stitching import Numbering, Stitching
 from overtile.transforms import InstancesFromProbabilities
 
 

@@ -25,11 +25,11 @@ from overtile.networks import GeometryError
 from overtile.pipelines.errors import ConfigurationError, DataError, OvertileError
 from overtile.pipelines.images.formats import files_of
 from overtile.pipelines.images.sources import unpack
-from overtile.pipelines.job import Job, Opened, close_jobs, is_whole, opened, write_text
-from overtile.pipelines.request import Request, Result, check_request, ready
-from overtile.pipelines.runner import LocalRunner, Runner
-from overtile.pipelines.stages import make
-from overtile.pipelines.stitching import Stitching
+from overtile.pipelines.segment.job import Job, Opened, close_jobs, is_whole, opened, write_text
+from overtile.pipelines.segment.local import LocalRunner, Runner
+from overtile.pipelines.segment.request import Request, Result, check_request, ready
+from overtile.pipelines.segment.stages import make
+from overtile.pipelines.segment.stitching import Stitching
 
 CHUNK = {2: 1024, 3: 128}
 """Sides of a chunk in pixels, by the dimensions of the bundle."""
@@ -157,7 +157,7 @@ def prepare(request: Request) -> tuple[Job, bool]:
             )
         planned = {"token": uuid.uuid4().hex, **_plan(request, here)}
         if here.trained.settings is not None and request.labels:
-            Stitching(here.trained.settings, here.layout.plane, planned["chunk"])  # may refuse
+            Stitching(here.trained.settings, here.grid.plane, planned["chunk"])  # may refuse
         work.mkdir(exist_ok=True)
         write_text(file, json.dumps({"asked": asked, "planned": planned}, indent=2))
     if request.source.name.lower().endswith(".gz"):
@@ -228,7 +228,7 @@ def _plan(request: Request, here: Opened) -> dict[str, Any]:
     units = [int(np.lcm(multiple, _TILE)) for multiple in inferer.multiple]
     chunk = tuple(
         min(-(-side // unit), -(-n // unit)) * unit
-        for unit, n in zip(units, here.layout.plane, strict=True)
+        for unit, n in zip(units, here.grid.plane, strict=True)
     )
     free = request.memory - _resident()
     # windows and answers that wait, and what labelling takes in two threads

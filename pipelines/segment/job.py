@@ -10,25 +10,18 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import zarr
-from numpy.typing import NDArray
 
-from overtile.pipelines.errors import DataError, UnreadableError
-from overtile.pipelines.images.formats import GOES_ON
 from overtile.pipelines.images.sources import open_source
 from overtile.pipelines.inference.trained import Trained, load_trained
-from overtile.pipelines.planes import Key, Layout, PlaneOf, Planes, mirrored
-from overtile.pipelines.stitching import Numbering, Pieces, Stitching
-from overtile.transforms.normalize import scaled
-
-_NETWORK = threading.Lock()  # one pass at a time in a process: a second would take its threads
+from overtile.pipelines.segment.grid import Key, Grid, PlaneOf
+from overtile.pipelines.segment.stitching import Numbering, Stitching
+from overtile.pipelines.segment.windows import Planes
 
 
 @dataclass(frozen=True)
@@ -87,7 +80,7 @@ class Opened:
         channel = self.trained.channel if job.channel is None else job.channel
         try:
             self.planes = Planes(stored, path, self.trained.spatial_dims, channel, job.grey)
-            self.layout = Layout.of(self.planes, job.chunk)
+            self.grid = Grid.of(self.planes, job.chunk)
         except Exception:
             stored.close()
             raise
@@ -100,7 +93,7 @@ class Opened:
     def stitching(self) -> Stitching:
         """From probabilities to labels, in one plane."""
         assert self.trained.settings is not None  # checked before the job began
-        return Stitching(self.trained.settings, self.layout.plane, self.layout.chunk)
+        return Stitching(self.trained.settings, self.grid.plane, self.grid.chunk)
 
     def folder(self, name: str) -> Path:
         """Of an array: ``probabilities``, ``cores``, or a level of the ``result``."""
@@ -110,7 +103,7 @@ class Opened:
 
     def is_done(self, name: str, key: Key) -> bool:
         """Whether a chunk of an array is written."""
-        return is_whole(self.folder(name) / self.layout.name(key))
+        return is_whole(self.folder(name) / self.grid.name(key))
 
     def array(self, name: str) -> Any:
         """An array, to be read and written in chunks."""
@@ -121,7 +114,7 @@ class Opened:
 
     def plane(self, name: str, number: int) -> PlaneOf:
         """One plane of an array."""
-        return self.layout.plane_of(self.array(name), number)
+        return self.grid.plane_of(self.array(name), number)
 
     def numbering_file(self, plane: int) -> Path:
         """Which pieces of a plane belong together: where it is kept."""
@@ -143,7 +136,7 @@ class Opened:
 
     def note_unreadable(self, key: Key, why: str) -> None:
         """Keep the name of a chunk that could not be read."""
-        write_text(self.work / "unreadable" / self.layout.name(key).replace("/", "."), why)
+        write_text(self.work / "unreadable" / self.grid.name(key).replace("/", "."), why)
 
 
 def is_whole(chunk: Path) -> bool:
@@ -201,113 +194,3 @@ def close_jobs() -> None:
     with _lock:
         while _opened:
             _opened.popitem()[1].planes.stored.close()
-
-
-def seen(job: Job, function: Callable[[NDArray[Any]], Any], key: Key) -> Any:
-    """What a function finds in the grey values of one chunk; None where it cannot be read."""
-    here = opened(job)
-    read = partial(here.planes.read, key[0], here.layout.box(key))
-    array = _readable(here, key, read)
-    return None if array is None else function(array)
-
-
-def channels_alike(job: Job, key: Key) -> bool:
-    """Whether all channels are equal in one chunk."""
-    here = opened(job)
-    alike = _readable(here, key, partial(here.planes.alike, key[0], here.layout.box(key)))
-    return alike is not False
-
-
-def _readable(here: Opened, key: Key, read: Callable[[], Any]) -> Any:
-    """What ``read`` gives; None where the source is broken and such parts are to be skipped.
-
-    Raises:
-        DataError: naming the chunk.
-    """
-    try:
-        return read()
-    except DataError as error:
-        told = str(error).replace(here.job.source, here.job.name)
-        if here.job.skip_unreadable and isinstance(error, UnreadableError):
-            here.note_unreadable(
-                key, f"{here.layout.text(key)}: {told.removesuffix(f' {GOES_ON}')}"
-            )
-            return None
-        told = told.replace("--skip_unreadable True", "--skip_unreadable")
-        raise type(error)(f"{here.layout.text(key)}: {told}") from error
-
-
-class PredictChunk:
-    """Probabilities of one chunk, in three steps that may run beside each other.
-
-    Args:
-        job: to do.
-    """
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-
-    def __call__(self, key: Key) -> None:
-        """All three steps."""
-        if not opened(self.job).is_done("probabilities", key):
-            self.write(key, self.compute(key, self.read(key)))
-
-    def read(self, key: Key) -> NDArray[np.float32] | None:
-        """The normalised window around a chunk, mirrored where the image ends."""
-        here = opened(self.job)
-        box, shape = here.layout.box(key), here.layout.plane
-        inferer = here.trained.inferer
-        start = [s.start - r for s, r in zip(box, inferer.reach, strict=True)]
-        stop = [s.stop + r for s, r in zip(box, inferer.reach, strict=True)]
-        mode = inferer.tiles.padding_mode
-        inside, places = mirrored(start, stop, shape, mode)
-        grey = _readable(here, key, partial(here.planes.read, key[0], inside))
-        if grey is None:
-            return None
-        low, width = here.scale(key[0])
-        window = scaled(grey.astype(np.float32).astype(np.float64), low, width)
-        window = window[np.ix_(*places)]
-        if mode == "constant":
-            for axis, (a, b, n) in enumerate(zip(start, stop, shape, strict=True)):
-                beyond = np.arange(a, b)
-                outside = (beyond < 0) | (beyond >= n)
-                window[(slice(None),) * axis + (outside,)] = inferer.tiles.cval
-        return window
-
-    def compute(self, key: Key, window: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        """Probabilities of the chunk; 0 where the window could not be read."""
-        here = opened(self.job)
-        box = here.layout.box(key)
-        if window is None:
-            return np.zeros([s.stop - s.start for s in box], np.float32)
-        with _NETWORK:
-            return here.trained.probabilities(window, box, here.layout.plane, self.job.roi)
-
-    def write(self, key: Key, probabilities: NDArray[np.float32]) -> None:
-        """Write the chunk."""
-        here = opened(self.job)
-        here.plane("probabilities", key[0])[here.layout.box(key)] = probabilities
-
-
-def label_cores(job: Job, key: Key) -> None:
-    """Pieces of cores in one chunk."""
-    here = opened(job)
-    if not here.is_done("cores", key):
-        probabilities, cores = (here.plane(n, key[0]) for n in ("probabilities", "cores"))
-        here.stitching.label_cores(probabilities, cores, key[1:])
-
-
-def pieces(job: Job, plane: int, index: tuple[int, ...]) -> Pieces:
-    """What joining needs of one chunk."""
-    here = opened(job)
-    return here.stitching.pieces(here.plane("cores", plane), index)
-
-
-def finish_labels(job: Job, key: Key) -> None:
-    """Labels of one chunk."""
-    here = opened(job)
-    if not here.is_done("result/0", key):
-        probabilities, cores, labels = (
-            here.plane(n, key[0]) for n in ("probabilities", "cores", "result/0")
-        )
-        here.stitching.finish(probabilities, cores, here.numbering(key[0]), labels, key[1:])

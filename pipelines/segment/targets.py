@@ -13,8 +13,8 @@ import zarr
 from numpy.typing import NDArray
 
 from overtile.pipelines.images.formats import Stored
-from overtile.pipelines.job import is_whole, open_array
-from overtile.pipelines.planes import Layout
+from overtile.pipelines.segment.grid import Grid
+from overtile.pipelines.segment.job import is_whole, open_array
 
 _UNITS = {"µm": "micrometer"}
 _MICROMETRES = {"meter": 1e6, "mm": 1e3, "micron": 1.0}  # of NIfTI's units; unknown ones are mm
@@ -22,24 +22,24 @@ _DOWN = 2  # from one level to the next, in the plane
 
 
 def make_array(
-    folder: Path, layout: Layout, dtype: str | np.dtype[Any], shape: tuple[int, ...] | None = None
+    folder: Path, grid: Grid, dtype: str | np.dtype[Any], shape: tuple[int, ...] | None = None
 ) -> None:
-    """Make an empty Zarr array in the layout's chunks, unless it is there.
+    """Make an empty Zarr array in the grid's chunks, unless it is there.
 
     Args:
         folder: of the array.
-        layout: of its axes and chunks.
+        grid: of its axes and chunks.
         dtype: of its values.
-        shape: default: that of the layout.
+        shape: default: that of the grid.
     """
     if not _is_described(folder):
         zarr.create_array(
             folder,
-            shape=layout.shape if shape is None else shape,
-            chunks=layout.chunks,
+            shape=grid.shape if shape is None else shape,
+            chunks=grid.chunks,
             dtype=dtype,
             fill_value=0,
-            dimension_names=list(layout.axes.lower()),
+            dimension_names=list(grid.axes.lower()),
         )
 
 
@@ -60,41 +60,39 @@ def spacing_of(stored: Stored, axes: str) -> dict[str, float]:
     return {a: float(s) for a, s in zip(stored.axes, steps, strict=False) if a in axes}
 
 
-def level_shapes(layout: Layout) -> list[tuple[int, ...]]:
+def level_shapes(grid: Grid) -> list[tuple[int, ...]]:
     """Of all levels of the pyramid: halved in the plane until one chunk holds it."""
-    shapes = [layout.shape]
-    while any(n > c for n, c in zip(shapes[-1][-2:], layout.chunks[-2:], strict=True)):
+    shapes = [grid.shape]
+    while any(n > c for n, c in zip(shapes[-1][-2:], grid.chunks[-2:], strict=True)):
         *rest, rows, columns = shapes[-1]
         shapes.append((*rest, -(-rows // _DOWN), -(-columns // _DOWN)))
     return shapes
 
 
-def describe(
-    folder: Path, name: str, layout: Layout, spacing: dict[str, float], mean: bool
-) -> None:
+def describe(folder: Path, name: str, grid: Grid, spacing: dict[str, float], mean: bool) -> None:
     """Write the metadata of OME-NGFF 0.5 (ngff.openmicroscopy.org/0.5) for the whole pyramid.
 
     Args:
         folder: of the group.
         name: of the image.
-        layout: of the arrays in it.
+        grid: of the arrays in it.
         spacing: micrometres a pixel by axis letter.
         mean: whether a level's pixel is the mean of four, and so lies between them.
     """
     kinds = {"T": "time", "Z": "space", "Y": "space", "X": "space"}
     axes = []
-    for letter in layout.axes:
+    for letter in grid.axes:
         axis = {"name": letter.lower()}
         if letter in kinds:
             axis["type"] = kinds[letter]
         if letter in spacing:
             axis["unit"] = _UNITS["µm"]
         axes.append(axis)
-    steps = [spacing.get(letter, 1.0) for letter in layout.axes]
+    steps = [spacing.get(letter, 1.0) for letter in grid.axes]
     datasets = []
-    for level in range(len(level_shapes(layout))):
+    for level in range(len(level_shapes(grid))):
         factor = float(_DOWN**level)
-        factors = [*(1.0 for _ in layout.axes[:-2]), factor, factor]
+        factors = [*(1.0 for _ in grid.axes[:-2]), factor, factor]
         scale = [f * s for f, s in zip(factors, steps, strict=True)]
         changes: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
         if mean and level:
@@ -151,22 +149,22 @@ def chunk_keys(shape: tuple[int, ...], chunks: tuple[int, ...]) -> list[tuple[in
 def write_tiff(
     array: Any,
     path: Path,
-    layout: Layout,
+    grid: Grid,
     spacing: dict[str, float],
     progress: Callable[[Iterator[Any], int], Iterator[Any]],
 ) -> None:
     """Write an array as a tiled OME-TIFF, BigTIFF where it is large, one chunk at a time.
 
     Args:
-        array: to write, in the layout's chunks.
+        array: to write, in the grid's chunks.
         path: of the file.
-        layout: of the array.
+        grid: of the array.
         spacing: micrometres a pixel by axis letter.
         progress: goes around the iterator over so many tiles.
     """
     import tifffile
 
-    tile = layout.chunks[-2:]
+    tile = grid.chunks[-2:]
 
     def tiles() -> Iterator[NDArray[Any]]:
         # sections one by one: a tile of a TIFF is flat
@@ -181,7 +179,7 @@ def write_tiff(
 
     count = len(chunk_keys(array.shape, (*(1 for _ in array.shape[:-2]), *tile)))
     # OME knows no axis without a meaning
-    axes = "".join(a if a in "TZYX" else "C" for a in layout.axes)
+    axes = "".join(a if a in "TZYX" else "C" for a in grid.axes)
     units = {f"PhysicalSize{a}Unit": "µm" for a in spacing}
     sizes = {f"PhysicalSize{a}": size for a, size in spacing.items()}
     # the file's identity follows from what is in it, so that it is the same when made again

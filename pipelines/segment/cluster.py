@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 from overtile import __version__
 from overtile.pipelines.errors import ConfigurationError, DataError
-from overtile.pipelines.job import Job, PredictChunk
-from overtile.pipelines.planes import Key
-from overtile.pipelines.runner import windowed
+from overtile.pipelines.segment.grid import Key
+from overtile.pipelines.segment.job import Job
+from overtile.pipelines.segment.local import windowed
+from overtile.pipelines.segment.tasks import PredictChunk
 
 try:
     import distributed

@@ -13,8 +13,9 @@ from typing import Any, Protocol, TypeVar
 from tqdm import tqdm
 
 from overtile.pipelines.interrupts import check_interrupt
-from overtile.pipelines.job import Job, PredictChunk
-from overtile.pipelines.planes import Key
+from overtile.pipelines.segment.grid import Key
+from overtile.pipelines.segment.job import Job
+from overtile.pipelines.segment.tasks import PredictChunk
 
 Item = TypeVar("Item")
 MINUTE = 60.0

@@ -10,24 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from overtile.pipelines.grey_values import scale_of
-from overtile.pipelines.job import (
-    Job,
-    PredictChunk,
-    channels_alike,
-    finish_labels,
-    is_whole,
-    label_cores,
-    open_array,
-    opened,
-    pieces,
-    seen,
-    write_text,
-)
-from overtile.pipelines.planes import Key
-from overtile.pipelines.request import is_tiff
-from overtile.pipelines.runner import Runner, progress
-from overtile.pipelines.targets import (
+from overtile.pipelines.segment.grid import Key
+from overtile.pipelines.segment.job import Job, is_whole, open_array, opened, write_text
+from overtile.pipelines.segment.local import Runner, progress
+from overtile.pipelines.segment.percentiles import scale_of
+from overtile.pipelines.segment.request import is_tiff
+from overtile.pipelines.segment.targets import (
     chunk_keys,
     describe,
     level_shapes,
@@ -35,6 +23,14 @@ from overtile.pipelines.targets import (
     shrink,
     spacing_of,
     write_tiff,
+)
+from overtile.pipelines.segment.tasks import (
+    PredictChunk,
+    channels_alike,
+    finish_labels,
+    label_cores,
+    pieces,
+    seen,
 )
 
 
@@ -63,8 +59,8 @@ def make(job: Job, runner: Runner, name: str, show: bool | None) -> dict[str, An
     here = opened(job)
     noted = sorted((here.work / "unreadable").glob("c.*")) if job.skip_unreadable else []
     return {
-        "shape": here.layout.shape,
-        "axes": here.layout.axes,
+        "shape": here.grid.shape,
+        "axes": here.grid.axes,
         "cells": cells,
         "unreadable": [file.read_text() for file in noted],
     }
@@ -91,7 +87,7 @@ class Stages:
             return self.job
         file = here.work / "grey.json"
         if not is_whole(file):
-            keys = list(here.layout.every_chunk())
+            keys = list(here.grid.every_chunk())
             answers = self.runner.map(partial(channels_alike, self.job), keys)
             grey = all(alike for _, alike in self._shown("colours", keys, answers))
             if not grey:
@@ -107,7 +103,7 @@ class Stages:
         mixed = here.planes.mixed and not self.job.grey
         dtype = np.dtype(np.float32) if mixed else here.planes.stored.dtype
         keys: dict[int, list[Key]] = {}
-        for key in list(here.layout.every_chunk()):
+        for key in list(here.grid.every_chunk()):
             keys.setdefault(key[0], []).append(key)
         for plane, own in keys.items():
             if str(plane) not in told:
@@ -123,18 +119,18 @@ class Stages:
     def probabilities(self) -> None:
         """The network's answers."""
         here = opened(self.job)
-        make_array(here.folder("probabilities"), here.layout, "float32")
+        make_array(here.folder("probabilities"), here.grid, "float32")
         task = PredictChunk(self.job)
         self._chunks("network", "probabilities", partial(self.runner.predict, task))
 
     def labels(self) -> int:
         """Labels of the probabilities; returns how many cells there are."""
         here = opened(self.job)
-        make_array(here.folder("cores"), here.layout, "int32")
+        make_array(here.folder("cores"), here.grid, "int32")
         cut = partial(label_cores, self.job)
         self._chunks("cores", "cores", partial(self.runner.map, cut))
         widest, cells = np.dtype(np.uint16), 0
-        for plane in range(here.layout.count):
+        for plane in range(here.grid.count):
             file = here.numbering_file(plane)
             if not is_whole(file):
                 file.parent.mkdir(exist_ok=True)
@@ -150,7 +146,7 @@ class Stages:
             numbering = here.numbering(plane)
             widest = max(widest, numbering.dtype, key=lambda dtype: dtype.itemsize)
             cells += numbering.count
-        make_array(here.folder("result/0"), here.layout, widest)
+        make_array(here.folder("result/0"), here.grid, widest)
         finish = partial(finish_labels, self.job)
         self._chunks("cells", "result/0", partial(self.runner.map, finish))
         return cells
@@ -158,20 +154,20 @@ class Stages:
     def target(self, name: str) -> None:
         """The pyramid and the metadata of OME-Zarr, or a TIFF."""
         here = opened(self.job)
-        layout, folder, mean = here.layout, here.folder("result"), not self.job.labels
-        spacing = spacing_of(here.planes.stored, layout.axes)
+        grid, folder, mean = here.grid, here.folder("result"), not self.job.labels
+        spacing = spacing_of(here.planes.stored, grid.axes)
         array = open_array(folder / "0")
         if is_tiff(name):
-            write_tiff(array, here.work / name, layout, spacing, partial(self._bar, "TIFF"))
+            write_tiff(array, here.work / name, grid, spacing, partial(self._bar, "TIFF"))
             return
-        for level, shape in list(enumerate(level_shapes(layout)))[1:]:
-            make_array(folder / str(level), layout, array.dtype, shape)
-            keys = chunk_keys(shape, layout.chunks)
-            run = partial(shrink, str(folder), level, mean, layout.chunks)
+        for level, shape in list(enumerate(level_shapes(grid)))[1:]:
+            make_array(folder / str(level), grid, array.dtype, shape)
+            keys = chunk_keys(shape, grid.chunks)
+            run = partial(shrink, str(folder), level, mean, grid.chunks)
             for _ in self._bar(f"level {level}", self.runner.map(run, keys), len(keys)):
                 pass
         plain = name.removesuffix(".zarr").removesuffix(".ome")
-        describe(folder, plain, layout, spacing, mean)
+        describe(folder, plain, grid, spacing, mean)
         for left in folder.rglob("*.partial"):  # of writers that were killed
             left.unlink()
 
@@ -179,9 +175,9 @@ class Stages:
         """Make the chunks that an array does not have yet."""
         here = opened(self.job)
         missing, done = [], 0
-        for key in here.layout.every_chunk():
+        for key in here.grid.every_chunk():
             if here.is_done(array, key):
-                done += here.layout.pixels(key)
+                done += here.grid.pixels(key)
             else:
                 missing.append(key)
         for _ in self._shown(name, missing, run(missing), done):
@@ -191,7 +187,7 @@ class Stages:
         self, name: str, keys: list[Key], answers: Iterable[Any], done: int = 0
     ) -> Iterator[tuple[Key, Any]]:
         """Each chunk with its answer, under a bar over pixels."""
-        pixels = opened(self.job).layout.pixels
+        pixels = opened(self.job).grid.pixels
         total = done + sum(map(pixels, keys))
         pairs = zip(keys, answers, strict=True)
         return progress(pairs, name, total, done, lambda pair: pixels(pair[0]), "px", self.show)

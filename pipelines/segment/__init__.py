@@ -1,0 +1,1 @@
+"""Images larger than memory: `overtile segment`, task by task, resumable."""
