@@ -19,7 +19,7 @@ import zarr
 
 from overtile.pipelines.images.sources import open_source
 from overtile.pipelines.inference.trained import Trained, load_trained
-from overtile.pipelines.segment.grid import Key, Grid, PlaneOf
+from overtile.pipelines.segment.grid import Grid, Key, PlaneOf
 from overtile.pipelines.segment.stitching import Numbering, Stitching
 from overtile.pipelines.segment.windows import Planes
 

@@ -33,8 +33,8 @@ from overtile.pipelines.errors import ConfigurationError, DataError
 from overtile.pipelines.images.read import read_image
 from overtile.pipelines.images.sources import open_source
 from overtile.pipelines.inference.trained import load_trained
+from overtile.pipelines.segment import run as segment_module
 from overtile.pipelines.segment.request import Request
-from overtile.pipelines.segment.run import run as segment_module
 from overtile.pipelines.segment.run import segment
 from overtile.transforms import NormalizeImage
 
