@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections import Counter
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from overtile.pipelines.data.annotations import FINAL_LABELS, noted_owner, notes_of, suffix_of
 from overtile.pipelines.errors import DataError, UnknownLayoutError
 from overtile.pipelines.images.formats import TIFF, is_image
 from overtile.pipelines.images.view import stem
@@ -25,8 +25,6 @@ SPLITS = {
 IMAGES = ("images", "image", "imgs", "img", "imagesTr")
 LABELS = ("labels", "label", "masks", "mask", "annotations", "gt", "labelsTr")
 SUFFIXES = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg", "_gt", "_instances")
-_FINAL = "labels/final"  # where `overtile.pipelines.label.studies` keeps what was submitted
-NOTES = "labels/info.json"  # and what it notes of that
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,11 @@ def _recognise(folder: Path) -> str | None:
         return "ctc"
     # before `pairs` and `suffixes`: the page lists every image of the folder itself, whatever its
     # name, and leaves labels/ to folders of tags
-    if _images_of(folder / _FINAL) and _images_of(folder) and not _images_of(folder / "labels"):
+    if (
+        _images_of(folder / FINAL_LABELS)
+        and _images_of(folder)
+        and not _images_of(folder / "labels")
+    ):
         return "annotated"
     if _sub(folder, IMAGES) is not None:
         return "pairs"
@@ -289,7 +291,7 @@ def _sub(folder: Path, names: Iterable[str]) -> Path | None:
 
 def _annotated_in_page(folder: Path) -> list[Pair]:
     """What ``overtile label`` keeps; a label belongs to the image for which its page shows it."""
-    files, home = _images_of(folder), folder / _FINAL
+    files, home = _images_of(folder), folder / FINAL_LABELS
     names = Counter(map(stem, files))
     images = _unlike((stem(f) if names[stem(f)] == 1 else f.name, f) for f in files)
     by_file = {image.name: name for name, image in images.items()}
@@ -302,40 +304,6 @@ def _annotated_in_page(folder: Path) -> list[Pair]:
         bare = len(images) - len(labels)
         log.warning("left out: %d of %d images, without a label in %s", bare, len(images), home)
     return [Pair(images[name], labels[name]) for name in images if name in labels]
-
-
-def notes_of(folder: Path) -> dict[str, Any]:
-    """What ``overtile label`` notes of images and labels, as objects in objects.
-
-    Raises:
-        DataError: if the file is damaged.
-    """
-    file = folder / NOTES
-    try:
-        noted = json.loads(file.read_text()) if file.exists() else {}
-    except (ValueError, RecursionError, IsADirectoryError):
-        noted = None
-    noted = {"images": {}, "labels": {}, **noted} if isinstance(noted, dict) else {}
-    if not (_nested(noted.get("images"), 2) and _nested(noted.get("labels"), 3)):
-        raise DataError(
-            f"{file}: no JSON object of notes; mend it, or remove it: the labels are files of "
-            "their own"
-        )
-    return noted
-
-
-def _nested(found: Any, depth: int) -> bool:
-    """Whether these are objects in objects, so deep."""
-    return isinstance(found, dict) and (
-        depth == 1 or all(_nested(inner, depth - 1) for inner in found.values())
-    )
-
-
-def noted_owner(label: Path, notes: dict[str, Any]) -> str | None:
-    """The name of the image file that a label was saved for, if that is noted."""
-    noted = notes["labels"].get(label.parent.name, {}).get(stem(label), {})
-    owner = noted.get("image") if noted.get("file") == label.name else None
-    return owner if isinstance(owner, str) else None
 
 
 def _labelled_by(
@@ -359,7 +327,6 @@ def _labelled_by(
     alike = [] if name in images else [k for k, image in images.items() if stem(image) == name]
     if not alike:
         return name
-    from overtile.pipelines.label.results import suffix_of  # loads PyTorch
 
     own = [key for key in alike if label.name == f"{name}{suffix_of(images[key])}"]
     return own[0] if len(own) == 1 else name

@@ -14,11 +14,17 @@ from overtile.pipelines.data.facts import stamp
 from overtile.pipelines.errors import ConfigurationError, OvertileError
 from overtile.pipelines.images.read import Channel, check_channel
 from overtile.pipelines.inference.uncertainty import METHODS
-from overtile.pipelines.label.choose import MostUncertain, Plain, Uncertainty, by_chance, in_order
-from overtile.pipelines.label.guard import sentence
+from overtile.pipelines.label.datastore import FINAL, Studies, check_tag
 from overtile.pipelines.label.infer import Segmenter
+from overtile.pipelines.label.middleware import sentence
 from overtile.pipelines.label.refusals import MissingError, RefusedError, ReplacedError
-from overtile.pipelines.label.studies import FINAL, Studies, check_tag
+from overtile.pipelines.label.strategies import (
+    MostUncertain,
+    Plain,
+    Uncertainty,
+    by_chance,
+    in_order,
+)
 from overtile.pipelines.label.train import Trainer
 
 

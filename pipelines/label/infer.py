@@ -13,13 +13,13 @@ import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from numpy.typing import NDArray
 
+from overtile.pipelines.data.annotations import spatial_dims_of, write_label
 from overtile.pipelines.data.unlabelled import check_memory
 from overtile.pipelines.images.read import Channel, check_pixels, open_view, read_image
 from overtile.pipelines.inference.trained import Trained, load_trained
 from overtile.pipelines.inference.uncertainty import uncertainty
 from overtile.pipelines.label.polygons import as_annotations
 from overtile.pipelines.label.refusals import RefusedError
-from overtile.pipelines.label.results import spatial_dims_of, write_label
 
 
 class Segmenter(InferTask):

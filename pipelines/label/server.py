@@ -22,8 +22,16 @@ from monailabel.interfaces.exception import MONAILabelException
 
 from overtile.networks import GeometryError
 from overtile.pipelines.errors import OvertileError
-from overtile.pipelines.label import annotate, login, viewers
-from overtile.pipelines.label.guard import Guard, failed, refused
+from overtile.pipelines.label.endpoints import (
+    images_and_labels,
+    login,
+    logs,
+    next_image,
+    page,
+    proposals,
+    trainings,
+)
+from overtile.pipelines.label.middleware import Guard, failed, refused
 from overtile.pipelines.label.refusals import ForbiddenError, RefusedError
 
 HOSTS, LIMIT = "OVERTILE_LABEL_HOSTS", "OVERTILE_LABEL_LIMIT"
@@ -79,7 +87,7 @@ app.add_exception_handler(RequestValidationError, _answer_invalid)
 app.add_exception_handler(Exception, _answer_defect)
 theirs = list(app.router.routes)
 app.router.routes.clear()
-for ours in (viewers, annotate, login):
+for ours in (images_and_labels, proposals, trainings, next_image, logs, page, login):
     app.include_router(ours.routes)
 app.router.routes.extend(theirs)
 if settings.MONAI_LABEL_AUTH_ENABLE:

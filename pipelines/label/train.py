@@ -23,9 +23,9 @@ from overtile.pipelines.data.find import items_of
 from overtile.pipelines.data.layouts import Pair
 from overtile.pipelines.errors import DataError, TrainingError
 from overtile.pipelines.images.read import Channel
-from overtile.pipelines.label.guard import sentence
+from overtile.pipelines.label.datastore import Studies
+from overtile.pipelines.label.middleware import sentence
 from overtile.pipelines.label.refusals import ConflictError, MissingError, RefusedError
-from overtile.pipelines.label.studies import Studies
 from overtile.pipelines.metrics.score_names import name_of
 from overtile.pipelines.training.tracking import end_abandoned
 

@@ -587,7 +587,7 @@ def test_a_folder_that_changes(tmp_path: Path, studies_in: Any, cells: Any) -> N
 
 
 def test_labels_stay_with_their_images_whatever_comes_and_goes(tmp_path: Path, cells: Any) -> None:
-    from overtile.pipelines.label.studies import FINAL, Studies
+    from overtile.pipelines.label.datastore import FINAL, Studies
 
     folder = tmp_path / "studies"
     folder.mkdir()
@@ -657,7 +657,7 @@ def test_labels_stay_with_their_images_whatever_comes_and_goes(tmp_path: Path, c
 def test_a_label_of_many_cells_stays_with_its_image(tmp_path: Path, cells: Any) -> None:
     """It is a TIFF, for PNG has no such numbers, and may look like that of another image."""
     from overtile.pipelines.data.layouts import find_pairs
-    from overtile.pipelines.label.studies import FINAL, Studies
+    from overtile.pipelines.label.datastore import FINAL, Studies
 
     studies = Studies(tmp_path)
     save(tmp_path / "a.png", eight_bits(cells[0][0]))
@@ -676,7 +676,7 @@ def test_a_label_of_many_cells_stays_with_its_image(tmp_path: Path, cells: Any) 
 
 
 def test_what_is_noted_stays_with_its_image(tmp_path: Path, cells: Any) -> None:
-    from overtile.pipelines.label.studies import FINAL, Studies
+    from overtile.pipelines.label.datastore import FINAL, Studies
 
     studies = Studies(tmp_path)
     for name in ("a.png", "b.png"):
@@ -699,7 +699,7 @@ def test_what_is_noted_stays_with_its_image(tmp_path: Path, cells: Any) -> None:
 
 
 def test_an_upload_has_an_id_of_its_own(tmp_path: Path, cells: Any) -> None:
-    from overtile.pipelines.label.studies import Studies
+    from overtile.pipelines.label.datastore import Studies
 
     (tmp_path / "studies").mkdir()
     studies = Studies(tmp_path / "studies")
@@ -716,7 +716,7 @@ def test_an_upload_has_an_id_of_its_own(tmp_path: Path, cells: Any) -> None:
 
 
 def test_what_cannot_be_used_is_listed_and_the_rest_served(tmp_path: Path, cells: Any) -> None:
-    from overtile.pipelines.label.studies import FINAL, Studies
+    from overtile.pipelines.label.datastore import FINAL, Studies
 
     (tmp_path / "studies").mkdir()
     studies = Studies(tmp_path / "studies")
@@ -753,7 +753,7 @@ def test_a_folder_that_cannot_be_listed_is_no_image(
     tmp_path: Path, cells: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As lost+found on a disk of its own. Root may list all, so the system is made to refuse."""
-    from overtile.pipelines.label.studies import Studies
+    from overtile.pipelines.label.datastore import Studies
 
     save(tmp_path / "good.tif", cells[0][0])
     (tmp_path / "lost+found").mkdir()
@@ -771,7 +771,7 @@ def test_a_folder_that_cannot_be_listed_is_no_image(
 
 def test_proposals_are_not_kept_for_an_image_that_was_replaced(tmp_path: Path, cells: Any) -> None:
     from overtile.pipelines.label.app import OvertileLabel
-    from overtile.pipelines.label.studies import Studies
+    from overtile.pipelines.label.datastore import Studies
 
     (tmp_path / "studies").mkdir()
     image = save(tmp_path / "studies" / "a.tif", cells[0][0])
@@ -794,7 +794,7 @@ def test_proposals_are_not_kept_for_an_image_that_was_replaced(tmp_path: Path, c
 
 
 def test_images_of_one_name_that_come_at_once(tmp_path: Path, cells: Any) -> None:
-    from overtile.pipelines.label.studies import Studies
+    from overtile.pipelines.label.datastore import Studies
 
     (tmp_path / "studies").mkdir()
     studies = Studies(tmp_path / "studies")
@@ -809,7 +809,7 @@ def test_images_of_one_name_that_come_at_once(tmp_path: Path, cells: Any) -> Non
 
 
 def test_a_name_that_is_no_text_is_left_out(tmp_path: Path, cells: Any) -> None:
-    from overtile.pipelines.label.studies import Studies
+    from overtile.pipelines.label.datastore import Studies
 
     file = save(tmp_path / "good.png", eight_bits(cells[0][0]))
     try:
@@ -826,7 +826,7 @@ def test_a_folder_that_cannot_be_written(
     tmp_path: Path, studies_in: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Root may write everywhere, so the system is made to say that it may not."""
-    from overtile.pipelines.label.studies import Studies
+    from overtile.pipelines.label.datastore import Studies
 
     studies = Studies(studies_in(tmp_path / "studies", 2))
     assert not studies.read_only

@@ -155,7 +155,7 @@ def test_tokens_of_others_are_refused(server: Server, lab: Realm) -> None:
 def test_a_realm_that_talks_nonsense_is_named(wrong: dict[str, Any]) -> None:
     from monailabel.config import settings
 
-    from overtile.pipelines.label import login
+    from overtile.pipelines.label.endpoints import login
 
     with realm() as made, pytest.MonkeyPatch.context() as patch:
         patch.setattr(settings, "MONAI_LABEL_AUTH_ENABLE", True)

@@ -12,9 +12,9 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 from overtile.pipelines.data.facts import stamp
 from overtile.pipelines.errors import DataError
+from overtile.pipelines.label.datastore import Studies
 from overtile.pipelines.label.infer import Segmenter
 from overtile.pipelines.label.refusals import MissingError, RefusedError
-from overtile.pipelines.label.studies import Studies
 
 CANDIDATES = 8  # images that a request looks at, at most: somebody waits for its answer
 

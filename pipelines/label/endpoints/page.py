@@ -17,17 +17,11 @@ from monailabel.endpoints.user.auth import User
 from monailabel.utils.async_tasks.utils import tasks
 from PIL import Image
 
+from overtile.pipelines.data.annotations import write_label
 from overtile.pipelines.errors import OvertileError
 from overtile.pipelines.images.read import check_pixels, open_view, read_image, read_label
-from overtile.pipelines.label.guard import refused
-from overtile.pipelines.label.refusals import (
-    ConflictError,
-    MissingError,
-    RefusedError,
-    ReplacedError,
-)
-from overtile.pipelines.label.results import write_label
-from overtile.pipelines.label.shared import (
+from overtile.pipelines.label.datastore import FINAL
+from overtile.pipelines.label.endpoints.shared import (
     admin,
     annotator,
     columns_first,
@@ -37,8 +31,14 @@ from overtile.pipelines.label.shared import (
     studies,
     user,
 )
-from overtile.pipelines.label.studies import FINAL
-from overtile.pipelines.label.viewers import no_training, train_status
+from overtile.pipelines.label.endpoints.trainings import no_training, train_status
+from overtile.pipelines.label.middleware import refused
+from overtile.pipelines.label.refusals import (
+    ConflictError,
+    MissingError,
+    RefusedError,
+    ReplacedError,
+)
 
 routes = APIRouter()
 _PAGE = {"": "text/html", "annotate.js": "text/javascript", "annotate.css": "text/css"}

@@ -15,13 +15,13 @@ from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.utils.app import app_instance
 
+from overtile.pipelines.data.annotations import spatial_dims_of
 from overtile.pipelines.data.unlabelled import check_memory
 from overtile.pipelines.images.formats import SUFFIXES, open_image
 from overtile.pipelines.images.read import open_view
 from overtile.pipelines.label.app import OvertileLabel
+from overtile.pipelines.label.datastore import Studies
 from overtile.pipelines.label.refusals import ForbiddenError, RefusedError
-from overtile.pipelines.label.results import spatial_dims_of
-from overtile.pipelines.label.studies import Studies
 
 user = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 annotator = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))

@@ -30,7 +30,14 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from overtile.pipelines.data.layouts import NOTES, noted_owner, notes_of
+from overtile.pipelines.data.annotations import (
+    NOTES,
+    noted_owner,
+    notes_of,
+    spatial_dims_of,
+    suffix_of,
+    write_label,
+)
 from overtile.pipelines.data.unlabelled import check_memory
 from overtile.pipelines.errors import DataError, size_text
 from overtile.pipelines.images.formats import GOES_ON, is_image
@@ -42,7 +49,6 @@ from overtile.pipelines.label.refusals import (
     MissingError,
     RefusedError,
 )
-from overtile.pipelines.label.results import spatial_dims_of, suffix_of, write_label
 
 FINAL = DefaultLabelTag.FINAL.value
 _NAME = re.compile(r"[^\W_][\w .()+,=@-]{0,199}")

@@ -1,7 +1,8 @@
-"""Labels as files of the kind that their image is."""
+"""How annotations lie on disk: which file is whose label, of what kind, and what is noted of it."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,47 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from overtile.pipelines.errors import DataError
 from overtile.pipelines.images.formats import FLAT, NIFTI, TIFF, open_image
+from overtile.pipelines.images.view import stem
 from overtile.pipelines.images.write_like import write_like, write_whole
+
+FINAL_LABELS = "labels/final"  # where `overtile.pipelines.label.datastore` keeps what was submitted
+NOTES = "labels/info.json"  # and what it notes of that
+
+
+def notes_of(folder: Path) -> dict[str, Any]:
+    """What ``overtile label`` notes of images and labels, as objects in objects.
+
+    Raises:
+        DataError: if the file is damaged.
+    """
+    file = folder / NOTES
+    try:
+        noted = json.loads(file.read_text()) if file.exists() else {}
+    except (ValueError, RecursionError, IsADirectoryError):
+        noted = None
+    noted = {"images": {}, "labels": {}, **noted} if isinstance(noted, dict) else {}
+    if not (_nested(noted.get("images"), 2) and _nested(noted.get("labels"), 3)):
+        raise DataError(
+            f"{file}: no JSON object of notes; mend it, or remove it: the labels are files of "
+            "their own"
+        )
+    return noted
+
+
+def _nested(found: Any, depth: int) -> bool:
+    """Whether these are objects in objects, so deep."""
+    return isinstance(found, dict) and (
+        depth == 1 or all(_nested(inner, depth - 1) for inner in found.values())
+    )
+
+
+def noted_owner(label: Path, notes: dict[str, Any]) -> str | None:
+    """The name of the image file that a label was saved for, if that is noted."""
+    noted = notes["labels"].get(label.parent.name, {}).get(stem(label), {})
+    owner = noted.get("image") if noted.get("file") == label.name else None
+    return owner if isinstance(owner, str) else None
 
 
 def spatial_dims_of(file: Path) -> int:

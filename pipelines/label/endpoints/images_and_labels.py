@@ -1,0 +1,109 @@
+"""Routes that take images, labels and what is noted of them, with our checks."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, File, Form, UploadFile
+from monailabel.endpoints.user.auth import User
+from pydantic import Field
+
+from overtile.pipelines.data.annotations import write_label
+from overtile.pipelines.images.read import open_view
+from overtile.pipelines.label.datastore import FINAL
+from overtile.pipelines.label.endpoints.shared import (
+    annotator,
+    columns_first,
+    flat_image,
+    parameters,
+    studies,
+    uploaded,
+    user,
+)
+from overtile.pipelines.label.polygons import filled, read_asap
+from overtile.pipelines.label.refusals import MissingError, RefusedError
+
+routes = APIRouter()
+
+
+@routes.put("/datastore/label")
+def save_label(
+    image: str,
+    label: Annotated[UploadFile, File()],
+    params: Annotated[str, Form()] = "{}",
+    tag: str = FINAL,
+    user: User = annotator,
+) -> dict[str, str]:
+    """Keep the label of an image: an image of cell numbers, or polygons of ASAP (XML)."""
+    info = {**parameters(params), "user": user.username}
+    with uploaded(label, ".xml") as path:
+        file = _drawn(path, flat_image(image)) if path.suffix == ".xml" else path
+        return {"image": image, "label": studies().save_label(image, str(file), tag, info)}
+
+
+def _drawn(polygons: Path, image: Path) -> Path:
+    """Polygons as an image of cell numbers beside them."""
+    swapped = columns_first(image)
+    rows, columns = open_view(image, 2).shape[:: -1 if swapped else 1]
+    cells = filled(read_asap(polygons), (rows, columns))
+    if not cells.any():
+        raise RefusedError(
+            f"{polygons.name}: no polygon holds a pixel of the image, which is {columns} wide and "
+            f"{rows} high; expected x and y in its pixels"
+        )
+    return write_label(polygons.with_name("drawn"), cells.T if swapped else cells, image)
+
+
+@routes.put("/datastore/image")
+@routes.put("/datastore/")
+def add_image(
+    file: Annotated[UploadFile, File()],
+    image: str | None = None,
+    params: Annotated[str, Form()] = "{}",
+    user: User = annotator,
+) -> dict[str, str]:
+    """Take an image into the studies folder."""
+    info = {**parameters(params), "user": user.username}
+    with uploaded(file) as path:
+        return {"image": studies().add_image(image or "", str(path), info)}
+
+
+@routes.head("/datastore/image")
+def check_image(image: str, check_sum: str = "", user: User = user) -> None:
+    """Whether there is an image, of this digest: ``SHA256:...``, ``SHA512:...`` or ``MD5:...``."""
+    path = studies().path_of(image)
+    kind, _, digest = check_sum.rpartition(":")
+    if not check_sum:
+        return
+    if (kind or "SHA256") not in ("SHA256", "SHA512", "MD5") or not path.is_file():
+        raise RefusedError(f"check_sum {check_sum[:100]!r}: expected SHA256:DIGEST, of a file")
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, kind or "SHA256").hexdigest() != digest.lower():
+            raise MissingError(f"image {image!r}: of another digest")
+
+
+@routes.put("/datastore/image/info")
+def note_image(image: str, info: Annotated[str, Form()] = "{}", user: User = annotator) -> None:
+    """Note something of an image."""
+    studies().update_image_info(image, {**parameters(info, "info"), "user": user.username})
+
+
+@routes.put("/datastore/label/info")
+def note_label(
+    label: str, tag: str, info: Annotated[str, Form()] = "{}", user: User = annotator
+) -> None:
+    """Note something of a label."""
+    studies().update_label_info(label, tag, {**parameters(info, "info"), "user": user.username})
+
+
+@routes.put("/datastore/updatelabelinfo")
+def note_label_as_before(
+    label: str, tag: str, params: Annotated[str, Form()] = "{}", user: User = annotator
+) -> None:
+    """Note something of a label, as older clients ask."""
+    note_label(label, tag, params, user)
+
+
+Pixels = Annotated[int, Field(gt=-(2**31), lt=2**31)]
