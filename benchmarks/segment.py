@@ -50,7 +50,7 @@ SIZES, LARGE = (1024, 8192), 30_000  # of the images whose peak memory is measur
 _MEMORY = """
 import sys
 from pathlib import Path
-from overtile.pipelines.__main__ import main
+from overtile.pipelines.cli.main import main
 code = main(sys.argv[1:])
 # not getrusage: its peak is that of the process that started this one, if that was larger
 print(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024)

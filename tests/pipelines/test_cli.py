@@ -170,7 +170,7 @@ def test_help_and_mistakes_import_nothing_heavy(run: Path) -> None:
     (run.parent / "full" / "file").touch()
     code = f"""
 import sys
-from overtile.pipelines.__main__ import main
+from overtile.pipelines.cli.main import main
 for line in {LIGHT!r}:
     try:
         main(line.split())
@@ -305,7 +305,8 @@ def test_ctrl_c_leaves_nothing_and_exit_code_130(tmp_path: Path) -> None:
 
 SWALLOWED = """
 import os, signal, sys
-from overtile.pipelines import __main__, {module}
+from overtile.pipelines.cli.main import main
+from overtile.pipelines.{room} import {module}
 inner = {module}.{name}
 def swallowing(*given, **more):  # as Cython does while an extension of its is imported
     try:
@@ -314,22 +315,23 @@ def swallowing(*given, **more):  # as Cython does while an extension of its is i
         pass
     return inner(*given, **more)
 {module}.{name} = swallowing
-sys.exit(__main__.main(sys.argv[1:]))
+sys.exit(main(sys.argv[1:]))
 """
 
 
 @pytest.mark.parametrize(
     ("module", "name", "words"),
     [
-        ("writing", "_save", ("data", "synth", "cells", *FEW)),
-        ("segment", "prepare", ("segment", "image.tif", "cells.tif", "--bundle", BUNDLE)),
+        ("data.writing", "_save", ("data", "synth", "cells", *FEW)),
+        ("segment.run", "prepare", ("segment", "image.tif", "cells.tif", "--bundle", BUNDLE)),
     ],
 )
 def test_ctrl_c_that_an_import_swallows_is_not_lost(
     module: str, name: str, words: tuple[str, ...], tmp_path: Path
 ) -> None:
     tifffile.imwrite(tmp_path / "image.tif", touching_cells(0, (64, 64))[0])
-    program = SWALLOWED.format(module=module, name=name)
+    room, _, leaf = module.partition(".")
+    program = SWALLOWED.format(room=room, module=leaf, name=name)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program, *words],
         cwd=tmp_path,

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from toy import ROOT, files, same_cells, toy_bundle
 
 from overtile.networks import OverlapTileInferer, RotationAveragingInferer
-from overtile.pipelines.__main__ import main
+from overtile.pipelines.cli.main import main
 from overtile.pipelines.data.synthesis import touching_cells
 from overtile.pipelines.data.writing import _save
 from overtile.pipelines.errors import ConfigurationError, DataError
@@ -925,7 +925,7 @@ def test_memory_stays_within_the_limit(large: Path, toy: Path, tmp_path: Path) -
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from overtile.pipelines.__main__ import main\n"
+        "from overtile.pipelines.cli.main import main\n"
         "code = main(sys.argv[1:])\n"
         # getrusage's peak is that of the process that started this one, if that was larger
         "status = Path('/proc/self/status').read_text()\n"

@@ -1,0 +1,1 @@
+"""The command `overtile`, a file a group of commands."""

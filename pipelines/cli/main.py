@@ -1,0 +1,78 @@
+"""The command ``overtile``: what a bundle's own commands cannot do.
+
+Whatever takes long to import is imported where a command needs it, after its arguments were
+checked: help and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import click
+
+from overtile import __version__
+from overtile.pipelines.cli.completion import completion
+from overtile.pipelines.cli.data import data
+from overtile.pipelines.cli.label import label
+from overtile.pipelines.cli.options import examples, loudness
+from overtile.pipelines.cli.runs import report, show
+from overtile.pipelines.cli.segment import segment
+from overtile.pipelines.errors import OvertileError, exit_with
+from overtile.pipelines.interrupts import remembered
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of ``overtile`` and ``python -m overtile.pipelines``; returns the exit code.
+
+    0 is success and 130 Ctrl-C. A user's mistake raises SystemExit(2) after one line on stderr.
+    """
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a broken file is told in one line
+    try:
+        with remembered():
+            code: int | None = overtile.main(arguments, prog_name="overtile", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
+    except click.UsageError as error:
+        exit_with(OvertileError(_mistake(error)))
+    except (OvertileError, click.ClickException) as error:
+        exit_with(error)
+    except OSError as error:
+        exit_with(OvertileError(f"{error.filename or 'a file'}: {error.strerror or error}"))
+    except click.Abort as stop:  # click's name for Ctrl-C
+        print("overtile: interrupted", *(stop.__cause__ or stop).args, sep="; ", file=sys.stderr)
+        return 130
+    return code or 0
+
+
+def _mistake(error: click.UsageError) -> str:
+    """What was mistyped, the nearest thing that exists, and where to read on."""
+    text = error.format_message()
+    if isinstance(error, click.NoSuchOption | click.NoSuchCommand) and error.possibilities:
+        text = f"{error.message} Did you mean {error.possibilities[0]!r}?"
+    return f"{text} (see: {error.ctx.command_path} --help)" if error.ctx else text
+
+
+@click.group(
+    epilog=examples(
+        "overtile data look DIR",
+        "overtile data synth cells",
+        "overtile show runs/touching_cells",
+        "overtile segment slide.tif nuclei.ome.zarr --bundle runs/touching_cells",
+        "overtile label --studies DIR",
+    ),
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name="overtile", message="%(prog)s %(version)s")
+@loudness
+def overtile() -> None:
+    """Beside the bundles: look at data and runs, segment large images, annotate.
+
+    Training, and the segmentation of folders of images, are the bundles' commands
+    (python -m monai.bundle run ...).
+    """
+
+
+for command in (data, show, report, segment, label, completion):
+    overtile.add_command(command)

@@ -1,0 +1,81 @@
+"""What commands share: their options, their types, and how much they say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+_SIDES = range(16, 16385)
+
+
+def _volume(context: click.Context, option: click.Parameter, given: bool) -> None:
+    """Keep what ``--quiet`` or ``--verbose`` said, wherever in the line it stood."""
+    if given and context.meta.setdefault(__name__, option.name) != option.name:
+        raise click.UsageError("--quiet and --verbose exclude each other", context)
+
+
+def loudness(command: Callable[..., None]) -> Callable[..., None]:
+    """The two options that every command has."""
+    given: dict[str, Any] = {"is_flag": True, "expose_value": False, "callback": _volume}
+    verbose = click.option("-v", "--verbose", help="Say on stderr what is done.", **given)
+    quiet = click.option("-q", "--quiet", help="Print only what was asked for.", **given)
+    return quiet(verbose(command))
+
+
+def is_(loudness: str) -> bool:
+    """Whether ``--quiet`` or ``--verbose`` was given."""
+    return bool(click.get_current_context().meta.get(__name__) == loudness)
+
+
+def note(text: str) -> None:
+    """Say on stderr what is done, if that is wanted."""
+    if is_("verbose"):
+        click.echo(f"overtile: {text}", err=True)
+
+
+def examples(*lines: str) -> str:
+    """What the help of a command ends with; the mark keeps click from filling the lines."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
+class Size(click.ParamType[tuple[int, int]]):
+    """``256x320`` (height x width), or ``256`` for a square."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Height and width in pixels."""
+        sides = str(value).lower().split("x")
+        if len(sides) > 2 or not all(s.isdecimal() and int(s) in _SIDES for s in sides):
+            self.fail(
+                f"{value!r}; expected height x width, each {_SIDES[0]} to {_SIDES[-1]}, "
+                "e.g. 256x320",
+                param,
+                ctx,
+            )
+        return int(sides[0]), int(sides[-1])
+
+
+def channel_of(given: str | None) -> int | str | None:
+    """What ``--channel`` names."""
+    if given not in (None, "luminance") and not str(given).isdecimal():
+        raise click.UsageError(f"--channel {given}: expected a number from 0, or luminance")
+    return int(given) if given is not None and given.isdecimal() else given
+
+
+class Memory(click.ParamType[int]):
+    """``2G``, ``1.5GiB`` or ``800M``: bytes, in steps of 1024."""
+
+    name = "memory"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number of bytes."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([MG])(?:i?B)?", str(value), re.IGNORECASE)
+        if not found:
+            self.fail(f"{value!r}; expected a number with M or G, e.g. 2G", param, ctx)
+        return int(float(found[1]) * {"M": 2**20, "G": 2**30}[found[2].upper()])

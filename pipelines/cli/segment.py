@@ -1,0 +1,121 @@
+"""`overtile segment`: one image of any size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from overtile.pipelines.cli.options import Memory, channel_of, examples, is_, loudness, note
+
+
+@click.command(
+    epilog=examples(
+        "overtile segment slide.ome.tif nuclei.ome.zarr --bundle runs/mine",
+        "overtile segment slide.svs.tif level2.tif --bundle runs/mine --level 2",
+        "overtile segment brain.ome.zarr p.ome.zarr --bundle runs/mine --output probabilities",
+        "overtile segment slide.tif nuclei.ome.zarr --bundle runs/mine --set threshold=0.7",
+        "overtile segment slide.tif nuclei.ome.zarr --bundle runs/mine --scheduler tcp://host:8786",
+    )
+)
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of a bundle, or of a run.",
+)
+@click.option(
+    "--output",
+    type=click.Choice(["labels", "probabilities"]),
+    default="labels",
+    show_default=True,
+    help="Numbered cells, or P(cell).",
+)
+@click.option("--level", type=click.IntRange(0), default=0, show_default=True, help="Of a pyramid.")
+@click.option("--channel", metavar="N|luminance", help="Of several channels, the one to take.")
+@click.option(
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="A value of the bundle's inference.json to change; may be repeated.",
+)
+@click.option(
+    "--memory",
+    type=Memory(),
+    default="2G",
+    show_default=True,
+    help="What the process may take (a worker, with --scheduler).",
+)
+@click.option(
+    "--chunk", type=click.IntRange(16), help="Side of a chunk in pixels.  [default: 1024; 3D: 128]"
+)
+@click.option("--overwrite", is_flag=True, help="Replace a target that exists.")
+@click.option(
+    "--skip-unreadable",
+    "--skip_unreadable",
+    is_flag=True,
+    help="Fill broken parts of the source with 0, and list them.",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster that does the work.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@loudness
+def segment(
+    source: Path,
+    target: Path,
+    bundle: Path,
+    output: str,
+    level: int,
+    channel: str | None,
+    settings: tuple[str, ...],
+    memory: int,
+    chunk: int | None,
+    overwrite: bool,
+    skip_unreadable: bool,
+    scheduler: str | None,
+    as_json: bool,
+) -> None:
+    """Segment SOURCE, an image of any size, chunk by chunk into TARGET.
+
+    TARGET is NAME.ome.zarr or NAME.tif. Stopped at any moment, the same command goes on.
+    """
+    number = channel_of(channel)
+
+    from overtile.pipelines.segment.request import Request, check_request, parse_settings
+
+    request = Request(
+        source,
+        target,
+        bundle,
+        output == "labels",
+        level,
+        number,
+        parse_settings(settings),
+        memory,
+        chunk,
+        overwrite,
+        skip_unreadable,
+        False if is_("quiet") else None,
+    )
+    check_request(request)
+
+    from overtile.pipelines.segment.run import segment as segment_image
+
+    note(f"{'going on with' if request.work.is_dir() else 'working in'} {request.work}")
+    if scheduler is None:
+        result = segment_image(request)
+    else:
+        from overtile.pipelines.segment.cluster import on_cluster
+
+        with on_cluster(scheduler) as runner:
+            result = segment_image(request, runner)
+    if as_json:
+        click.echo(json.dumps(result.as_dict(), indent=2))
+    elif not is_("quiet"):
+        cells = "" if result.cells is None else f": {result.cells} cells"
+        click.echo(f"{result.target}{cells}")
+    for line in result.unreadable:
+        click.echo(f"overtile: filled with 0: {line}", err=True)
