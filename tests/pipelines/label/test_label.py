@@ -36,7 +36,7 @@ from overtile.pipelines.images.read import read_label
 from overtile.pipelines.inference.trained import load_trained
 from overtile.pipelines.label.refusals import ConflictError, ForbiddenError, ReplacedError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 OVERTILE = [sys.executable, "-W", "ignore", "-m", "overtile.pipelines"]
 pytestmark = needs_label
 

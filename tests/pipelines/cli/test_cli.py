@@ -34,7 +34,7 @@ COMMANDS = (
     ("label",),
     ("completion",),
 )
-BUNDLE = str(Path(__file__).parents[2] / "bundles" / "touching_cells")
+BUNDLE = str(Path(__file__).parents[3] / "bundles" / "touching_cells")
 FEW = ("--train", "2", "--val", "1", "--test", "1", "--size", "32x40")
 SUMMARY = {
     "images": 2,
