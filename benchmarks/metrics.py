@@ -2,9 +2,9 @@
 
 Membranes: the report (pixel, Rand and warping error, V_rand, V_info over all thresholds) of a
 stack of 30 slices of 512 x 512 pixels. The peer follows the definitions literally, in NumPy and
-Python (tests/pipelines/metrics/naive_membranes.py). It would take most of an hour, so it is measured on a corner
-of 96 x 96 pixels of one slice, and extrapolated by the number of pixels; that is in its favour, as
-it is slower than linear.
+Python (tests/pipelines/metrics/naive_membranes.py). It would take most of an hour, so it is
+measured on a corner of 96 x 96 pixels of one slice, and extrapolated by the number of pixels; that
+is in its favour, as it is slower than linear.
 
 Instances: SEG and AP of 50 generated images of 512 x 512 pixels with touching cells. The peer makes
 a mask of every object and compares those that meet.

@@ -1,14 +1,97 @@
-"""A user's mistake, in one line, and the way it leaves the program."""
+"""A user's mistake, in one line, and the way it leaves the program.
+
+An error says where something is wrong, what was found there, what was expected, and what to do.
+What to do may be a setting: each front end (library, bundle, command, server) words it for its own
+user, so that nobody is told of an option that he has not got.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from typing import NoReturn
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NoReturn, Self
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting that helps, as part of a hint.
+
+    Attributes:
+        name: as the configuration of a bundle has it, e.g. ``skip_unreadable``.
+        value: to give it; a text such as ``0 to 2`` or ``DIR`` says what is allowed.
+        purpose: what it does then, e.g. ``to go on without it``.
+    """
+
+    name: str
+    value: object
+    purpose: str = ""
+
+
+Advice = str | Setting
+Wording = Callable[[Setting], str | None]
+"""How a front end writes a setting; None for one that its user cannot give."""
+
+
+def as_argument(setting: Setting) -> str:
+    """As the caller of a function writes it."""
+    told = f"{setting.name}={setting.value}"
+    return told if isinstance(setting.value, str) else f"{setting.name}={setting.value!r}"
 
 
 class OvertileError(Exception):
-    """Something that the user can put right; the message says where it is and how."""
+    """Something that the user can put right.
+
+    Args:
+        where: file, folder, key or argument that is wrong.
+        found: what is there.
+        expected: what should be.
+        hint: what to do: words, settings, or several of them of which one is enough.
+
+    As text, in one line: ``where: found; expected ...: hint, or hint``. Empty parts are left out.
+    """
+
+    def __init__(
+        self,
+        where: object = "",
+        found: str = "",
+        expected: str = "",
+        hint: Advice | tuple[Advice, ...] = (),
+    ) -> None:
+        super().__init__(where, found, expected, hint)  # which pickling hands on
+        self.where, self.found, self.expected = str(where), found, expected
+        self.hint = (hint,) if isinstance(hint, (str, Setting)) else hint
+
+    def worded(self, wording: Wording = as_argument) -> str:
+        """The one line for the user of a front end."""
+        told = ": ".join(filter(None, (self.where, self.found)))
+        if self.expected:
+            told += f"; expected {self.expected}"
+        if hint := self.hint_in(wording):
+            told += f"{': ' if self.expected else '; '}{hint}"
+        return " ".join(told.split())
+
+    def hint_in(self, wording: Wording = as_argument) -> str:
+        """The hint alone; empty where this user can do nothing of it."""
+        parts: list[str] = []
+        given = False  # "give" once for settings that follow each other
+        for advice in self.hint:
+            if isinstance(advice, str):
+                parts.append(advice)
+                given = False
+            elif (option := wording(advice)) is not None:
+                purpose = f" {advice.purpose}" if advice.purpose else ""
+                parts.append(f"{'' if given else 'give '}{option}{purpose}")
+                given = True
+        return ", or ".join(filter(None, parts))
+
+    def within(self, place: object) -> Self:
+        """The same error with a place before its own, e.g. the chunk of an image."""
+        where = ": ".join(filter(None, (str(place), self.where)))
+        return type(self)(where, self.found, self.expected, self.hint)
+
+    def __str__(self) -> str:
+        return self.worded()
 
 
 class DataError(OvertileError):
@@ -47,7 +130,7 @@ def users_mistake(error: BaseException | None) -> BaseException | None:
     return None
 
 
-def exit_with(error: BaseException) -> NoReturn:
+def exit_with(error: BaseException, wording: Wording = as_argument) -> NoReturn:
     """Print the mistake as one line and leave with exit code 2."""
     if "tqdm" in sys.modules:  # an open bar has no line of its own
         from tqdm import tqdm
@@ -55,5 +138,6 @@ def exit_with(error: BaseException) -> NoReturn:
         for bar in list(getattr(tqdm, "_instances", ())):
             bar.leave = False
             bar.close()
-    print(f"overtile: error: {' '.join(str(error).split())}", file=sys.stderr)
+    told = error.worded(wording) if isinstance(error, OvertileError) else str(error)
+    print(f"overtile: error: {' '.join(told.split())}", file=sys.stderr)
     raise SystemExit(2)

@@ -25,7 +25,8 @@ from overtile.pipelines.metrics.membranes import (
     warping_error,
 )
 
-spec = util.spec_from_file_location("naive_membranes", Path(__file__).with_name("naive_membranes.py"))
+FILE = Path(__file__).with_name("naive_membranes.py")
+spec = util.spec_from_file_location("naive_membranes", FILE)
 assert spec is not None
 assert spec.loader is not None
 naive = util.module_from_spec(spec)

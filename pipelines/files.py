@@ -1,0 +1,147 @@
+"""Files that are there whole or not at all, several that change together, and locks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_UNFINISHED = ".partial"  # with which names of unfinished work begin: hidden, and no image's
+_JOURNAL = f"{_UNFINISHED}.journal"
+_HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"  # others may share the disk
+_numbers = count()  # threads of this process may write the same file
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path to write a file, or a new folder, at; in the end it becomes ``path``, whole.
+
+    Until then, and after an error or a kill, ``path`` is what it was. The suffixes are the same,
+    since writers go by them.
+
+    Raises:
+        OSError: where it cannot be written, or made to last.
+    """
+    unfinished = _unfinished(path.parent, path.name)
+    try:
+        yield unfinished
+        _make_last(unfinished)
+        unfinished.replace(path)
+        _make_last(path.parent)
+    finally:
+        with suppress(OSError):
+            remove(unfinished)
+
+
+@contextmanager
+def together(folder: Path) -> Iterator[Path]:
+    """A folder for files and folders that belong together; in the end all move to ``folder``.
+
+    Whoever reads them calls `settle` first and finds all of the old or all of the new: once they
+    are written, a journal says so, and a move that was interrupted is finished from it.
+
+    Raises:
+        OSError: where they cannot be written, or made to last.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    settle(folder)
+    unfinished = _unfinished(folder, "together")
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        names = sorted(path.name for path in unfinished.iterdir())
+        _make_last(unfinished)
+        with whole(folder / _JOURNAL) as journal:
+            journal.write_text(json.dumps({"from": unfinished.name, "names": names}))
+        settle(folder)
+    finally:
+        with suppress(OSError):
+            if not (folder / _JOURNAL).exists():  # else they are needed to finish the move
+                remove(unfinished)
+
+
+def settle(folder: Path) -> None:
+    """Finish what `together` began to move into ``folder``, if it was interrupted there."""
+    journal = folder / _JOURNAL
+    if not journal.is_file():
+        return
+    told = json.loads(journal.read_text())
+    source = folder / told["from"]
+    for name in told["names"]:
+        if (source / name).exists():  # else it was moved before
+            _replace(source / name, folder / name)
+    _make_last(folder)
+    journal.unlink()
+    remove(source)
+
+
+@contextmanager
+def alone(lock: Path, taken: Exception) -> Iterator[None]:
+    """Keep every other process, on this machine or one that shares the disk, out of something.
+
+    Args:
+        lock: a file beside it, made if need be.
+        taken: raised if another process is in there.
+    """
+    try:
+        with FileLock(lock, timeout=0):
+            yield
+    except Timeout:
+        raise taken from None
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _unfinished(folder: Path, name: str) -> Path:
+    """A name of this process alone; what killed ones left under such names is removed."""
+    for left in folder.glob(f"{_UNFINISHED}.{_HOST}-*.{name}"):
+        process = left.name.split("-")[1].split(".")[0]
+        if process.isdecimal() and not _runs(int(process)):
+            with suppress(OSError):
+                remove(left)
+    return folder / f"{_UNFINISHED}.{_HOST}-{os.getpid()}.{next(_numbers)}.{name}"
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Rename; a folder that is in the way goes aside first, since none is replaced at once."""
+    aside = target.with_name(f"{_UNFINISHED}.old.{target.name}")
+    if target.is_dir():
+        remove(aside)
+        target.rename(aside)
+    source.replace(target)
+    remove(aside)
+
+
+def _make_last(path: Path) -> None:
+    """Hand a file, or a folder with all in it, to the disk: a power cut may leave empty names."""
+    inside = path.rglob("*") if path.name.startswith(_UNFINISHED) and path.is_dir() else ()
+    for one in (*inside, path):
+        descriptor = os.open(one, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
