@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-from overtile.pipelines.errors import ConfigurationError, exit_with, users_mistake
+from overtile.pipelines.errors import ConfigurationError, Setting, exit_with, users_mistake
 
 # PyTorch asserts that it was built with CUDA
 _REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, KeyError, AssertionError)
@@ -64,6 +64,11 @@ def one_line_errors() -> None:
         sys.excepthook = _report
 
 
+def as_override(setting: Setting) -> str:
+    """As MONAI's command takes it: ``--channel 1``."""
+    return f"--{setting.name} {setting.value}"
+
+
 def _report(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
@@ -71,5 +76,5 @@ def _report(
         raise SystemExit(130)
     mistake = users_mistake(error) or wrong_value(error)
     if mistake is not None and not os.environ.get("OVERTILE_TRACEBACK"):
-        exit_with(mistake)
+        exit_with(mistake, as_override)
     sys.__excepthook__(kind, error, traceback)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import click
 
-from overtile.pipelines.cli.options import examples, loudness
+from overtile.pipelines.cli.options import Command, examples, loudness
 
 
 @click.command(
+    cls=Command,
     epilog=examples(
         "overtile completion bash >> ~/.bashrc",
         "overtile completion zsh >> ~/.zshrc",
         "overtile completion fish > ~/.config/fish/completions/overtile.fish",
-    )
+    ),
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @loudness

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import click
 
-from overtile.pipelines.cli.options import Size, channel_of, examples, is_, loudness, note
+from overtile.pipelines.cli.options import Command, Size, channel_of, examples, is_, loudness, note
 from overtile.pipelines.data.writing import FORMATS, check_format, check_target, write_data
 from overtile.pipelines.errors import DataError
 from overtile.pipelines.interrupts import check_interrupt
@@ -28,11 +28,12 @@ def data() -> None:
 
 
 @data.command(
+    cls=Command,
     epilog=examples(
         "overtile data look nuclei",
         "overtile data look stack --labels mask --json",
         "overtile data look colour --channel luminance --picture sheet.png",
-    )
+    ),
 )
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
@@ -102,12 +103,13 @@ _FORMATS = list(dict.fromkeys(format for formats in FORMATS.values() for format 
 
 
 @data.command(
+    cls=Command,
     epilog=examples(
         "overtile data synth cells",
         "overtile data synth tissue --kind membranes --layout stack --size 512",
         "overtile data synth nuclei --layout kaggle --train 8 --val 0 --test 2 --seed 7",
         "overtile data synth series --format dicom --train 2 --val 1 --test 0 --json",
-    )
+    ),
 )
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import click
 
-from overtile.pipelines.cli.options import channel_of, examples, is_, loudness, note
+from overtile.pipelines.cli.options import Command, channel_of, examples, is_, loudness, note
 from overtile.pipelines.errors import DataError
 
 
 @click.command(
+    cls=Command,
     epilog=examples(
         "overtile label --studies nuclei",
         "overtile label --studies nuclei --bundle runs/mine --port 8080 --no-open",
         "overtile label --studies colour --channel luminance",
         "overtile label --studies /archive/slides --read-only --work ./proposals",
-    )
+    ),
 )
 @click.option(
     "--studies",

@@ -8,7 +8,32 @@ from typing import Any
 
 import click
 
+from overtile.pipelines.errors import OvertileError, Setting, exit_with
+
 _SIDES = range(16, 16385)
+
+
+class Command(click.Command):
+    """A command whose mistakes are told with its own options."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except OvertileError as error:
+            exit_with(error, self.worded)
+
+    def worded(self, setting: Setting) -> str | None:
+        """A setting as an option of this command, or as ``--set KEY=VALUE`` where it has that."""
+        for option in self.params:
+            if isinstance(option, click.Option) and setting.name in (
+                name.lstrip("-").replace("-", "_") for name in option.opts
+            ):
+                name = next(name for name in option.opts if name.startswith("--"))
+                return name if option.is_flag else f"{name} {setting.value}"
+        if any("--set" in option.opts for option in self.params):
+            return f"--set {setting.name}={setting.value}"
+        return None
 
 
 def _volume(context: click.Context, option: click.Parameter, given: bool) -> None:

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import click
 
-from overtile.pipelines.cli.options import examples, is_, loudness, note
+from overtile.pipelines.cli.options import Command, examples, is_, loudness, note
 from overtile.pipelines.errors import ConfigurationError, DataError
 
 
 @click.command(
-    epilog=examples("overtile show runs/touching_cells", "overtile show runs/touching_cells --json")
+    cls=Command,
+    epilog=examples(
+        "overtile show runs/touching_cells", "overtile show runs/touching_cells --json"
+    ),
 )
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -31,10 +34,11 @@ def show(run: Path, as_json: bool) -> None:
 
 
 @click.command(
+    cls=Command,
     epilog=examples(
         "overtile report runs/touching_cells",
         "overtile report evaluated --output page.html --open",
-    )
+    ),
 )
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(

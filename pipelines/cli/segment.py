@@ -7,17 +7,26 @@ from pathlib import Path
 
 import click
 
-from overtile.pipelines.cli.options import Memory, channel_of, examples, is_, loudness, note
+from overtile.pipelines.cli.options import (
+    Command,
+    Memory,
+    channel_of,
+    examples,
+    is_,
+    loudness,
+    note,
+)
 
 
 @click.command(
+    cls=Command,
     epilog=examples(
         "overtile segment slide.ome.tif nuclei.ome.zarr --bundle runs/mine",
         "overtile segment slide.svs.tif level2.tif --bundle runs/mine --level 2",
         "overtile segment brain.ome.zarr p.ome.zarr --bundle runs/mine --output probabilities",
         "overtile segment slide.tif nuclei.ome.zarr --bundle runs/mine --set threshold=0.7",
         "overtile segment slide.tif nuclei.ome.zarr --bundle runs/mine --scheduler tcp://host:8786",
-    )
+    ),
 )
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
