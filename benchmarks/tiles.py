@@ -35,9 +35,9 @@ from overtile.networks import (
     peak_bytes,
     plan_tiles,
 )
-from overtile.networks.inferer import choose_tile
-from overtile.networks.memory import exact_memory, pass_cost
-from overtile.networks.precision import has_bfloat16
+from overtile.networks.inferers.cost import exact_memory, pass_cost
+from overtile.networks.inferers.precision import has_bfloat16
+from overtile.networks.inferers.tile_size import choose_tile
 from overtile.pipelines.bundle.checkpoints import load_weights
 from overtile.pipelines.data.synthesis import generate
 

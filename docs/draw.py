@@ -26,7 +26,7 @@ from scipy import ndimage
 from torch import nn
 
 from overtile.networks import TileGeometry, ValidUNet, plan_tiles, read_tile
-from overtile.networks.tiling import Tile
+from overtile.networks.inferers.tiling import Tile
 from overtile.pipelines.data.synthesis import touching_cells
 from overtile.transforms import (
     BorderWeightMap,

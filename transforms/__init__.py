@@ -1,12 +1,7 @@
 """MONAI transforms: elastic deformation, tiles, borders, weight map, mirrored context."""
 
-from overtile.transforms.borders import BorderWeightMap as BorderWeightMap
-from overtile.transforms.borders import BorderWeightMapd as BorderWeightMapd
-from overtile.transforms.borders import SeparateTouching as SeparateTouching
-from overtile.transforms.borders import SeparateTouchingd as SeparateTouchingd
-from overtile.transforms.borders import balanced_class_weights as balanced_class_weights
-from overtile.transforms.borders import class_weights_of_counts as class_weights_of_counts
 from overtile.transforms.deformation import Deformation as Deformation
+from overtile.transforms.deformed_tile import RandDeformedTiled as RandDeformedTiled
 from overtile.transforms.elastic import RandElasticDeform as RandElasticDeform
 from overtile.transforms.elastic import RandElasticDeformd as RandElasticDeformd
 from overtile.transforms.instances import (
@@ -21,5 +16,10 @@ from overtile.transforms.mirror import MirrorPad as MirrorPad
 from overtile.transforms.mirror import MirrorPadd as MirrorPadd
 from overtile.transforms.normalize import NormalizeImage as NormalizeImage
 from overtile.transforms.normalize import NormalizeImaged as NormalizeImaged
-from overtile.transforms.tile import RandDeformedTiled as RandDeformedTiled
+from overtile.transforms.separate import SeparateTouching as SeparateTouching
+from overtile.transforms.separate import SeparateTouchingd as SeparateTouchingd
 from overtile.transforms.two_nearest import two_nearest_cells as two_nearest_cells
+from overtile.transforms.weight_map import BorderWeightMap as BorderWeightMap
+from overtile.transforms.weight_map import BorderWeightMapd as BorderWeightMapd
+from overtile.transforms.weight_map import balanced_class_weights as balanced_class_weights
+from overtile.transforms.weight_map import class_weights_of_counts as class_weights_of_counts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Hashable, Mapping
 from numbers import Real
 from typing import Any
@@ -12,12 +11,12 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
-from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
 from overtile.transforms.two_nearest import two_nearest_cells
+from overtile.transforms.watershed import watershed
 
 _SLACK = 1e-3  # what half precision rounds by
 
@@ -127,7 +126,7 @@ class InstancesFromProbabilities(Transform):
             if self.growth == "nearest":
                 labels = np.where(open_to, nearest, labels)
             else:
-                labels = _flood(labels, probability, open_to)
+                labels = watershed(labels, probability, open_to)
         if self.line:
             near, far, nearest = two_nearest_cells(labels, cutoff=self.line + 2)
             # a gap of n pixels is n + 1 wide from cell to cell, along a diagonal up to n + 1.9
@@ -137,46 +136,6 @@ class InstancesFromProbabilities(Transform):
     def filled(self, labels: NDArray[Any]) -> NDArray[Any]:
         """Instances ``[*S]`` with small holes filled, if any are to be."""
         return _fill_holes(labels, self.max_hole) if self.max_hole else labels
-
-
-def _flood(
-    labels: NDArray[Any], probability: NDArray[Any], open_to: NDArray[np.bool_]
-) -> NDArray[Any]:
-    """Watershed by flooding from the labels into the pixels that are open, likely ones first.
-
-    Of pixels as likely as each other the one that was reached earlier goes first.
-    """
-    padded = np.pad(labels.astype(np.int64), 1)
-    strides = np.array(padded.strides) // padded.itemsize
-    flat = padded.ravel()
-    _flood_flat(
-        flat,
-        np.pad(-probability.astype(np.float64), 1).ravel(),
-        np.pad(open_to, 1).ravel(),
-        np.concatenate([-strides, strides[::-1]]),
-    )
-    return padded[(slice(1, -1),) * labels.ndim]
-
-
-@njit(cache=True)
-def _flood_flat(labels, level, open_to, steps):  # type: ignore[no-untyped-def]
-    """Flood ``labels`` in place; each entry of the queue is a pixel and who reached it."""
-    order = 0
-    queue = [(0.0, order, 0, labels[0])]  # the padding's corner, which is closed
-    for start in np.nonzero(labels)[0]:
-        for step in steps:
-            if open_to[start + step]:
-                order += 1
-                heapq.heappush(queue, (level[start + step], order, start + step, labels[start]))
-    while queue:
-        _, _, pixel, label = heapq.heappop(queue)
-        if not open_to[pixel]:
-            continue
-        open_to[pixel], labels[pixel] = False, label
-        for step in steps:
-            if open_to[pixel + step]:
-                order += 1
-                heapq.heappush(queue, (level[pixel + step], order, pixel + step, label))
 
 
 def _fill_holes(labels: NDArray[Any], max_hole: int) -> NDArray[Any]:

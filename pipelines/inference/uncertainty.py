@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from overtile.networks.averaging import turn, turn_back
+from overtile.networks.inferers.averaging import turn, turn_back
 from overtile.pipelines.errors import ConfigurationError
 from overtile.pipelines.inference.trained import Trained
 

@@ -7,7 +7,7 @@ from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 
 from overtile.networks import OverlapTileInferer, RotationAveragingInferer, TileGeometry, ValidUNet
-from overtile.networks.averaging import turn, turn_back
+from overtile.networks.inferers.averaging import turn, turn_back
 
 SHAPES = st.sampled_from([(9, 14), (16, 16), (1, 7), (3, 8, 11), (5, 6, 6)])
 

@@ -22,9 +22,9 @@ from overtile.networks import (
     geometry_of,
     plan_tiles,
 )
-from overtile.networks.inferer import choose_tile
-from overtile.networks.memory import PassCost, pass_cost
-from overtile.networks.precision import has_bfloat16
+from overtile.networks.inferers.cost import PassCost, pass_cost
+from overtile.networks.inferers.precision import has_bfloat16
+from overtile.networks.inferers.tile_size import choose_tile
 
 MARGIN = {1: 8, 2: 20, 4: 92}
 

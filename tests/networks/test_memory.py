@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from overtile.networks import ValidUNet, peak_bytes
-from overtile.networks.memory import _mallopt, pass_cost
-from overtile.networks.precision import has_bfloat16
+from overtile.networks.inferers.cost import _mallopt, pass_cost
+from overtile.networks.inferers.precision import has_bfloat16
 
 
 def peak_of_two_levels(n: int, upper: int, lower: int) -> int:
@@ -74,7 +74,7 @@ MEASURE = """
 import ctypes, sys, torch
 from pathlib import Path
 from overtile.networks import ValidUNet, peak_bytes
-from overtile.networks.memory import exact_memory
+from overtile.networks.inferers.cost import exact_memory
 
 def resident(key):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -3,7 +3,7 @@ import torch
 from monai.inferers import SimpleInferer
 
 from overtile.networks import MixedPrecisionInferer, ValidUNet
-from overtile.networks.precision import has_bfloat16
+from overtile.networks.inferers.precision import has_bfloat16
 
 
 def test_bfloat16_multiplies_coarsely_and_answers_in_float32() -> None:

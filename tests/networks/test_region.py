@@ -17,8 +17,8 @@ from overtile.networks import (
     ValidUNet,
     mirror_indices,
 )
-from overtile.networks.averaging import turn
-from overtile.networks.region import turned_spans
+from overtile.networks.inferers.averaging import turn
+from overtile.networks.inferers.region import turned_spans
 
 
 def window_of(image: Tensor, region: tuple[slice, ...], reach: tuple[int, ...]) -> Tensor:

@@ -31,7 +31,7 @@ from overtile.networks import (
     ValidUNet,
     peak_bytes,
 )
-from overtile.networks.memory import pass_cost
+from overtile.networks.inferers.cost import pass_cost
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.torch.jit.*:DeprecationWarning"),

@@ -8,12 +8,13 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from overtile.networks.averaging import RotationAveragingInferer, turn, turn_back
 from overtile.networks.geometry import GeometryError, TileGeometry
-from overtile.networks.inferer import OverlapTileInferer, answered, geometry_of
-from overtile.networks.memory import exact_memory, pass_cost
-from overtile.networks.precision import MixedPrecisionInferer
-from overtile.networks.tiling import Tile, plan_tiles, read_tile
+from overtile.networks.inferers.averaging import RotationAveragingInferer, turn, turn_back
+from overtile.networks.inferers.cost import exact_memory, pass_cost
+from overtile.networks.inferers.overlap_tile import OverlapTileInferer, answered
+from overtile.networks.inferers.precision import MixedPrecisionInferer
+from overtile.networks.inferers.tiling import Tile, plan_tiles, read_tile
+from overtile.networks.network import geometry_of
 
 Box = tuple[slice, ...]
 
@@ -167,7 +168,7 @@ def _part(tensor: Tensor, box: Sequence[slice]) -> Tensor:
 
 
 def turned_spans(spans: Sequence[tuple[int, int, int]], version: int) -> list[tuple[int, int, int]]:
-    """Where a box lies once the image is turned as `overtile.networks.averaging.turn` does.
+    """Where a box lies once the image is turned as `turn` does.
 
     Args:
         spans: start, stop and size of the image, along each axis.

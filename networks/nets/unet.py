@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from overtile.networks.blocks.convolution import CONVOLUTION, double_convolution
+from overtile.networks.blocks.crop import centre_crop
+from overtile.networks.blocks.downsampling import downsampling
+from overtile.networks.blocks.initialisation import initialise
+from overtile.networks.blocks.upsampling import upsampling
 from overtile.networks.geometry import GeometryError, TileGeometry
-
-_CONV = {2: nn.Conv2d, 3: nn.Conv3d}
-_DECONV = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
 class ValidUNet(nn.Module):
@@ -76,17 +78,19 @@ class ValidUNet(nn.Module):
         drop = [dropout if level >= max(1, depth - 1) else 0.0 for level in range(depth + 1)]
 
         contract = [
-            _double_convolution(dims, before, width, p)
+            double_convolution(dims, before, width, p)
             for before, width, p in zip([in_channels, *widths], widths, drop, strict=False)
         ]
         self.contract, self.bottom = nn.ModuleList(contract[:-1]), contract[-1]
-        self.down = nn.ModuleList(_down(dims, upper, down) for upper, _ in pairs)
-        self.up = nn.ModuleList(_up(dims, lower, upper, up) for upper, lower in reversed(pairs))
-        self.expand = nn.ModuleList(
-            _double_convolution(dims, 2 * upper, upper) for upper, _ in reversed(pairs)
+        self.down = nn.ModuleList(downsampling(dims, upper, down) for upper, _ in pairs)
+        self.up = nn.ModuleList(
+            upsampling(dims, lower, upper, up) for upper, lower in reversed(pairs)
         )
-        self.head = _CONV[dims](widths[0], out_channels, kernel_size=1)
-        self.apply(_initialise)
+        self.expand = nn.ModuleList(
+            double_convolution(dims, 2 * upper, upper) for upper, _ in reversed(pairs)
+        )
+        self.head = CONVOLUTION[dims](widths[0], out_channels, kernel_size=1)
+        self.apply(initialise)
         # channels innermost: the layout in which CPU and GPU convolve fastest
         layout = torch.channels_last if dims == 2 else torch.channels_last_3d
         for weight in self.parameters():
@@ -166,64 +170,6 @@ class PaddedUNet(ValidUNet):
             raise GeometryError(
                 f"input of size {tuple(x.shape[2:])}: expected multiples of {multiple}"
             )
-
-
-class _MaxPool2d(nn.MaxPool2d):
-    def forward(self, x: Tensor) -> Tensor:
-        if not torch.jit.is_scripting() and _pools_by_maximum(x):  # type: ignore[attr-defined]
-            return _maximum_of_two(_maximum_of_two(x, 2), 3)
-        return nn.functional.max_pool2d(x, 2)
-
-
-def _pools_by_maximum(x: Tensor) -> bool:
-    # PyTorch's pooling on CPU also stores where each maximum was, in 64 bits: four times slower,
-    # and as large as the map itself. Training needs these places.
-    return x.device.type == "cpu" and not torch.is_grad_enabled()
-
-
-def _maximum_of_two(x: Tensor, axis: int) -> Tensor:
-    """Maximum over pairs of neighbours along an axis of even length."""
-    even, odd = x.unflatten(axis, (-1, 2)).unbind(axis + 1)
-    return torch.maximum(even, odd)
-
-
-def centre_crop(x: Tensor, like: Tensor) -> Tensor:
-    """The centre of ``x`` in the spatial size of ``like``; the difference is always even."""
-    for axis in range(2, x.ndim):
-        size = like.shape[axis]
-        x = x.narrow(axis, (x.shape[axis] - size) // 2, size)
-    return x
-
-
-def _double_convolution(dims: int, before: int, width: int, dropout: float = 0.0) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for channels in (before, width):
-        layers += [_CONV[dims](channels, width, kernel_size=3), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, *([nn.Dropout(dropout)] if dropout else []))
-
-
-def _down(dims: int, width: int, kind: str) -> nn.Module:
-    if kind == "maxpool":
-        return _MaxPool2d(kernel_size=2) if dims == 2 else nn.MaxPool3d(kernel_size=2)
-    return _CONV[dims](width, width, kernel_size=2, stride=2)
-
-
-def _up(dims: int, lower: int, upper: int, kind: str) -> nn.Module:
-    if kind == "deconv":
-        return _DECONV[dims](lower, upper, kernel_size=2, stride=2)
-    # the 1x1 convolution commutes with nearest-neighbour up-sampling: first it, on fewer pixels
-    return nn.Sequential(_CONV[dims](lower, upper, kernel_size=1), nn.Upsample(scale_factor=2))
-
-
-def _initialise(module: nn.Module) -> None:
-    if not isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
-        return
-    taps = module.weight[0, 0].numel()
-    if isinstance(module, (nn.ConvTranspose2d, nn.ConvTranspose3d)):
-        taps = 1  # stride = kernel size: each output neuron meets one tap of each input channel
-    nn.init.normal_(module.weight, std=(2.0 / (module.in_channels * taps)) ** 0.5)
-    if module.bias is not None:
-        nn.init.zeros_(module.bias)
 
 
 def _choose(name: str, value: object, choices: tuple[object, ...]) -> None:

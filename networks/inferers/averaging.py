@@ -12,7 +12,7 @@ from monai.inferers import Inferer
 from torch import Tensor
 from tqdm import tqdm
 
-from overtile.networks.inferer import with_metadata
+from overtile.networks.inferers.overlap_tile import with_metadata
 
 
 class RotationAveragingInferer(Inferer):

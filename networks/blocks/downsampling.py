@@ -1,0 +1,34 @@
+"""From one level to the next, coarser one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from overtile.networks.blocks.convolution import CONVOLUTION
+
+
+class _MaxPool2d(nn.MaxPool2d):
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting() and _pools_by_maximum(x):  # type: ignore[attr-defined]
+            return _maximum_of_two(_maximum_of_two(x, 2), 3)
+        return nn.functional.max_pool2d(x, 2)
+
+
+def _pools_by_maximum(x: Tensor) -> bool:
+    # PyTorch's pooling on CPU also stores where each maximum was, in 64 bits: four times slower,
+    # and as large as the map itself. Training needs these places.
+    return x.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+def _maximum_of_two(x: Tensor, axis: int) -> Tensor:
+    """Maximum over pairs of neighbours along an axis of even length."""
+    even, odd = x.unflatten(axis, (-1, 2)).unbind(axis + 1)
+    return torch.maximum(even, odd)
+
+
+def downsampling(dims: int, width: int, kind: str) -> nn.Module:
+    """Half the size: ``"maxpool"``, or ``"conv"``, a 2x2 convolution of stride 2."""
+    if kind == "maxpool":
+        return _MaxPool2d(kernel_size=2) if dims == 2 else nn.MaxPool3d(kernel_size=2)
+    return CONVOLUTION[dims](width, width, kernel_size=2, stride=2)

@@ -1,0 +1,1 @@
+"""How a network is run on images of any size: tiles, averaging, precision, cost."""

@@ -1,0 +1,39 @@
+"""What is taken for instance labels, and given back as it came."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from numpy.typing import NDArray
+from torch import Tensor
+
+Labels = NDArray[Any] | Tensor
+
+
+def instance_array(labels: Labels) -> NDArray[Any]:
+    """The array ``[*S]`` of instance labels ``[1, *S]``.
+
+    Raises:
+        ValueError: if they are not integers, negative, or not of one channel.
+    """
+    tensor = labels.as_tensor() if isinstance(labels, MetaTensor) else labels
+    array = tensor.cpu().numpy() if isinstance(tensor, Tensor) else tensor
+    if array.ndim not in (3, 4) or array.shape[0] != 1:
+        raise ValueError(f"labels of shape {array.shape}: expected [1, H, W] or [1, D, H, W]")
+    if array.dtype.kind not in "iub":
+        raise ValueError(f"labels of dtype {array.dtype}: expected integers, one per cell")
+    if array.size and array.min() < 0:
+        raise ValueError(f"labels down to {array.min()}: expected 0 (background) and up")
+    instances: NDArray[Any] = array[0]
+    return instances
+
+
+def _same_kind(result: NDArray[Any], original: Labels) -> Labels:
+    if isinstance(original, MetaTensor):
+        moved = torch.from_numpy(result).to(original.device)
+        return MetaTensor(moved, meta=original.meta, applied_operations=original.applied_operations)
+    if isinstance(original, Tensor):
+        return torch.from_numpy(result).to(original.device)
+    return result
