@@ -2,7 +2,7 @@
 
 from overtile.networks.geometry import GeometryError as GeometryError
 from overtile.networks.geometry import TileGeometry as TileGeometry
-from overtile.networks.geometry import mirror_indices as mirror_indices
+from overtile.networks.geometry import context_indices as context_indices
 from overtile.networks.inferers.averaging import (
     RotationAveragingInferer as RotationAveragingInferer,
 )
@@ -20,3 +20,9 @@ from overtile.networks.losses.weighted_cross_entropy import (
 from overtile.networks.nets.unet import PaddedUNet as PaddedUNet
 from overtile.networks.nets.unet import ValidUNet as ValidUNet
 from overtile.networks.network import geometry_of as geometry_of
+from overtile.networks.receptive_field import (
+    ReceptiveField as ReceptiveField,
+)
+from overtile.networks.receptive_field import (
+    measure_receptive_field as measure_receptive_field,
+)

@@ -187,15 +187,24 @@ def _as_text(size: int | Sequence[int]) -> str:
     return "x".join(str(n) for n in ((size,) if isinstance(size, SupportsIndex) else size))
 
 
-def mirror_indices(start: int, stop: int, size: int) -> list[int]:
-    """Pixels of a mirrored axis: indices in 0 .. size-1 of the positions start .. stop-1.
+PADDING_MODES = ("reflect", "replicate", "constant")
+"""What lies beyond the edge of an image: its mirror (the paper's), its edge, or a constant."""
+
+
+def context_indices(start: int, stop: int, size: int, padding_mode: str = "reflect") -> list[int]:
+    """Which pixels of an axis stand at the positions start .. stop-1: indices in 0 .. size-1.
 
     The mirror repeats with period 2 (size - 1), so the context may be longer than the image;
-    a single pixel mirrors to a constant. The edge pixel is not doubled.
+    a single pixel mirrors to a constant. The edge pixel is not doubled. For ``"constant"`` the
+    positions outside of the image are those of the edge, for the caller to overwrite.
 
-    >>> mirror_indices(-3, 6, 3)
+    >>> context_indices(-3, 6, 3)
     [1, 2, 1, 0, 1, 2, 1, 0, 1]
+    >>> context_indices(-2, 4, 3, "replicate")
+    [0, 0, 0, 1, 2, 2]
     """
+    if padding_mode != "reflect":
+        return [min(max(position, 0), size - 1) for position in range(start, stop)]
     period = max(1, 2 * (size - 1))
     folded = (position % period for position in range(start, stop))
     return [i if i < size else period - i for i in folded]

@@ -17,10 +17,10 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from overtile.networks.geometry import mirror_indices
+from overtile.networks.blocks.context import read_box
+from overtile.networks.geometry import PADDING_MODES
 
 MODES = ("nearest", "bilinear", "bicubic")
-PADDING_MODES = ("reflect", "replicate", "constant")
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +115,7 @@ class Deformation:
         results = []
         for image, mode in zip(images, modes, strict=True):
             window = [(low + o, high + o) for (low, high), o in zip(box, origin, strict=True)]
-            source = _read(image, window, padding_mode)
+            source = read_box(image, window, padding_mode)
             if mode != "nearest" and not source.is_floating_point():
                 source = source.float()
             if mode == "nearest" or self._on_pixels:
@@ -145,44 +145,6 @@ def _interpolate(source: Tensor, local: Tensor, mode: str) -> Tensor:
     pixels = source if source.dtype == torch.float64 else source.float()
     sampled = grid_sample(pixels[None], grid[None].to(pixels.dtype), mode=mode, align_corners=True)
     return sampled[0].to(source.dtype)
-
-
-def _read(image: Tensor, window: Sequence[tuple[int, int]], padding_mode: str) -> Tensor:
-    """The box ``window`` of an image, with what lies beyond it."""
-    for axis, (start, stop) in enumerate(window, start=1):
-        n = image.shape[axis]
-        if start >= 0 and stop <= n:
-            image = image.narrow(axis, start, stop - start)
-            continue
-        if padding_mode == "reflect" and stop - start < 4 * n:
-            image = _mirrored(image, axis, start, stop)
-            continue
-        positions = torch.arange(start, stop, device=image.device)
-        inside = positions.clamp(0, n - 1)
-        outside = inside != positions
-        if padding_mode == "reflect":
-            inside = torch.tensor(mirror_indices(start, stop, n), device=image.device)
-        image = image.index_select(axis, inside)
-        if padding_mode == "constant":
-            image = image.index_fill(axis, outside.nonzero()[:, 0], 0)
-    return image
-
-
-def _mirrored(image: Tensor, axis: int, start: int, stop: int) -> Tensor:
-    """An axis continued by its mirror images, piece by piece: faster than pixel by pixel."""
-    period = image.shape[axis] - 1
-    pieces = []
-    while start < stop:
-        number, first = divmod(start, period) if period else (0, 0)
-        length = min(period - first, stop - start) if period else 1
-        if number % 2 == 0:
-            pieces.append(image.narrow(axis, first, length))
-        else:
-            last = period - first
-            back = torch.arange(last, last - length, -1, device=image.device)
-            pieces.append(image.index_select(axis, back))  # flip() knows no uint16
-        start += length
-    return torch.cat(pieces, axis)
 
 
 @lru_cache(maxsize=64)

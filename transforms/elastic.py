@@ -10,7 +10,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
-from monai.utils import ensure_tuple_rep
+from monai.utils import convert_to_dst_type, ensure_tuple_rep
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -157,18 +157,13 @@ def deform(
     if wrong := [tensor.shape for tensor in tensors if tensor.ndim not in (3, 4)]:
         raise ValueError(f"image of shape {tuple(wrong[0])}: expected [C, H, W] or [C, D, H, W]")
     moved = deformation.apply_all(tensors, modes, padding_mode)
-    return [_like(result, image) for result, image in zip(moved, images, strict=True)]
+    return [
+        convert_to_dst_type(result, image, dtype=result.dtype)[0]
+        for result, image in zip(moved, images, strict=True)
+    ]
 
 
 def _plain(image: Array) -> Tensor:
     if isinstance(image, MetaTensor):
         return image.as_tensor()
     return image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(image))
-
-
-def _like(result: Tensor, original: Array) -> Array:
-    if isinstance(original, MetaTensor):
-        return MetaTensor(
-            result, meta=original.meta, applied_operations=original.applied_operations
-        )
-    return result if isinstance(original, Tensor) else result.numpy()

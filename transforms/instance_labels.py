@@ -1,10 +1,9 @@
-"""What is taken for instance labels, and given back as it came."""
+"""What is taken for instance labels."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 from torch import Tensor
@@ -28,12 +27,3 @@ def instance_array(labels: Labels) -> NDArray[Any]:
         raise ValueError(f"labels down to {array.min()}: expected 0 (background) and up")
     instances: NDArray[Any] = array[0]
     return instances
-
-
-def _same_kind(result: NDArray[Any], original: Labels) -> Labels:
-    if isinstance(original, MetaTensor):
-        moved = torch.from_numpy(result).to(original.device)
-        return MetaTensor(moved, meta=original.meta, applied_operations=original.applied_operations)
-    if isinstance(original, Tensor):
-        return torch.from_numpy(result).to(original.device)
-    return result

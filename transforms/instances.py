@@ -7,10 +7,10 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
-import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
+from monai.utils import convert_to_dst_type
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
@@ -104,13 +104,9 @@ class InstancesFromProbabilities(Transform):
         renumbered = np.where(kept, np.cumsum(kept), 0)
         labels = self.filled(self.grown(renumbered[labels], plain[-1]))
         instances = labels.astype(np.int32)[None]
-        if not isinstance(probabilities, Tensor):
-            return instances
-        result = torch.from_numpy(instances).to(probabilities.device)
-        if isinstance(probabilities, MetaTensor):
-            operations = probabilities.applied_operations
-            return MetaTensor(result, meta=probabilities.meta, applied_operations=operations)
-        return result
+        found: NDArray[np.int32] | Tensor
+        found = convert_to_dst_type(instances, probabilities, dtype=np.int32)[0]
+        return found
 
     def grown(self, cores: NDArray[Any], probability: NDArray[Any]) -> NDArray[Any]:
         """Numbered cores ``[*S]`` grown back, and lines between them closed, as far as set.

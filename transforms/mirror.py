@@ -13,7 +13,7 @@ from monai.utils import ensure_tuple_rep
 from numpy.typing import NDArray
 from torch import Tensor
 
-from overtile.networks.geometry import TileGeometry, mirror_indices
+from overtile.networks.geometry import TileGeometry, context_indices
 
 Array = NDArray[Any] | Tensor
 
@@ -41,7 +41,7 @@ class MirrorPad(Transform):
         for axis, n in enumerate(img.shape[1:]):
             margin, multiple, minimum = self.geometry.axis(axis)
             size = TileGeometry(margin, multiple, minimum).input_size(n)
-            positions = mirror_indices(-margin, size - margin, n)
+            positions = context_indices(-margin, size - margin, n)
             if isinstance(img, Tensor):
                 index = torch.tensor(positions, device=img.device)
                 img = img.index_select(axis + 1, index)

@@ -6,10 +6,10 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
+from monai.utils import convert_to_dst_type
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -49,12 +49,9 @@ class NormalizeImage(Transform):
         else:
             low, width = 0.0, 1.0
         result = scaled(values, float(low), float(width))
-        if not isinstance(image, Tensor):
-            return result
-        tensor = torch.from_numpy(result).to(image.device)
-        if isinstance(image, MetaTensor):
-            return MetaTensor(tensor, meta=image.meta, applied_operations=image.applied_operations)
-        return tensor
+        normalised: NDArray[np.float32] | Tensor
+        normalised = convert_to_dst_type(result, image, dtype=np.float32)[0]
+        return normalised
 
 
 def scaled(values: NDArray[Any], low: float, width: float) -> NDArray[np.float32]:

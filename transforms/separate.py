@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
+from monai.utils import convert_to_dst_type
 from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from overtile.transforms.instance_labels import Labels, _same_kind, instance_array
+from overtile.transforms.instance_labels import Labels, instance_array
 
 
 class SeparateTouching(Transform):
@@ -49,7 +50,8 @@ class SeparateTouching(Transform):
         rank[np.lexsort((cells, areas, cells != 0))] = np.arange(len(cells)) + (0 not in cells)
         ranks = rank[compact].reshape((1,) * (3 - array.ndim) + array.shape)
         left = self._separate(ranks).reshape(array.shape)
-        return _same_kind(np.where(left > 0, array, array.dtype.type(0))[None], labels)
+        kept = np.where(left > 0, array, array.dtype.type(0))[None]
+        return convert_to_dst_type(kept, labels)[0]
 
     def _separate(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
         count = int(ranks.max(initial=0)) + 1

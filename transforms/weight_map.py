@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
+from monai.utils import convert_to_dst_type
 from numpy.typing import NDArray
 
-from overtile.transforms.instance_labels import Labels, _same_kind, instance_array
+from overtile.transforms.instance_labels import Labels, instance_array
 from overtile.transforms.two_nearest import squared_gap_widths
 
 
@@ -84,7 +85,7 @@ class BorderWeightMap(Transform):
                 part += classes
             else:
                 part[:] = classes
-        return _same_kind(weights[None], labels)
+        return convert_to_dst_type(weights[None], labels, dtype=np.float32)[0]
 
     def _class_weights(self, array: NDArray[Any]) -> tuple[float, float]:
         if self.class_weights is None:

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
+from monai.utils import convert_to_dst_type
 from torch import Tensor
 from tqdm import tqdm
-
-from overtile.networks.inferers.overlap_tile import with_metadata
 
 
 class RotationAveragingInferer(Inferer):
@@ -68,7 +67,8 @@ class RotationAveragingInferer(Inferer):
             turn_back(self.inferer(turn(image, version), network, *args, **kwargs), version)
             for version in bar
         )
-        return with_metadata(self.average_of(answers), inputs)
+        mean = self.average_of(answers)
+        return convert_to_dst_type(mean, inputs, dtype=mean.dtype, device=mean.device)[0]
 
     def average_of(self, answers: Iterable[Tensor]) -> Tensor:
         """Average the answers to all versions, each turned back already."""

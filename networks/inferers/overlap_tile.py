@@ -11,13 +11,14 @@ from typing import Any, SupportsIndex
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
+from monai.utils import convert_to_dst_type
 from torch import Tensor
 from tqdm import tqdm
 
-from overtile.networks.geometry import GeometryError, TileGeometry
+from overtile.networks.geometry import PADDING_MODES, GeometryError, TileGeometry
 from overtile.networks.inferers.cost import PassCost, exact_memory, pass_cost
 from overtile.networks.inferers.tile_size import choose_tile
-from overtile.networks.inferers.tiling import PADDING_MODES, Tiling, plan_tiles, read_tile
+from overtile.networks.inferers.tiling import Tile, Tiling, plan_tiles, read_tile
 from overtile.networks.network import geometry_of
 
 _DEFAULT_MEMORY = 2 * 1024**3
@@ -143,8 +144,15 @@ class OverlapTileInferer(Inferer):
         small = device != "cpu" or math.prod(tiling.size) < _SMALL
         with exact_memory(0 if small else cost(tiling.size).peak):
             run = self._compile(network) if self.compile else network
-            result = self._run(image, tiling, lambda tile: run(tile, *args, **kwargs))
-        return with_metadata(result, inputs)
+            result = self.run_tiles(
+                tiling,
+                lambda number, tile: read_tile(
+                    image[number : number + 1], tile, self.padding_mode, self.cval
+                ),
+                lambda tile: run(tile, *args, **kwargs),
+                image.shape[0],
+            )
+        return convert_to_dst_type(result, inputs, dtype=result.dtype, device=result.device)[0]
 
     def _compile(self, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if self._compiled is None or self._compiled[0] is not network:
@@ -152,30 +160,46 @@ class OverlapTileInferer(Inferer):
             self._compiled = network, torch.compile(network, dynamic=False)
         return self._compiled[1]
 
-    def _run(self, image: Tensor, tiling: Tiling, network: Callable[[Tensor], Tensor]) -> Tensor:
-        sw_device, device = self.sw_device or image.device, self.device or image.device
-        windows = list(product(range(image.shape[0]), tiling))
+    def run_tiles(
+        self,
+        tiling: Tiling,
+        read: Callable[[int, Tile], Tensor],
+        network: Callable[[Tensor], Tensor],
+        images: int,
+        quiet: bool = False,
+    ) -> Tensor:
+        """Run the network on all tiles, and put its answers together.
+
+        Args:
+            tiling: of an image.
+            read: the input ``[1, C, *tile.size]`` of a tile of an image, by the image's number.
+            network: what answers.
+            images: how many.
+            quiet: show no bar, whatever the inferer says.
+        """
+        windows = list(product(range(images), tiling))
         result: Tensor | None = None
-        quiet = not self.progress or len(windows) == 1
-        autocast = torch.is_autocast_enabled(torch.device(sw_device).type)
+        quiet = quiet or not self.progress or len(windows) == 1
         with tqdm(total=len(windows), unit="tile", disable=quiet, leave=False) as bar:
             for first in range(0, len(windows), self.sw_batch_size):
                 batch = windows[first : first + self.sw_batch_size]
-                tiles = [
-                    read_tile(image[b : b + 1], tile, self.padding_mode, self.cval)
-                    for b, tile in batch
-                ]
+                tiles = [read(number, tile) for number, tile in batch]
                 joined = torch.cat(tiles) if len(tiles) > 1 else tiles[0]
+                device = torch.device(self.sw_device or joined.device)
                 with torch.inference_mode(not torch.is_grad_enabled()):
-                    outputs = answered(network(joined.to(sw_device)), tiling)
+                    outputs = answered(network(joined.to(device)), tiling)
                 if result is None:
-                    shape = (image.shape[0], outputs.shape[1], *tiling.image)
+                    shape = (images, outputs.shape[1], *tiling.image)
                     # not in half precision, which whoever asked for autocast would widen: at once
                     # here, tile by tile, or later in a second image
-                    dtype = image.dtype if autocast else outputs.dtype
-                    result = torch.empty(shape, dtype=dtype, device=device)
-                for output, (b, tile) in zip(outputs, batch, strict=True):
-                    region = result[b][(slice(None), *tile.write)]
+                    half = torch.is_autocast_enabled(device.type)
+                    result = torch.empty(
+                        shape,
+                        dtype=joined.dtype if half else outputs.dtype,
+                        device=self.device or joined.device,
+                    )
+                for output, (number, tile) in zip(outputs, batch, strict=True):
+                    region = result[number][(slice(None), *tile.write)]
                     region.copy_(output[(slice(None), *(slice(n) for n in tile.written))])
                 del outputs, output  # before the next pass needs the memory
                 bar.update(len(batch))
@@ -183,12 +207,27 @@ class OverlapTileInferer(Inferer):
         return result
 
     def tile_size(
-        self, image: Tensor, geometry: TileGeometry, cost: Callable[[Sequence[int]], PassCost]
+        self,
+        image: Tensor,
+        geometry: TileGeometry,
+        cost: Callable[[Sequence[int]], PassCost],
+        memory_limit: int | None = None,
     ) -> tuple[int, ...]:
-        """The input size of a tile, with what was left open filled in."""
+        """The input size of a tile, with what was left open filled in.
+
+        Args:
+            image: ``[B, C, *S]``.
+            geometry: of the network.
+            cost: of a pass over a tile, for its spatial size.
+            memory_limit: bytes, if less than the inferer's own.
+
+        Raises:
+            GeometryError: if even the smallest tile needs more, or ``roi_size`` is wrong.
+        """
         whole = geometry.input_size(image.shape[2:])
         if self.roi_size is None:
-            limit = _DEFAULT_MEMORY if self.memory_limit is None else self.memory_limit
+            own = _DEFAULT_MEMORY if self.memory_limit is None else self.memory_limit
+            limit = own if memory_limit is None else min(own, memory_limit)
             device = torch.device(self.sw_device or image.device).type
             return choose_tile(cost, image.shape[2:], geometry, limit, device)
         given = (
@@ -202,15 +241,6 @@ class OverlapTileInferer(Inferer):
             n if wanted is None or wanted <= 0 else int(wanted)
             for wanted, n in zip(given, whole, strict=True)
         )
-
-
-def with_metadata(result: Tensor, inputs: Tensor) -> Tensor:
-    """``result`` as a `MetaTensor` with the metadata of ``inputs``, if these are one."""
-    if not isinstance(inputs, MetaTensor):
-        return result
-    found = MetaTensor(result, meta=inputs.meta, applied_operations=inputs.applied_operations)
-    found.is_batch = inputs.is_batch
-    return found
 
 
 def answered(outputs: Tensor, tiling: Tiling) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from overtile.networks.geometry import GeometryError, TileGeometry
 from overtile.networks.inferers.averaging import RotationAveragingInferer, turn, turn_back
-from overtile.networks.inferers.cost import exact_memory, pass_cost
-from overtile.networks.inferers.overlap_tile import OverlapTileInferer, answered
+from overtile.networks.inferers.cost import PassCost, exact_memory, pass_cost
+from overtile.networks.inferers.overlap_tile import OverlapTileInferer
 from overtile.networks.inferers.precision import MixedPrecisionInferer
 from overtile.networks.inferers.tiling import Tile, plan_tiles, read_tile
 from overtile.networks.network import geometry_of
@@ -89,13 +89,17 @@ class RegionInferer:
         Raises:
             GeometryError: if even the smallest tile needs more.
         """
-        own = self.tiles.memory_limit
-        self.tiles.memory_limit = memory_limit if own is None else min(own, memory_limit)
         image = torch.empty(1, device=self.device).expand(1, channels, *region)
         with self.precision():
             return self.tiles.tile_size(
-                image, self.geometry, lambda tile: pass_cost(self.network, (1, channels, *tile))
+                image,
+                self.geometry,
+                lambda tile: self._cost(channels, tile),
+                memory_limit,
             )
+
+    def _cost(self, channels: int, tile: Sequence[int]) -> PassCost:
+        return pass_cost(self.network, (self.tiles.sw_batch_size, channels, *tile))
 
     def precision(self) -> torch.autocast:
         """A context in which the network computes as precisely as its inferer wants."""
@@ -116,7 +120,7 @@ class RegionInferer:
         average = self.averaging
         cpu = self.device.type == "cpu"
         with self.precision():
-            peak = pass_cost(self.network, (*window.shape[:2], *roi)).peak if cpu else 0
+            peak = self._cost(window.shape[1], roi).peak if cpu else 0
             with exact_memory(peak):
                 if average is None or average.versions == 1:
                     return self._version(window, region, image, roi, 0)
@@ -143,22 +147,15 @@ class RegionInferer:
         sizes = [b - a for a, (_, b, _) in zip(starts, spans, strict=True)]
         # where the aligned start lies in the window
         origin = [a - first + r for a, (first, _, _), r in zip(starts, spans, reach, strict=True)]
-        result: Tensor | None = None
-        tiling = plan_tiles(sizes, self.geometry, roi)
-        device = self.tiles.sw_device or window.device
-        for tile in tiling:
+
+        def read(number: int, tile: Tile) -> Tensor:
             place = tuple(o + s for o, s in zip(origin, tile.start, strict=True))
             # what lies beyond the window is seen only by pixels that are not asked for
-            inputs = read_tile(window, Tile(place, tile.size, tile.write), "replicate")
-            outputs = answered(self.network(inputs.to(device)), tiling)
-            if result is None:
-                shape = (*outputs.shape[:2], *sizes)
-                home = self.tiles.device or window.device
-                dtype = window.dtype if self.half else outputs.dtype
-                result = torch.empty(shape, dtype=dtype, device=home)
-            answer = _part(outputs, [slice(n) for n in tile.written])
-            _part(result, tile.write).copy_(answer)
-        assert result is not None  # a region has at least one tile
+            one = window[number : number + 1]
+            return read_tile(one, Tile(place, tile.size, tile.write), "replicate")
+
+        tiling = plan_tiles(sizes, self.geometry, roi)
+        result = self.tiles.run_tiles(tiling, read, self.network, window.shape[0], quiet=True)
         ahead = [first - a for a, (first, _, _) in zip(starts, spans, strict=True)]
         return _part(result, [slice(n, None) for n in ahead])
 

@@ -6,13 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from overtile.networks.geometry import GeometryError, TileGeometry, mirror_indices
-
-PADDING_MODES = ("reflect", "replicate", "constant")
+from overtile.networks.blocks.context import read_box
+from overtile.networks.geometry import GeometryError, TileGeometry
 
 
 @dataclass(frozen=True)
@@ -104,18 +101,5 @@ def read_tile(
         padding_mode: ``"reflect"`` (mirror, the paper's), ``"replicate"`` or ``"constant"``.
         cval: the value outside of the image for ``"constant"``.
     """
-    for axis, (start, size) in enumerate(zip(tile.start, tile.size, strict=True), start=2):
-        n, stop = image.shape[axis], start + size
-        if padding_mode == "constant" or (start >= 0 and stop <= n):
-            low, high = max(start, 0), min(stop, n)
-            image = image.narrow(axis, low, high - low)
-            if high - low < size:
-                sides = [0, 0] * (image.ndim - 1 - axis) + [low - start, stop - high]
-                image = pad(image, sides, value=cval)
-            continue
-        if padding_mode == "reflect":
-            positions = torch.tensor(mirror_indices(start, stop, n), device=image.device)
-        else:
-            positions = torch.arange(start, stop, device=image.device).clamp(0, n - 1)
-        image = image.index_select(axis, positions)
-    return image
+    box = [(start, start + size) for start, size in zip(tile.start, tile.size, strict=True)]
+    return read_box(image, box, padding_mode, cval)

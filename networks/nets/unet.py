@@ -18,9 +18,10 @@ from overtile.networks.blocks.downsampling import downsampling
 from overtile.networks.blocks.initialisation import initialise
 from overtile.networks.blocks.upsampling import upsampling
 from overtile.networks.geometry import GeometryError, TileGeometry
+from overtile.networks.network import Network, choose
 
 
-class ValidUNet(nn.Module):
+class ValidUNet(Network):
     """U-Net without padding: the output is smaller than the input by ``2 * geometry.margin``.
 
     The defaults are the paper's: 23 convolutional layers, 31,030,658 parameters,
@@ -62,17 +63,14 @@ class ValidUNet(nn.Module):
         down: str = "maxpool",
         dropout: float = 0.5,
     ) -> None:
-        super().__init__()
-        _choose("spatial_dims", spatial_dims, (2, 3))
-        _choose("up", up, ("deconv", "nearest"))
-        _choose("down", down, ("maxpool", "conv"))
+        choose("up", up, ("deconv", "nearest"))
+        choose("down", down, ("maxpool", "conv"))
         if len(features) < 2 or any(int(f) < 1 for f in features):
             raise ValueError(f"features {tuple(features)}: expected at least two positive numbers")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout {dropout}: expected a probability, 0 <= dropout < 1")
-        self.spatial_dims, self.in_channels = spatial_dims, in_channels
         depth = len(features) - 1
-        self.geometry = TileGeometry.unet(depth)
+        super().__init__(spatial_dims, in_channels, TileGeometry.unet(depth))
         dims, widths = spatial_dims, list(features)
         pairs = list(pairwise(widths))  # (upper, lower) level
         drop = [dropout if level >= max(1, depth - 1) else 0.0 for level in range(depth + 1)]
@@ -91,18 +89,13 @@ class ValidUNet(nn.Module):
         )
         self.head = CONVOLUTION[dims](widths[0], out_channels, kernel_size=1)
         self.apply(initialise)
-        # channels innermost: the layout in which CPU and GPU convolve fastest
-        layout = torch.channels_last if dims == 2 else torch.channels_last_3d
-        for weight in self.parameters():
-            if weight.ndim == dims + 2:
-                # with one channel both layouts count as contiguous; only a clone gets its strides
-                weight.data = weight.data.clone(memory_format=layout)
+        self.put_channels_innermost()
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[B, out_channels, *out]`` of an image ``[B, in_channels, *in]``."""
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
             self.check_image(x)
-            self._check_size(x)
+            self.check_size(x)
         skips: list[Tensor] = []
         for block, down in zip(self.contract, self.down):  # noqa: B905 (TorchScript)
             x = block(x)  # 572 -> 568, 284 -> 280, 140 -> 136, 68 -> 64
@@ -115,29 +108,6 @@ class ValidUNet(nn.Module):
             x = block(x)  # 56 -> 52, 104 -> 100, 200 -> 196, 392 -> 388
         logits: Tensor = self.head(x)
         return logits
-
-    def check_image(self, x: Tensor) -> None:
-        """Refuse what is no batch of images for this network, of whatever size.
-
-        Raises:
-            ValueError: for another number of axes or channels, or another type than the weights.
-        """
-        axes = "H, W" if self.spatial_dims == 2 else "D, H, W"
-        if x.ndim != self.spatial_dims + 2 or x.shape[1] != self.in_channels:
-            raise ValueError(
-                f"input of shape {tuple(x.shape)}: expected [B, {self.in_channels}, {axes}]"
-            )
-        weights = self.head.weight
-        if x.dtype == weights.dtype or weights.is_meta:
-            return
-        if not torch.is_autocast_enabled(weights.device.type):
-            raise ValueError(
-                f"input of {x.dtype}: expected {weights.dtype}, as the weights; convert it with "
-                f".to({weights.dtype})"
-            )
-
-    def _check_size(self, x: Tensor) -> None:
-        self.geometry.check(x.shape[2:])
 
 
 class PaddedUNet(ValidUNet):
@@ -164,14 +134,14 @@ class PaddedUNet(ValidUNet):
         # a pixel sees the margin around its aligned block
         self.geometry = TileGeometry.padded(margin + multiple - 1, multiple)
 
-    def _check_size(self, x: Tensor) -> None:
+    def check_size(self, x: Tensor) -> None:
+        """Refuse an image that cannot be pooled evenly.
+
+        Raises:
+            GeometryError: naming what its sides have to be multiples of.
+        """
         multiple = self.geometry.axis(0)[1]
         if any(n % multiple for n in x.shape[2:]):
             raise GeometryError(
                 f"input of size {tuple(x.shape[2:])}: expected multiples of {multiple}"
             )
-
-
-def _choose(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, choices))}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from overtile.networks.geometry import mirror_indices
+from overtile.networks.geometry import context_indices
 from overtile.pipelines.errors import DataError
 from overtile.pipelines.images.formats import Stored
 from overtile.pipelines.images.read import Channel, check_pixels
@@ -132,8 +132,7 @@ def mirrored(
     """
     box, places = [], []
     for a, b, n in zip(start, stop, shape, strict=True):
-        wanted = np.array(mirror_indices(a, b, n)) if mode == "reflect" else np.arange(a, b)
-        wanted = wanted.clip(0, n - 1)
+        wanted = np.array(context_indices(a, b, n, mode))
         low = int(wanted.min())
         box.append(slice(low, int(wanted.max()) + 1))
         places.append(wanted - low)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overtile.networks import GeometryError, TileGeometry, ValidUNet, mirror_indices
+from overtile.networks import GeometryError, TileGeometry, ValidUNet, context_indices
 
 
 def walk(size: int, depth: int) -> int | None:
@@ -184,7 +184,7 @@ def test_a_unet_pools_at_least_once() -> None:
 @given(size=st.integers(1, 12), before=st.integers(0, 50), after=st.integers(0, 50))
 @settings(max_examples=60, deadline=None)
 def test_mirror_walks_back_and_forth(size: int, before: int, after: int) -> None:
-    found = mirror_indices(-before, size + after, size)
+    found = context_indices(-before, size + after, size)
     there_and_back = [*range(size), *range(size - 2, 0, -1)]
     endless = there_and_back * (110 // len(there_and_back) + 2)
     middle = len(there_and_back) * (before // len(there_and_back) + 1)

@@ -15,7 +15,7 @@ from overtile.networks import (
     RegionInferer,
     RotationAveragingInferer,
     ValidUNet,
-    mirror_indices,
+    context_indices,
 )
 from overtile.networks.inferers.averaging import turn
 from overtile.networks.inferers.region import turned_spans
@@ -23,7 +23,7 @@ from overtile.networks.inferers.region import turned_spans
 
 def window_of(image: Tensor, region: tuple[slice, ...], reach: tuple[int, ...]) -> Tensor:
     for axis, (part, r) in enumerate(zip(region, reach, strict=True), start=2):
-        places = mirror_indices(part.start - r, part.stop + r, image.shape[axis])
+        places = context_indices(part.start - r, part.stop + r, image.shape[axis])
         image = image.index_select(axis, torch.tensor(places))
     return image
 
