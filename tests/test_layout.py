@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+import overtile
+
 
 def tracked(root: Path, *folders: str) -> list[Path]:
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *folders]
@@ -100,3 +102,8 @@ def test_constraints_pin_every_direct_dependency(root: Path) -> None:
         if requirement in project["dependencies"]:
             described = (root / "docs" / "dependencies.md").read_text()
             assert f"| {name} |" in described, f"{name} is not in docs/dependencies.md"
+
+
+def test_the_citation_names_this_version(root: Path) -> None:
+    lines = (root / "CITATION.cff").read_text().splitlines()
+    assert f"version: {overtile.__version__}" in lines
