@@ -97,3 +97,17 @@ def circle(arrows: dict[str, set[str]]) -> list[str]:
 def test_no_circle() -> None:
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]  # a ring is seen
     assert not circle(ARROWS)
+
+
+def test_every_room_says_what_is_in_it_and_is_on_the_map() -> None:
+    rooms = [file.parent for file in (ROOT / "pipelines").glob("*/__init__.py")]
+    assert 5 < len(rooms) <= 12
+    page = (ROOT / "docs" / "reference" / "pipelines.md").read_text()
+    drawn = (ROOT / "CONTRIBUTING.md").read_text()
+    for room in rooms:
+        assert f"`overtile.pipelines.{room.name}`" in page
+        assert f"  {room.name}/" in drawn or f" {room.name}/ " in drawn
+    for file in (file for file in MODULES.values() if file.name == "__init__.py"):
+        said = ast.get_docstring(ast.parse(file.read_text()))
+        assert said, f"{file}: what is in this room?"
+        assert "\n" not in said.split("\n\n")[0], f"{file}: one sentence first"
