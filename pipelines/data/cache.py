@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import Dataset, MetaTensor
 from monai.transforms import Compose, RandomizableTrait
+from monai.utils import TraceKeys
 from torch import Tensor
 from tqdm import tqdm
 
 from overtile import __version__
 from overtile.pipelines.data.facts import default_cache, stamp
+from overtile.pipelines.files import whole
 from overtile.pipelines.images.view import split_plane
 
-_VERSION = 1  # of the files in the cache
+_VERSION = 2  # of the files in the cache
 
 
 class CachedDataset(Dataset):
@@ -30,6 +32,9 @@ class CachedDataset(Dataset):
     ``cache_dir``; the next run reads it from there, unless the image's files have changed since,
     or the transforms have. Of what lies there, the first ``memory_limit`` bytes are kept in
     memory, and the rest is mapped from disk.
+
+    An item is the same from wherever it comes, metadata and trace of invertible transforms
+    included; what a file of tensors cannot hold stays in memory.
 
     Args:
         data: items for ``transform``, with names of files.
@@ -70,22 +75,19 @@ class CachedDataset(Dataset):
         path = self._cache_file(item)
         if path is not None and path.is_file():
             try:
-                return _restored(torch.load(path, weights_only=True, mmap=True))
+                return _load(path)
             except Exception:  # a broken cache is an empty one
                 path.unlink(missing_ok=True)
         done: dict[str, Any] = self.transform(dict(item), end=self._first_random)
         if path is None:
             return done
-        partial = path.with_name(f"{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(_plain(done), partial)
-            partial.replace(path)
-        except OSError:
-            with suppress(OSError):
-                partial.unlink()
+            with whole(path) as unfinished:
+                torch.save(_packed(done), unfinished)
+            return _load(path)
+        except (OSError, TypeError, ValueError):  # no place for it, or no way to keep it
             return done
-        return _restored(torch.load(path, weights_only=True, mmap=True))
 
     def _cache_file(self, item: Mapping[str, Any]) -> Path | None:
         """Where the item lies; None for one that cannot be told apart by files and transforms."""
@@ -101,6 +103,11 @@ class CachedDataset(Dataset):
         return self.cache_dir / key[:2] / f"{key[2:]}.pt"
 
 
+def _load(path: Path) -> dict[str, Any]:
+    item: dict[str, Any] = _unpacked(torch.load(path, weights_only=True, mmap=True))
+    return item
+
+
 def _key_of(steps: Sequence[Any]) -> str:
     """Changes with the transforms and their arguments; empty if that cannot be told."""
     try:
@@ -109,24 +116,53 @@ def _key_of(steps: Sequence[Any]) -> str:
         return ""
 
 
-def _plain(item: Mapping[str, Any]) -> dict[str, Any]:
-    """Tensors and texts alone, as ``torch.load(weights_only=True)`` accepts them."""
-    plain: dict[str, Any] = {}
-    for key, value in item.items():
-        if isinstance(value, MetaTensor):
-            name = value.meta["filename_or_obj"]
-            plain[key] = {"pixels": value.as_tensor(), "affine": value.affine, "name": str(name)}
-        else:
-            plain[key] = value
-    return plain
+def _packed(value: Any) -> Any:
+    """A value as ``torch.load(weights_only=True)`` accepts it.
+
+    Raises:
+        TypeError: for one that cannot be kept that way and come back as it was; ValueError: for
+            such an array.
+    """
+    if isinstance(value, MetaTensor):
+        applied = [_of_any_instance(step) for step in value.applied_operations]
+        return ("image", value.as_tensor(), _packed(dict(value.meta)), _packed(applied))
+    if value is None or type(value) in (bool, int, float, Tensor):
+        return value
+    if isinstance(value, str):  # also MONAI's keys, which are enumerations
+        return str(value.value if isinstance(value, Enum) else value)
+    if isinstance(value, (np.ndarray, np.generic)):
+        kind = "array" if isinstance(value, np.ndarray) else "number"
+        return (kind, torch.from_numpy(np.array(value, order="C")))
+    if type(value) is dict:
+        return ("dict", [(_packed(k), _packed(v)) for k, v in value.items()])
+    if type(value) in (list, tuple):
+        return (type(value).__name__, [_packed(v) for v in value])
+    raise TypeError(f"{type(value).__name__} cannot be kept")
 
 
-def _restored(plain: Mapping[str, Any]) -> dict[str, Any]:
-    item = {}
-    for key, value in plain.items():
-        if isinstance(value, dict):
-            meta = {"filename_or_obj": value["name"]}
-            item[key] = MetaTensor(value["pixels"], affine=value["affine"], meta=meta)
-        else:
-            item[key] = value
-    return item
+def _unpacked(value: Any) -> Any:
+    """What `_packed` was given."""
+    if not isinstance(value, tuple):
+        return value
+    match value:
+        case ("image", pixels, meta, applied):
+            return MetaTensor(pixels, meta=_unpacked(meta), applied_operations=_unpacked(applied))
+        case ("array", tensor):
+            return tensor.numpy()
+        case ("number", tensor):
+            return tensor.numpy()[()]
+        case ("dict", pairs):
+            return {_unpacked(k): _unpacked(v) for k, v in pairs}
+        case ("list", values):
+            return [_unpacked(v) for v in values]
+        case ("tuple", values):
+            return tuple(_unpacked(v) for v in values)
+    raise TypeError(f"{value[0]!r} is of another version")
+
+
+def _of_any_instance(step: Any) -> Any:
+    """A transform's trace, which MONAI's inverse may undo in another process than it was made in.
+
+    There the transform has another ``id``, by which MONAI compares otherwise.
+    """
+    return {**step, TraceKeys.ID: TraceKeys.NONE} if TraceKeys.ID in step else step

@@ -4,17 +4,25 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays_of
 from ignite.engine import Engine, Events
-from monai.data import DataLoader
+from killed import killed_everywhere
+from monai.data import DataLoader, MetaTensor
 from monai.optimizers import WarmupCosineSchedule
-from monai.transforms import Compose, RandShiftIntensityd
+from monai.transforms import Compose, Flipd, RandShiftIntensityd
 
 from overtile.pipelines.bundle.checkpoints import Checkpoints, save_atomically
+from overtile.pipelines.data.cache import CachedDataset
 from overtile.pipelines.data.samples import EpochSampler, TileDataset
 from overtile.pipelines.errors import ConfigurationError
+from overtile.pipelines.images.read_transform import ReadImaged
+from overtile.pipelines.metrics.monai_metrics import VRandMetric
 from overtile.pipelines.training.handlers import ClipGradients
 from overtile.transforms import RandDeformedTiled
 
@@ -55,6 +63,156 @@ def test_every_image_is_used_equally_often() -> None:
     used = [dataset._image_of(n) for n in range(12)]
     assert all(sorted(used[i : i + 4]) == [0, 1, 2, 3] for i in (0, 4, 8))
     assert used[:4] != used[4:8] or used[4:8] != used[8:], "in random order"
+
+
+# --- the cache --------------------------------------------------------------------------------
+
+SIMPLE = st.one_of(
+    *(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=4)),
+    st.sampled_from(["\udcff.tif", np.float32(0.5), np.int64(3), np.str_("x"), 2**100]),
+    arrays_of.arrays(
+        st.sampled_from([np.float64, np.int16, np.uint16, np.bool_, ">i2"]),
+        arrays_of.array_shapes(min_dims=0, max_dims=2, max_side=3),
+        elements=st.integers(0, 1),
+    ),
+    st.integers(1, 3).map(lambda n: torch.arange(n, dtype=torch.float64)),
+)
+VALUES = st.recursive(
+    SIMPLE,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.lists(inner, max_size=3).map(tuple),
+        st.dictionaries(st.one_of(st.text(max_size=3), st.integers()), inner, max_size=3),
+    ),
+    max_leaves=6,
+)
+
+
+class Described:
+    """A reader that states the metadata it is given, and an entry of the item beside them."""
+
+    def __init__(self, meta: dict[str, Any], beside: Any) -> None:
+        self.meta, self.beside = meta, beside
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        pixels = torch.arange(6.0).reshape(1, 2, 3)
+        meta = {"filename_or_obj": item["image"], **self.meta}
+        return {"image": MetaTensor(pixels, meta=meta), "beside": self.beside}
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Equal in value and kind, to the depth of all that they hold."""
+    if isinstance(one, torch.Tensor):
+        assert type(one) is type(other)
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+        if isinstance(one, MetaTensor):
+            assert_same(one.meta, other.meta)
+            assert one.applied_operations == other.applied_operations
+    elif isinstance(one, dict):
+        assert list(one) == list(other)
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        assert type(one) is type(other)
+        assert len(one) == len(other)
+        for mine, theirs in zip(one, other, strict=True):
+            assert_same(mine, theirs)
+    elif isinstance(one, (np.ndarray, np.generic)) and not isinstance(one, str):
+        assert type(one) is type(other)
+        assert one.dtype == other.dtype
+        assert np.array_equal(one, other)
+    else:
+        assert isinstance(one, str) or type(one) is type(other)
+        assert one == other
+
+
+@pytest.mark.parametrize("memory_limit", [0, 2**30])
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    meta=st.dictionaries(st.sampled_from(["axes", "spacing", "affine_of", "note"]), VALUES),
+    beside=VALUES,
+)
+def test_an_item_from_the_cache_is_the_item(
+    tmp_path: Path, memory_limit: int, meta: dict[str, Any], beside: Any
+) -> None:
+    (tmp_path / "a.tif").touch()
+    data = [{"image": str(tmp_path / "a.tif")}]
+    step = Described(meta, beside)
+    expected = step(data[0])
+    for _ in ("written", "read"):
+        cached = CachedDataset(data, Compose([step]), memory_limit, tmp_path / "cache")
+        assert_same(expected, cached[0])
+
+
+def test_what_a_file_of_tensors_cannot_hold_stays_in_memory(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").touch()
+    step = Described({}, frozenset({1}))
+    cached = CachedDataset(
+        [{"image": str(tmp_path / "a.tif")}], Compose([step]), cache_dir=tmp_path / "cache"
+    )
+    assert cached[0]["beside"] == frozenset({1})
+    assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> dict[str, str]:
+    """An image ``[X, Y, Z]`` and its label, in which X and Z do not look alike."""
+    rng = np.random.default_rng(0)
+    label = np.zeros((12, 10, 5), np.uint8)
+    label[1:5, 1:9], label[7:11, 1:5] = 1, 2
+    for name, array in (("image", rng.random(label.shape, np.float32)), ("label", label)):
+        nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii")
+    return {name: str(tmp_path / f"{name}.nii") for name in ("image", "label")}
+
+
+def read(*more: Any) -> Compose:
+    keys, dtypes = ("image", "label"), ("float32", "int32")
+    return Compose([ReadImaged(keys, dtypes, spatial_dims=3), *more])
+
+
+def test_a_volume_from_the_cache_is_scored_along_the_same_axis(
+    tmp_path: Path, volume: dict[str, str]
+) -> None:
+    def score(item: dict[str, Any]) -> float:
+        metric = VRandMetric()
+        metric([item["image"]], [item["label"]])
+        return float(metric.aggregate())
+
+    expected = score(read()(volume))
+    for _ in ("written", "read"):
+        cached = CachedDataset([volume], read(), cache_dir=tmp_path / "cache")
+        assert score(cached[0]) == expected
+
+
+def test_monai_inverts_what_was_done_to_an_item_from_the_cache(
+    tmp_path: Path, volume: dict[str, str]
+) -> None:
+    original = read()(volume)
+    for _ in ("written", "read"):  # by other transforms, as in another process
+        steps = read(Flipd(["image", "label"], spatial_axis=0))
+        item = CachedDataset([volume], steps, cache_dir=tmp_path / "cache")[0]
+        assert not torch.equal(item["image"], original["image"])
+        restored = steps.inverse(item)
+        for key in ("image", "label"):
+            assert torch.equal(torch.as_tensor(restored[key]), torch.as_tensor(original[key]))
+
+
+def test_a_cache_killed_while_writing_holds_whole_items(
+    tmp_path: Path, volume: dict[str, str]
+) -> None:
+    cache, expected = tmp_path / "cache", read()(volume)
+
+    def items() -> CachedDataset:
+        return CachedDataset([volume], read(), cache_dir=cache)
+
+    for _ in killed_everywhere(items):
+        for file in cache.rglob("*.pt"):
+            assert file.name.startswith(".partial") or torch.load(file, weights_only=True)
+    assert_same(expected, items()[0])
+    assert len([file for file in cache.rglob("*") if file.is_file()]) == 1, "nothing else is left"
 
 
 def test_clipping_bounds_the_norm_and_keeps_the_direction() -> None:
