@@ -24,7 +24,7 @@ from overtile.pipelines.images.view import split_plane
 from overtile.pipelines.inference.folder import make_ready
 from overtile.pipelines.metrics.score_names import name_of
 from overtile.pipelines.reporting import figures
-from overtile.pipelines.reporting.comparison import Layers, layers_of, load, store
+from overtile.pipelines.reporting.predictions import Layers, layers_of, load, store
 from overtile.pipelines.reporting.report import VIEWED, write_report
 from overtile.pipelines.reporting.summary import print_scores
 from overtile.pipelines.reporting.tables import (

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from overtile.pipelines.reporting.colours import ERROR_COLOURS, numbered_colours, outline, palette
-from overtile.pipelines.reporting.comparison import ERRORS, Layers
+from overtile.pipelines.reporting.predictions import ERRORS, Layers
 
 if TYPE_CHECKING:  # loads PyTorch, and a contact sheet needs none
     from overtile.transforms import Deformation

@@ -25,7 +25,7 @@ from PIL import Image
 from overtile.pipelines.errors import DataError
 from overtile.pipelines.metrics.score_names import DEFINITIONS, name_of
 from overtile.pipelines.reporting.colours import ERROR_COLOURS, numbered_colours, outline, palette
-from overtile.pipelines.reporting.comparison import COUNTS, ERRORS, SIDE, Layers, load
+from overtile.pipelines.reporting.predictions import COUNTS, ERRORS, SIDE, Layers, load
 from overtile.pipelines.reporting.tables import (
     PREDICTIONS,
     REPORT,

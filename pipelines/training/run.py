@@ -23,7 +23,7 @@ from overtile.pipelines.inference.evaluation import draw_cases, score
 from overtile.pipelines.reporting.report import write_report
 from overtile.pipelines.reporting.summary import print_summary, write_summary
 from overtile.pipelines.training.pictures import draw_predictions, draw_training_sample
-from overtile.pipelines.training.stopping import alone_in, move_aside, stoppable
+from overtile.pipelines.training.stop_and_resume import alone_in, move_aside, stoppable
 from overtile.pipelines.training.tracking import RunTracker
 from overtile.transforms import RandDeformedTiled
 

@@ -29,7 +29,7 @@ from overtile.pipelines.reporting.colours import (
     outline,
     palette,
 )
-from overtile.pipelines.reporting.comparison import COUNTS, ERRORS, compare, layers_of, load, store
+from overtile.pipelines.reporting.predictions import COUNTS, ERRORS, compare, layers_of, load, store
 from overtile.pipelines.reporting.report import BYTES, VIEWED, write_report
 from overtile.pipelines.reporting.tables import (
     PREDICTIONS,

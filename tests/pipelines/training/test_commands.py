@@ -28,7 +28,7 @@ from overtile.pipelines.data.synthesis import write_touching_cells
 from overtile.pipelines.data.writing import write_data
 from overtile.pipelines.images.read import read_image
 from overtile.pipelines.metrics.instances import seg_measure
-from overtile.pipelines.reporting.comparison import load
+from overtile.pipelines.reporting.predictions import load
 from overtile.pipelines.reporting.report import write_report
 from overtile.transforms import InstancesFromProbabilities
 

@@ -8,7 +8,7 @@ from ignite.engine import Engine
 
 from overtile.pipelines.data.synthesis import write_touching_cells
 from overtile.pipelines.errors import TrainingError
-from overtile.pipelines.training.handlers import StopOnCollapse
+from overtile.pipelines.training.divergence import StopOnCollapse
 
 
 def run(predictions: list[torch.Tensor], labels: torch.Tensor, patience: int = 3) -> int:
