@@ -27,6 +27,7 @@ from overtile.pipelines.metrics.membranes import (
     slice_f,
     warping_error_of,
 )
+from overtile.pipelines.metrics.sections import sections_first
 
 Array = NDArray[Any]
 
@@ -45,12 +46,11 @@ class _Counted(CumulativeIterationMetric):
         return super().__call__(y_pred, y, **kwargs)
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
-        # sections are read off the first axis, which NIfTI and DICOM have as X
-        turned = isinstance(y, MetaTensor) and str(y.meta.get("axes", "")).startswith("X")
-        rows = [
-            self.count(*(a.T for a in pair) if turned else pair)
-            for pair in zip(_arrays(y_pred, -1), _arrays(y, 0), strict=True)
-        ]
+        rows = []
+        for prediction, label in zip(y_pred, y, strict=True):
+            axes = label.meta.get("axes") if isinstance(label, MetaTensor) else None
+            pair = (_array(prediction, -1), _array(label, 0))
+            rows.append(self.count(*(sections_first(array, axes) for array in pair)))
         device = y_pred.device if y_pred.is_cuda else "cpu"  # NCCL gathers from GPUs alone
         return torch.as_tensor(np.stack(rows), device=device)
 
@@ -251,9 +251,10 @@ def cell_masks(output: Sequence[Mapping[str, Tensor]]) -> tuple[list[Tensor], li
 _KEYS = ("instances", "label")
 
 
-def _arrays(batch: Tensor, channel: int) -> list[Array]:
-    images = [image[channel].detach().cpu() for image in batch]
-    return [(i.float() if i.dtype == torch.bfloat16 else i).numpy() for i in images]
+def _array(image: Tensor, channel: int) -> Array:
+    chosen = torch.as_tensor(image)[channel].detach().cpu()
+    array: Array = (chosen.float() if chosen.dtype == torch.bfloat16 else chosen).numpy()
+    return array
 
 
 def _buffer(metric: CumulativeIterationMetric) -> Array:

@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from ignite.engine import Engine
+from monai.data import DataLoader
 from monai.handlers import IgniteMetricHandler, from_engine
 
 from overtile.pipelines import metrics
@@ -29,6 +32,7 @@ from overtile.pipelines.metrics.monai_metrics import (
     VRandMetric,
     WarpingErrorMetric,
 )
+from overtile.pipelines.metrics.sections import sections_first
 
 Array = np.ndarray[Any, Any]
 OF_STACKS = {
@@ -118,8 +122,11 @@ def test_pixel_error_and_seg_pool_what_they_count() -> None:
     assert both < pixel_error(labels[1] > 0, p[1]).value == 1
 
 
+@pytest.mark.parametrize("batched", [False, True])
 @pytest.mark.parametrize("name", OF_STACKS)
-def test_sections_of_a_nifti_volume_are_those_along_z(name: str, tmp_path: Path) -> None:
+def test_sections_of_a_nifti_volume_are_those_along_z(
+    name: str, batched: bool, tmp_path: Path
+) -> None:
     labels, p = stack(5)
     tifffile.imwrite(tmp_path / "label.tif", labels, photometric="minisblack")
     nibabel.save(nibabel.Nifti1Image(labels.T, np.eye(4)), tmp_path / "label.nii")
@@ -127,9 +134,26 @@ def test_sections_of_a_nifti_volume_are_those_along_z(name: str, tmp_path: Path)
     found = []
     for file, pred in (("label.tif", p), ("label.nii", p.T)):
         metric = OF_STACKS[name]()
-        metric([as_output(pred)], [read({"label": tmp_path / file})["label"]])
+        label = read({"label": tmp_path / file})["label"]
+        if batched:  # as a loader gives them
+            metric(as_output(pred)[None], next(iter(DataLoader([label], batch_size=1))))
+        else:
+            metric([as_output(pred)], [label])
         found.append(float(metric.aggregate()))
     assert found[0] == found[1] == pytest.approx(getattr(em_report(labels > 0, p), name).value)
+
+
+@given(order=st.permutations("ZYX"), pages=st.sampled_from("ZQ"))
+def test_sections_come_first_whatever_the_order_in_the_file(order: list[str], pages: str) -> None:
+    volume = np.arange(24).reshape(2, 3, 4)  # [Z, Y, X]
+    stored = volume.transpose(["ZYX".index(axis) for axis in order])
+    axes = "".join(order).replace("Z", pages)
+    assert np.array_equal(sections_first(stored, axes), volume)
+    for unknown in (None, "", "XY", "ABC", ["ZYX"]):
+        assert sections_first(stored, unknown) is stored
+    plane = [axis for axis in order if axis != "Z"]
+    image = volume[0].transpose(["YX".index(axis) for axis in plane])
+    assert np.array_equal(sections_first(image, "".join(plane)), volume[0])
 
 
 def test_a_process_without_images_is_told_so() -> None:
