@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-import shutil
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +14,23 @@ from monai.engines import SupervisedEvaluator
 from monai.handlers import IgniteMetricHandler
 from numpy.typing import NDArray
 
-from overtile.pipelines.errors import ConfigurationError, DataError
-from overtile.pipelines.images.formats import open_image
-from overtile.pipelines.images.view import split_plane
+from overtile.pipelines.errors import ConfigurationError
 from overtile.pipelines.inference.folder import make_ready
 from overtile.pipelines.metrics.score_names import name_of
+from overtile.pipelines.metrics.sections import sections_first
 from overtile.pipelines.reporting import figures
 from overtile.pipelines.reporting.predictions import Layers, layers_of, load, store
 from overtile.pipelines.reporting.report import VIEWED, write_report
 from overtile.pipelines.reporting.summary import print_scores
 from overtile.pipelines.reporting.tables import (
+    FIGURES,
     PREDICTIONS,
+    REPORT,
     ROWS,
-    SCORES,
     prediction_file,
     read_scored,
+    results_of,
+    write_scored,
 )
 
 
@@ -66,11 +64,15 @@ def run_evaluation(
     folder = Path(output_dir)
     versions = getattr(evaluator.inferer, "versions", 1)  # of RotationAveragingInferer
     told = {"network": str(checkpoint), "versions": versions}
-    result = score(evaluator, metrics, folder, told)
-    draw_cases(folder)
-    report = write_report(folder)
+    with results_of(folder) as results:
+        result = score(evaluator, metrics, results, told)
+        draw_cases(results)
+        write_report(results, name=folder.resolve().name)
     print_scores(result, more=[("averaged over", f"{versions} versions")] if versions > 1 else ())
-    print(f"\n  {folder / ROWS}: image by image\n  {report}: all of it to look at\n", flush=True)
+    print(
+        f"\n  {folder / ROWS}: image by image\n  {folder / REPORT}: all of it to look at\n",
+        flush=True,
+    )
     return result
 
 
@@ -84,13 +86,13 @@ def score(
 
     ``evaluation.csv`` and ``evaluation.json`` as `run_evaluation` says, and the layers of the
     images that the report shows, as ``predictions/NUMBER.npz``, NUMBER being that of the image's
-    row from 0. All are written image by image, none larger than `SIDE` pixels a side; those that
+    row from 0. These are written image by image, none larger than `SIDE` pixels a side; those that
     the report does not show are removed at the end.
 
     Args:
         evaluator: with network, inferer, loader, postprocessing and ``metrics``.
         metrics: the evaluator's, by name; only these have a column in the table.
-        folder: created if need be.
+        folder: that `overtile.pipelines.reporting.tables.results_of` made.
         told: further entries of ``evaluation.json``.
 
     Returns:
@@ -99,26 +101,25 @@ def score(
     Raises:
         ConfigurationError: in one of several processes.
     """
-    if idist.get_world_size() > 1:
+    if (processes := idist.get_world_size()) > 1:
         raise ConfigurationError(
-            f"{idist.get_world_size()} processes; expected one, which writes {folder}"
+            found=f"{processes} processes", expected=f"one, which writes {ROWS}"
         )
-    folder.mkdir(parents=True, exist_ok=True)  # before hours of work, not after
-    partial = folder / f"{PREDICTIONS}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    (folder / PREDICTIONS).mkdir()
     rows: list[dict[str, Any]] = []
+    axes: list[object] = []
 
     def note(engine: Any) -> None:
         for image in engine.state.batch["image"]:
             rows.append({"image": image.meta["filename_or_obj"]})
+            axes.append(image.meta.get("axes"))
 
     def keep(engine: Any) -> None:
         outputs = engine.state.output  # one an image; a loader's batch that is left whole is not
         if isinstance(outputs, list):
             for number, output in enumerate(outputs, len(rows) - len(outputs)):
-                layers = _layers(rows[number]["image"], output)
-                store(layers, prediction_file(partial, number))
+                layers = _layers(rows[number]["image"], output, axes[number])
+                store(layers, prediction_file(folder / PREDICTIONS, number))
 
     handles = [
         evaluator.add_event_handler(Events.ITERATION_STARTED, note),
@@ -126,30 +127,23 @@ def score(
     ]
     try:
         evaluator.run()
-        for name, handler in metrics.items():
-            for row, value in zip(rows, _per_image(handler.metric_fn), strict=True):
-                row[name] = "" if math.isnan(value) else value
-        state = evaluator.state
-        result = {
-            "images": len(rows),
-            **told,
-            "scores": {name: float(value) for name, value in state.metrics.items()},
-            "key_metric": state.key_metric_name,
-            "lower_is_better": bool(evaluator.metric_cmp_fn(0.0, 1.0)),
-        }
-        with (folder / ROWS).open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        (folder / SCORES).write_text(json.dumps(result, indent=2) + "\n")
-        for number, _ in read_scored(folder).telling()[VIEWED:]:
-            prediction_file(partial, number).unlink(missing_ok=True)
-        shutil.rmtree(folder / PREDICTIONS, ignore_errors=True)
-        partial.rename(folder / PREDICTIONS)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
         for handle in handles:
             handle.remove()
+    for name, handler in metrics.items():
+        for row, value in zip(rows, _per_image(handler.metric_fn), strict=True):
+            row[name] = "" if math.isnan(value) else value
+    state = evaluator.state
+    result = {
+        "images": len(rows),
+        **told,
+        "scores": {name: float(value) for name, value in state.metrics.items()},
+        "key_metric": state.key_metric_name,
+        "lower_is_better": bool(evaluator.metric_cmp_fn(0.0, 1.0)),
+    }
+    write_scored(folder, rows, result)
+    for number, _ in read_scored(folder).telling()[VIEWED:]:
+        prediction_file(folder / PREDICTIONS, number).unlink(missing_ok=True)
     return result
 
 
@@ -169,7 +163,7 @@ def draw_cases(folder: Path) -> Path | None:
             cases.append(figures.Case(title, load(path)))
     if not cases:
         return None
-    path = folder / "figures" / "cases.png"
+    path = folder / FIGURES / "cases.png"
     path.parent.mkdir(exist_ok=True)
     figures.cases(cases).savefig(path, dpi=80, bbox_inches="tight")
     return path
@@ -178,29 +172,16 @@ def draw_cases(folder: Path) -> Path | None:
 _CASES = ("best", "median", "worst", "")
 
 
-def _layers(name: str, output: Mapping[str, Any]) -> Layers:
-    """What the postprocessing of one image gives, rows first."""
+def _layers(name: str, output: Mapping[str, Any], axes: object) -> Layers:
+    """What the postprocessing of one image gives, rows first, or the sections of a volume."""
     arrays: dict[str, NDArray[Any] | None] = {}
     for key, channel in (("image", 0), ("label", 0), ("pred", -1), ("instances", 0)):
         found = output.get(key)
         array = None if found is None else torch.as_tensor(found)[channel].cpu().numpy()
-        arrays[key] = array.T if array is not None and _columns_first(name) else array
+        arrays[key] = None if array is None else sections_first(array, axes)
     image = arrays["image"]
     assert image is not None  # every evaluator has it
     return layers_of(name, image, arrays["label"], arrays["pred"], arrays["instances"])
-
-
-@lru_cache(maxsize=1)  # the planes of a stack follow each other
-def _axes(file: Path) -> str:
-    try:
-        return open_image(file).axes
-    except DataError:  # of a reader other than ours
-        return ""
-
-
-def _columns_first(name: str) -> bool:
-    """Whether the array is ``[X, Y]`` or ``[X, Y, Z]``, as from NIfTI and DICOM."""
-    return _axes(split_plane(name)[0]).startswith("X")
 
 
 def _per_image(metric: Any) -> list[float]:

@@ -24,27 +24,6 @@ _LINES = 9  # of the deformation grid, each way
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What a figure needs of one image: all ``[H, W]``.
-
-    Attributes:
-        name: of the image.
-        image: grey values.
-        label: instances.
-        probability: P(cell).
-        instances: found in it.
-        score: SEG of this image.
-    """
-
-    name: str
-    image: NDArray[Any]
-    label: NDArray[Any]
-    probability: NDArray[Any]
-    instances: NDArray[Any]
-    score: float
-
-
-@dataclass(frozen=True)
 class Case:
     """An image that was scored.
 
@@ -96,18 +75,23 @@ def training_sample(
     return _without_ticks(figure)
 
 
-def predictions(rows: Sequence[Prediction]) -> Figure:
-    """Image, label, P(cell) and instances side by side, a row an image."""
+def predictions(rows: Sequence[Case]) -> Figure:
+    """Image, label, P(cell) and instances side by side, a row an image; empty what there is not."""
     figure = Figure(figsize=(16, 4.1 * len(rows)), layout="constrained")
     for axes, row in zip(figure.subplots(len(rows), 4, squeeze=False), rows, strict=True):
-        _grey(axes[0], row.image, row.name)
-        axes[1].imshow(coloured(row.label), interpolation="nearest")
-        axes[1].set_title(f"label: {_count(row.label)} cells")
-        shown = axes[2].imshow(row.probability, cmap="magma", vmin=0, vmax=1)
+        layers = row.layers
+        label, likely, found = (
+            np.zeros_like(layers.image) if layer is None else layer
+            for layer in (layers.label, layers.probability, layers.instances)
+        )
+        _grey(axes[0], layers.image, Path(layers.name).name)
+        axes[1].imshow(coloured(label), interpolation="nearest")
+        axes[1].set_title(f"label: {_count(label)} cells")
+        shown = axes[2].imshow(likely / 255, cmap="magma", vmin=0, vmax=1)
         axes[2].set_title("P(cell)")
         figure.colorbar(shown, ax=axes[2])
-        axes[3].imshow(coloured(row.instances), interpolation="nearest")
-        axes[3].set_title(f"found: {_count(row.instances)}, SEG {row.score:.3f}")
+        axes[3].imshow(coloured(found), interpolation="nearest")
+        axes[3].set_title(", ".join(filter(None, (f"found: {_count(found)}", row.title))))
     return _without_ticks(figure)
 
 

@@ -136,8 +136,10 @@ def load(path: Path) -> Layers:
     except _BROKEN as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DataError(
-            f"{path}: no layers of a prediction ({reason}); expected what a scoring wrote: "
-            "score again"
+            path,
+            f"no layers of a prediction ({reason})",
+            "what a scoring wrote",
+            "score again",
         ) from error
     return layers
 

@@ -14,6 +14,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from overtile.pipelines.errors import DataError
+from overtile.pipelines.files import whole
 from overtile.pipelines.metrics.score_names import DEFINITIONS, name_of
 from overtile.pipelines.reporting.colours import ERROR_COLOURS, numbered_colours, outline, palette
 from overtile.pipelines.reporting.predictions import COUNTS, ERRORS, SIDE, Layers, load
@@ -48,29 +50,28 @@ _MAGMA = (
 )
 
 
-def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
+def write_report(
+    folder: str | Path, output: str | Path | None = None, name: str | None = None
+) -> Path:
     """Write the page of the run in ``folder``.
 
     Args:
         folder: of a training or an evaluation.
         output: the page; by default ``report.html`` in the folder.
+        name: of the run; by default that of the folder.
 
     Raises:
         DataError: if the folder is missing or holds no results, a file in it is broken, or the page
             cannot be written there.
     """
     run = read_run(folder)
+    run = run if name is None else replace(run, name=name)
     path = run.folder / REPORT if output is None else Path(output)
     if path.is_dir() or not path.parent.is_dir():
         found = "a folder" if path.is_dir() else f"no folder {path.parent}"
-        raise DataError(f"{path}: {found}; expected the name of a file to write")
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            _write_page(run, file)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        raise DataError(path, found, "the name of a file to write")
+    with whole(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        _write_page(run, file)
     return path
 
 
@@ -81,7 +82,7 @@ def _write_page(run: Run, file: TextIO) -> None:
     template = (
         files("overtile.pipelines.reporting").joinpath("report.html").read_text(encoding="utf-8")
     )
-    title = f"{run.folder.resolve().name}: report"
+    title = f"{run.name}: report"
     head, tail = template.split("<!-- DATA -->")
     head = head.replace("<!-- TITLE -->", html.escape(title))
     file.write(head.replace("<!-- POLICY -->", f'content="{_policy(template)}"'))
@@ -125,8 +126,10 @@ def _blocks(folder: Path, scored: Scored) -> Iterator[tuple[int, str, str]]:
         layers = load(path)
         if layers.name != scored.names[number]:
             raise DataError(
-                f"{path}: of {layers.name}; expected {scored.names[number]} as in {ROWS}: "
-                "score again"
+                path,
+                f"of {layers.name}",
+                f"{scored.names[number]} as in {ROWS}",
+                "score again",
             )
         block = _block(f"image-{number}", _pictures(layers))
         if place >= 3 and written + len(block) > BYTES:
@@ -148,7 +151,7 @@ def _content(run: Run, viewed: dict[int, str]) -> dict[str, Any]:
     if scored is not None and scored.versions not in ("", "1"):
         facts.append(["averaged over", f"{scored.versions} versions"])
     content: dict[str, Any] = {
-        "title": run.folder.resolve().name,
+        "title": run.name,
         "facts": facts,
         "history": _curves(run.history),
         "best_epoch": summary.get("best_epoch"),

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from overtile.pipelines.errors import ConfigurationError
+from overtile.pipelines.files import settle, whole
 from overtile.pipelines.metrics.score_names import name_of
+from overtile.pipelines.reporting.tables import REPORT, SUMMARY
 
-_FILE = "summary.json"
 _KEYS = frozenset(
     "best_epoch figures images mlflow network resumed scores training_seconds unseen".split()
 )
@@ -21,7 +22,8 @@ _KEYS = frozenset(
 def write_summary(summary: dict[str, Any], folder: Path) -> None:
     """Keep the summary in the run's folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _FILE).write_text(json.dumps(summary, indent=2) + "\n")
+    with whole(folder / SUMMARY) as unfinished:
+        unfinished.write_text(json.dumps(summary, indent=2) + "\n")
 
 
 def read_summary(folder: str | Path) -> dict[str, Any]:
@@ -30,16 +32,17 @@ def read_summary(folder: str | Path) -> dict[str, Any]:
     Raises:
         ConfigurationError: if the folder holds no finished run, or its summary is damaged.
     """
-    path = Path(folder) / _FILE
+    settle(Path(folder))
+    path = Path(folder) / SUMMARY
     if not path.is_file():
-        raise ConfigurationError(f"{path}: no such file; expected the folder of a finished run")
+        raise ConfigurationError(path, "no such file", "the folder of a finished run")
     try:
         summary = json.loads(path.read_text())
     except ValueError as error:
-        raise ConfigurationError(f"{path}: no JSON ({error}); train again") from error
+        raise ConfigurationError(path, f"no JSON ({error})", hint="train again") from error
     if not isinstance(summary, dict) or not summary.keys() >= _KEYS:
         raise ConfigurationError(
-            f"{path}: no summary of a run; expected the entries {', '.join(sorted(_KEYS))}"
+            path, "no summary of a run", f"the entries {', '.join(sorted(_KEYS))}"
         )
     return summary
 
@@ -52,7 +55,7 @@ def print_summary(summary: dict[str, Any], folder: str | Path) -> None:
     width = print_scores(summary, "unseen " if summary["unseen"] else "validation ", rows)
     places = [("MLflow", summary["mlflow"])]
     places += [(name, str(Path(folder) / summary[name])) for name in ("network", "figures")]
-    report = Path(folder) / "report.html"
+    report = Path(folder) / REPORT
     places += [("report", str(report))] if report.is_file() else []
     places += [(p.stem, str(p)) for p in sorted(Path(folder).glob("*/*_outlines.png"))]
     print()

@@ -1,20 +1,25 @@
-"""The tables that a training or an evaluation leaves in its folder, read back."""
+"""The tables that a training or an evaluation leaves in its folder: written, and read back."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from overtile.pipelines.errors import DataError
+from overtile.pipelines.files import settle, together, whole
 from overtile.pipelines.metrics.score_names import DEFINITIONS
 
 REPORT = "report.html"
-HISTORY = "history.csv"
+HISTORY, SUMMARY = "history.csv", "summary.json"
 SCORES, ROWS, PREDICTIONS = "evaluation.json", "evaluation.csv", "predictions"
+FIGURES = "figures"
 
 
 @dataclass(frozen=True)
@@ -78,12 +83,14 @@ class Run:
 
     Attributes:
         folder: of the run.
+        name: of the run, that of its folder.
         scored: None if nothing was scored yet.
         history: a row an epoch, by column; empty without a training.
         summary: of the training; empty without.
     """
 
     folder: Path
+    name: str
     scored: Scored | None
     history: list[dict[str, float]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -97,16 +104,51 @@ def read_run(folder: str | Path) -> Run:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; give that of a training or an evaluation")
+        raise DataError(folder, "no such folder", hint="give that of a training or an evaluation")
+    settle(folder)
     scored = read_scored(folder) if (folder / SCORES).exists() else None
     history = read_history(folder / HISTORY) if (folder / HISTORY).exists() else []
     if scored is None and not history:
         raise DataError(
-            f"{folder}: no results; expected {SCORES} or {HISTORY}, as training and evaluation "
-            "write them"
+            folder, "no results", f"{SCORES} or {HISTORY}, as training and evaluation write them"
         )
-    summary = folder / "summary.json"
-    return Run(folder, scored, history, _json(summary) if summary.exists() else {})
+    summary = folder / SUMMARY
+    told = _json(summary) if summary.exists() else {}
+    return Run(folder, folder.resolve().name, scored, history, told)
+
+
+@contextmanager
+def results_of(folder: Path) -> Iterator[Path]:
+    """A folder to score in; in the end tables, predictions, pictures and report are in ``folder``.
+
+    They belong together: whoever reads them finds those of one scoring. What the report tells of a
+    training, and its pictures, are there from the start.
+
+    Raises:
+        OSError: where they cannot be written.
+    """
+    with together(folder) as results:
+        for name in (HISTORY, SUMMARY):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, results / name)
+        if (folder / FIGURES).is_dir():
+            shutil.copytree(folder / FIGURES, results / FIGURES)
+        yield results
+
+
+def write_scored(
+    folder: Path, rows: Sequence[Mapping[str, object]], content: Mapping[str, Any]
+) -> None:
+    """Write ``evaluation.csv`` and ``evaluation.json``, for `read_scored`.
+
+    Args:
+        folder: that `results_of` made.
+        rows: of each image its name (``image``) and its scores, ``""`` where one is not defined.
+        content: of the whole set: ``images``, ``scores``, ``key_metric``, ``lower_is_better``,
+            and perhaps ``kind``, ``network`` and ``versions``.
+    """
+    _write_table(folder / ROWS, rows, rows[0])
+    (folder / SCORES).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def read_scored(folder: Path) -> Scored:
@@ -115,6 +157,7 @@ def read_scored(folder: Path) -> Scored:
     Raises:
         DataError: if one is missing or broken, or they do not belong together.
     """
+    settle(folder)
     content = _json(folder / SCORES)
     try:
         scores = {str(k): float(v) for k, v in content["scores"].items()}
@@ -122,16 +165,17 @@ def read_scored(folder: Path) -> Scored:
         texts = {k: str(content.get(k) or "") for k in ("kind", "network", "versions")}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
-            f"{folder / SCORES}: no scores in it; expected the entries images and scores: "
-            "score again"
+            folder / SCORES, "no scores in it", "the entries images and scores", "score again"
         ) from error
     table = _table(folder / ROWS)
     rows = [{k: _number(folder / ROWS, v) for k, v in row.items() if k in scores} for row in table]
     names = [row.get("image", "") for row in table]
     if len(rows) != count or not all(names):
         raise DataError(
-            f"{folder / ROWS}: {len(rows)} images; expected the {count} of {SCORES}, each with its "
-            "name: score again"
+            folder / ROWS,
+            f"{len(rows)} images",
+            f"the {count} of {SCORES}, each with its name",
+            "score again",
         )
     measured = [k for k in scores if all(k in row for row in rows)]
     asked = str(content.get("key_metric") or "")
@@ -142,6 +186,26 @@ def read_scored(folder: Path) -> Scored:
     return Scored(scores, names, rows, key, bool(lower), **texts)
 
 
+def append_epoch(row: Mapping[str, float], path: Path) -> None:
+    """Add the row of an epoch to ``history.csv``.
+
+    Rows of this epoch and later ones give way: they are of a run that was stopped before it had
+    saved them, and that now repeats them.
+    """
+    earlier: list[dict[str, Any]] = []
+    if path.is_file():
+        with path.open(newline="") as file:
+            earlier = [
+                {k: v for k, v in e.items() if k and v}
+                for e in csv.DictReader(file)
+                if (e.get("epoch") or "").isdecimal() and int(e["epoch"]) < row["epoch"]
+            ]
+    rows = [*earlier, {k: float(v) if k.startswith("val_") else v for k, v in row.items()}]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as unfinished:
+        _write_table(unfinished, rows, dict.fromkeys(k for r in rows for k in r))
+
+
 def read_history(path: Path) -> list[dict[str, float]]:
     """The rows of ``history.csv``, by epoch; NaN where nothing was measured.
 
@@ -150,7 +214,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
     """
     rows = [{k: _number(path, v) for k, v in row.items()} for row in _table(path)]
     if any(not row.get("epoch", math.nan).is_integer() for row in rows):
-        raise DataError(f"{path}: no epochs in it; expected a column epoch of whole numbers")
+        raise DataError(path, "no epochs in it", "a column epoch of whole numbers")
     return rows
 
 
@@ -159,10 +223,17 @@ def _json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{path}: no JSON ({reason}); score again") from error
+        raise DataError(path, f"no JSON ({reason})", hint="score again") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path}: {type(content).__name__}; expected a JSON object: score again")
+        raise DataError(path, type(content).__name__, "a JSON object", "score again")
     return content
+
+
+def _write_table(path: Path, rows: Iterable[Mapping[str, object]], columns: Iterable[str]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(columns))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _table(path: Path) -> list[dict[str, str]]:
@@ -171,10 +242,12 @@ def _table(path: Path) -> list[dict[str, str]]:
             rows = list(csv.DictReader(file, strict=True))
     except (OSError, ValueError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{path}: no table ({reason}); expected CSV with a header") from error
+        raise DataError(path, f"no table ({reason})", "CSV with a header") from error
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
-            raise DataError(f"{path}: row {number} is longer or shorter than the header; repair it")
+            raise DataError(
+                path, f"row {number} is longer or shorter than the header", hint="repair it"
+            )
     return rows
 
 
@@ -182,7 +255,7 @@ def _number(path: Path, text: str) -> float:
     try:
         return float(text) if text else math.nan
     except ValueError:
-        raise DataError(f"{path}: {text!r}; expected a number, or nothing") from None
+        raise DataError(path, repr(text), "a number, or nothing") from None
 
 
 def prediction_file(folder: Path, number: int) -> Path:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
-import torch
-from monai.engines import SupervisedEvaluator
-from monai.transforms import Compose
 from numpy.typing import NDArray
 
 from overtile.pipelines.data.samples import TileDataset
-from overtile.pipelines.metrics.instances import seg_measure
+from overtile.pipelines.metrics.score_names import name_of
 from overtile.pipelines.reporting import figures
+from overtile.pipelines.reporting.predictions import load
+from overtile.pipelines.reporting.tables import FIGURES, PREDICTIONS, read_scored
 from overtile.pipelines.training.batches import plain
 from overtile.pipelines.training.tracking import RunTracker
 from overtile.transforms import RandDeformedTiled
+
+_SHOWN = 3  # images in the picture of predictions
 
 
 def draw_training_sample(loader: Any, tracker: RunTracker) -> None:
@@ -33,40 +35,31 @@ def draw_training_sample(loader: Any, tracker: RunTracker) -> None:
     )
 
 
-def draw_predictions(
-    evaluator: SupervisedEvaluator, postprocessing: Compose | None, tracker: RunTracker
-) -> None:
-    """Log a picture of the first predictions beside image and label."""
-    if postprocessing is None:
-        return
+def draw_predictions(folder: Path) -> Path | None:
+    """Write ``figures/predictions.png`` of a scored folder: its first images beside their labels.
+
+    Returns:
+        The file; None, and no file, where no image has its layers stored.
+    """
+    scored = read_scored(folder)
     rows = []
-    evaluator.network.eval()
-    for batch, _ in zip(evaluator.data_loader, range(3), strict=False):
-        image = batch["image"].to(evaluator.state.device)
-        with torch.no_grad():
-            logits = evaluator.inferer(image, evaluator.network)
-        label = _array(batch["label"][0])
-        done = postprocessing({"pred": logits[0], "label": batch["label"][0]})
-        instances = _array(done["instances"])
-        rows.append(
-            figures.Prediction(
-                name=Path(batch["image"].meta["filename_or_obj"][0]).name,
-                image=_section(_array(image[0])),
-                label=_section(label),
-                probability=_section(_array(done["pred"], channel=-1)),
-                instances=_section(instances),
-                score=seg_measure(label, instances).value,
-            )
-        )
-    if rows:
-        tracker.log_figure(figures.predictions(rows), "predictions.png")
+    for number, path in _stored(folder)[:_SHOWN]:
+        value = scored.rows[number].get(scored.key_metric or "", math.nan)
+        told = "" if math.isnan(value) else f"{name_of(str(scored.key_metric))} {value:.3f}"
+        rows.append(figures.Case(told, load(path)))
+    if not rows:
+        return None
+    path = folder / FIGURES / "predictions.png"
+    path.parent.mkdir(exist_ok=True)
+    figures.predictions(rows).savefig(path, dpi=100, bbox_inches="tight")
+    return path
 
 
-def _section(array: NDArray[Any]) -> NDArray[Any]:
-    """The image, or the middle section of a volume along its last axis."""
-    return array if array.ndim == 2 else array[..., array.shape[-1] // 2]
+def _stored(folder: Path) -> list[tuple[int, Path]]:
+    """Images that a scoring kept, by number."""
+    return sorted((int(path.stem), path) for path in (folder / PREDICTIONS).glob("*.npz"))
 
 
-def _array(image: Any, channel: int = 0) -> NDArray[Any]:
-    array: NDArray[Any] = plain(image)[channel].cpu().numpy()
+def _array(image: Any) -> NDArray[Any]:
+    array: NDArray[Any] = plain(image)[0].cpu().numpy()
     return array

@@ -10,20 +10,20 @@ from typing import Any
 
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import IgniteMetricHandler
-from monai.transforms import Compose
 from monai.utils import ensure_tuple_rep
 from torch.utils.data import DataLoader
 
-from overtile.pipelines.bundle.checkpoints import Checkpoints, check_settings, load_weights
+from overtile.pipelines.bundle.checkpoints import Checkpoints
 from overtile.pipelines.bundle.configuration import check_inferer, current_parser
 from overtile.pipelines.bundle.run_bundle import check_bundle, write_bundle
 from overtile.pipelines.data.samples import TileDataset
-from overtile.pipelines.errors import ConfigurationError
+from overtile.pipelines.errors import ConfigurationError, size_text
 from overtile.pipelines.inference.evaluation import draw_cases, score
 from overtile.pipelines.reporting.report import write_report
 from overtile.pipelines.reporting.summary import print_summary, write_summary
+from overtile.pipelines.reporting.tables import FIGURES, REPORT, SUMMARY, results_of
 from overtile.pipelines.training.pictures import draw_predictions, draw_training_sample
-from overtile.pipelines.training.stop_and_resume import alone_in, move_aside, stoppable
+from overtile.pipelines.training.stop_and_resume import alone_in, begin, go_on, stoppable
 from overtile.pipelines.training.tracking import RunTracker
 from overtile.transforms import RandDeformedTiled
 
@@ -36,7 +36,6 @@ def run_training(
     checkpoints: Checkpoints,
     tracker: RunTracker,
     test_loader: DataLoader[Any] | None = None,
-    postprocessing: Compose | None = None,
     resume: bool = False,
     bundle_root: str | Path | None = None,
     metrics: Mapping[str, IgniteMetricHandler] | None = None,
@@ -50,7 +49,6 @@ def run_training(
         checkpoints: of the trainer.
         tracker: of the trainer.
         test_loader: unseen images; without any, the best network scores the validation images.
-        postprocessing: of one prediction, for the figure; gives ``pred``, ``instances``.
         resume: go on with the run in the output folder. Otherwise a run that lies there is
             moved aside, never overwritten.
         bundle_root: of the bundle that trains; the run's folder becomes a bundle that uses the
@@ -65,71 +63,117 @@ def run_training(
         ConfigurationError: if there is no epoch to train, network and inferer do not go together,
             nothing can be resumed, or another run uses the output folder.
     """
+    _check(trainer, evaluator, bundle_root)
+    folder = tracker.output_dir
+    with alone_in(folder), stoppable(trainer, evaluator, checkpoints):
+        if resume:
+            go_on(trainer, checkpoints)
+        else:
+            begin(trainer, checkpoints, folder, initial_weights)
+        _make_a_bundle(folder, bundle_root, trainer)
+        with tracker.recording(checkpoints.extra.get("mlflow_run")) as run:
+            checkpoints.extra["mlflow_run"] = run
+            seconds = _train(trainer, evaluator, checkpoints, tracker)
+            checkpoints.load_best()
+            with results_of(folder) as results:
+                network = str(checkpoints.best_path.relative_to(folder))
+                told = {"network": network}
+                scored = _score(evaluator, checkpoints, test_loader, metrics or {}, results, told)
+                summary = {
+                    **scored,
+                    "best_epoch": checkpoints.best_epoch,
+                    "training_seconds": round(seconds, 1),
+                    "resumed": resume,
+                    "mlflow": tracker.uri,
+                    "mlflow_run": run,
+                    "network": network,
+                    "figures": FIGURES,
+                }
+                write_summary(summary, results)
+                write_report(results, name=folder.resolve().name)
+            _track(tracker, checkpoints, summary, trainer.state.epoch)
+    print_summary(summary, folder)
+    return summary
+
+
+def _check(
+    trainer: SupervisedTrainer, evaluator: SupervisedEvaluator, bundle_root: str | Path | None
+) -> None:
+    """All that can be said before anything is read or written."""
     if trainer.state.max_epochs < 1:
-        raise ConfigurationError(f"max_epochs {trainer.state.max_epochs}: expected at least 1")
+        raise ConfigurationError("max_epochs", str(trainer.state.max_epochs), "at least 1")
     if bundle_root is not None:
         check_bundle(bundle_root)
     check_inferer(trainer.inferer, trainer.network)
     check_inferer(evaluator.inferer, evaluator.network)
-    with alone_in(tracker.output_dir), stoppable(trainer, evaluator, checkpoints):
-        if resume:
-            checkpoints.resume(trainer)
-            log.info("%d of %d epochs are done", trainer.state.epoch, trainer.state.max_epochs)
-        else:
-            if initial_weights is not None:
-                load_weights(trainer.network, initial_weights)
-                check_settings(checkpoints.settings, initial_weights)
-            move_aside(tracker.output_dir)
-        parser = current_parser()
-        if parser is not None and bundle_root is not None:
-            write_bundle(parser, bundle_root, tracker.output_dir, trainer.network)
-        start = time.perf_counter()
-        with tracker.recording(checkpoints.extra.get("mlflow_run")) as run:
-            checkpoints.extra["mlflow_run"] = run
-            _warn_of_empty_tiles(trainer.data_loader)
-            draw_training_sample(trainer.data_loader, tracker)
-            if trainer.state.epoch < trainer.state.max_epochs:  # else only the end was missing
-                trainer.run()
-            validated = checkpoints.evaluator is not None
-            if validated and evaluator.state.epoch != trainer.state.epoch:  # not the last epoch
-                evaluator.run(trainer.state.epoch)
-                checkpoints.save(trainer)
-            seconds = time.perf_counter() - start
-            checkpoints.load_best()
-            unseen = test_loader is not None and len(test_loader) > 0
-            if test_loader is not None and unseen:
-                evaluator.data_loader = test_loader
-                evaluator.state.epoch_length = len(test_loader)
-            scores: dict[str, float] = {}
-            network = str(checkpoints.best_path.relative_to(tracker.output_dir))
-            if unseen or validated:
-                told = {"network": network, "kind": "unseen" if unseen else "validation"}
-                scores = score(evaluator, metrics or {}, tracker.output_dir, told)["scores"]
-                kind = "test" if unseen else "best_val"
-                values = {f"{kind}_{k}": v for k, v in scores.items()}
-                tracker.log_metrics(values, trainer.state.epoch)
-                draw_predictions(evaluator, postprocessing, tracker)
-                if (cases := draw_cases(tracker.output_dir)) is not None:
-                    tracker.log_file(cases, "figures")
-            for path in (checkpoints.best_path, checkpoints.last_path):
-                tracker.log_file(path, "models")
-            summary = {
-                "images": evaluator.state.epoch_length if scores else 0,
-                "unseen": unseen,
-                "scores": scores,
-                "best_epoch": checkpoints.best_epoch,
-                "training_seconds": round(seconds, 1),
-                "resumed": resume,
-                "mlflow": tracker.uri,
-                "mlflow_run": run,
-                "network": network,
-                "figures": "figures",
-            }
-            write_summary(summary, tracker.output_dir)
-            tracker.log_file(tracker.output_dir / "summary.json", "")
-            tracker.log_file(write_report(tracker.output_dir), "")
-    print_summary(summary, tracker.output_dir)
-    return summary
+
+
+def _make_a_bundle(
+    folder: Path, bundle_root: str | Path | None, trainer: SupervisedTrainer
+) -> None:
+    """Make the run's folder a bundle, if one trains."""
+    parser = current_parser()
+    if parser is not None and bundle_root is not None:
+        write_bundle(parser, bundle_root, folder, trainer.network)
+
+
+def _train(
+    trainer: SupervisedTrainer,
+    evaluator: SupervisedEvaluator,
+    checkpoints: Checkpoints,
+    tracker: RunTracker,
+) -> float:
+    """Train the epochs that are left, the last one with a validation; returns the seconds."""
+    start = time.perf_counter()
+    _warn_of_empty_tiles(trainer.data_loader)
+    draw_training_sample(trainer.data_loader, tracker)
+    if trainer.state.epoch < trainer.state.max_epochs:  # else only the end was missing
+        trainer.run()
+    if checkpoints.evaluator is not None and evaluator.state.epoch != trainer.state.epoch:
+        evaluator.run(trainer.state.epoch)
+        checkpoints.save(trainer)
+    return time.perf_counter() - start
+
+
+def _score(
+    evaluator: SupervisedEvaluator,
+    checkpoints: Checkpoints,
+    test_loader: DataLoader[Any] | None,
+    metrics: Mapping[str, IgniteMetricHandler],
+    results: Path,
+    told: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Score the unseen images, else those of the validation, and draw what was found.
+
+    Returns:
+        What the summary says of it; no scores where there is no such image.
+    """
+    unseen = test_loader is not None and len(test_loader) > 0
+    if test_loader is not None and unseen:
+        evaluator.data_loader = test_loader
+        evaluator.state.epoch_length = len(test_loader)
+    elif checkpoints.evaluator is None:
+        return {"images": 0, "unseen": False, "scores": {}}
+    kind = "unseen" if unseen else "validation"
+    scores = score(evaluator, metrics, results, {**told, "kind": kind})["scores"]
+    draw_predictions(results)
+    draw_cases(results)
+    return {"images": evaluator.state.epoch_length, "unseen": unseen, "scores": scores}
+
+
+def _track(
+    tracker: RunTracker, checkpoints: Checkpoints, summary: Mapping[str, Any], epoch: int
+) -> None:
+    """Keep the scores, the networks and what people look at with the run."""
+    kind = "test" if summary["unseen"] else "best_val"
+    tracker.log_metrics({f"{kind}_{k}": v for k, v in summary["scores"].items()}, epoch)
+    folder = tracker.output_dir
+    for path in sorted((folder / FIGURES).glob("*.png")):
+        tracker.log_file(path, FIGURES)
+    for path in (checkpoints.best_path, checkpoints.last_path):
+        tracker.log_file(path, "models")
+    for name in (SUMMARY, REPORT):
+        tracker.log_file(folder / name, "")
 
 
 def _warn_of_empty_tiles(loader: Any) -> None:
@@ -142,7 +186,7 @@ def _warn_of_empty_tiles(loader: Any) -> None:
     tile = ensure_tuple_rep(cut.size, len(largest))
     if all(t > 2 * side for t, side in zip(tile, largest, strict=True)):
         log.warning(
-            "tile %s: more than twice as large as the images (at most %s); a smaller --tile "
+            "tile %s: more than twice as large as the images (at most %s); a smaller tile "
             "trains faster",
-            *("x".join(map(str, sides)) for sides in (tile, largest)),
+            *(size_text(sides) for sides in (tile, largest)),
         )

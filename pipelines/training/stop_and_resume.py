@@ -1,4 +1,4 @@
-"""One run a folder; Ctrl-C says what is saved; what lies there is moved aside."""
+"""Begin a run or go on with one from ``last.pt``, one a folder; Ctrl-C says what is saved."""
 
 from __future__ import annotations
 
@@ -11,28 +11,64 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from filelock import FileLock, Timeout
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from tqdm import tqdm
 
-from overtile.pipelines.bundle.checkpoints import Checkpoints, read_checkpoint
-from overtile.pipelines.errors import ConfigurationError
+from overtile.pipelines.bundle.checkpoints import (
+    Checkpoints,
+    check_settings,
+    load_weights,
+    read_checkpoint,
+)
+from overtile.pipelines.errors import ConfigurationError, Setting
+from overtile.pipelines.files import alone
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep a second run out of the folder of the first."""
+    """Keep a second run out of the folder of the first.
+
+    Raises:
+        ConfigurationError: in the second.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
-            yield
-    except Timeout:
-        raise ConfigurationError(
-            f"output_dir {folder}: another run is writing there; give another --output_dir"
-        ) from None
+    taken = ConfigurationError(
+        f"output_dir {folder}",
+        "another run is writing there",
+        hint=Setting("output_dir", "DIR", "to write elsewhere"),
+    )
+    with alone(folder.with_name(f".{folder.name}.lock"), taken):
+        yield
+
+
+def go_on(trainer: SupervisedTrainer, checkpoints: Checkpoints) -> None:
+    """Put a run back to the end of its last completed epoch.
+
+    Raises:
+        ConfigurationError: as `Checkpoints.resume`.
+    """
+    checkpoints.resume(trainer)
+    log.info("%d of %d epochs are done", trainer.state.epoch, trainer.state.max_epochs)
+
+
+def begin(
+    trainer: SupervisedTrainer,
+    checkpoints: Checkpoints,
+    folder: Path,
+    initial_weights: str | Path | None,
+) -> None:
+    """Give a new run its first weights and a folder without an earlier one.
+
+    Raises:
+        ConfigurationError: if the weights are of another network, or of images read otherwise.
+    """
+    if initial_weights is not None:
+        load_weights(trainer.network, initial_weights)
+        check_settings(checkpoints.settings, initial_weights)
+    _move_aside(folder)
 
 
 @contextmanager
@@ -80,7 +116,7 @@ def stoppable(
             signal.signal(number, handler)
 
 
-def move_aside(folder: Path) -> None:
+def _move_aside(folder: Path) -> None:
     """Give a folder that holds an earlier run another name, the next that is free."""
     if not folder.exists() or not any(folder.iterdir()):
         return

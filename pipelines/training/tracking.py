@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 import platform
@@ -27,7 +26,8 @@ from torch.optim import Optimizer
 from overtile.pipelines.bundle.configuration import as_json, current_parser, resolved_values
 from overtile.pipelines.data.find import DataSet
 from overtile.pipelines.errors import ConfigurationError
-from overtile.pipelines.reporting.tables import HISTORY
+from overtile.pipelines.files import whole
+from overtile.pipelines.reporting.tables import FIGURES, HISTORY, append_epoch
 
 log = logging.getLogger(__name__)
 
@@ -123,10 +123,11 @@ class RunTracker:
 
     def log_figure(self, figure: Figure, name: str) -> Path:
         """Keep a picture with the run and under ``figures/`` in its folder."""
-        path = self.output_dir / "figures" / name
+        path = self.output_dir / FIGURES / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=100, bbox_inches="tight")
-        self.log_file(path, "figures")
+        with whole(path) as unfinished:
+            figure.savefig(unfinished, dpi=100, bbox_inches="tight")
+        self.log_file(path, FIGURES)
         return path
 
     def log_file(self, path: Path, folder: str) -> None:
@@ -151,8 +152,10 @@ class RunTracker:
             run_id: str = self.client.create_run(experiment_id, run_name=name).info.run_id
         except MlflowException as error:
             raise ConfigurationError(
-                f"MLflow store {self.uri}: {error.message}; start that server, or unset "
-                "MLFLOW_TRACKING_URI and tracking_uri for a local store"
+                f"MLflow store {self.uri}",
+                error.message,
+                hint="start that server, or unset MLFLOW_TRACKING_URI and tracking_uri for a local "
+                "store",
             ) from error
         return run_id
 
@@ -256,30 +259,6 @@ def end_abandoned(output_dir: Path, status: str, tracking_uri: str | None = None
     for run in client.search_runs(experiments, "attributes.status = 'RUNNING'"):
         if run.data.params.get("output_dir") == str(output_dir):
             client.set_terminated(run.info.run_id, status)
-
-
-def append_epoch(row: Mapping[str, float], path: Path) -> None:
-    """Add the row of an epoch to a table that is written whole or not at all.
-
-    Rows of this epoch and later ones give way: they are of a run that was stopped before it had
-    saved them, and that now repeats them.
-    """
-    earlier: list[dict[str, Any]] = []
-    if path.is_file():
-        with path.open(newline="") as file:
-            earlier = [
-                {k: v for k, v in e.items() if k and v}
-                for e in csv.DictReader(file)
-                if (e.get("epoch") or "").isdecimal() and int(e["epoch"]) < row["epoch"]
-            ]
-    rows = [*earlier, {k: float(v) if k.startswith("val_") else v for k, v in row.items()}]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(k for r in rows for k in r)))
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
 
 
 @contextmanager

@@ -34,9 +34,11 @@ from overtile.pipelines.reporting.report import BYTES, VIEWED, write_report
 from overtile.pipelines.reporting.tables import (
     PREDICTIONS,
     Scored,
+    append_epoch,
     prediction_file,
     read_history,
     read_scored,
+    results_of,
 )
 
 NASTY = "</script><img src=x onerror=alert(1)>&\"'\u2028.tif"
@@ -469,7 +471,8 @@ def test_sections_are_upright_and_the_middle_ones(
     )
     folder = tmp_path / "out"
     for _ in range(2):  # the second time over the first
-        result = score(evaluator, {"seg": metric}, folder, {})
+        with results_of(folder) as results:
+            result = score(evaluator, {"seg": metric}, results, {})
         assert result["scores"] == {"seg": 1.0}
     assert (result["key_metric"], result["lower_is_better"]) == ("seg", False)
     for number, volume in enumerate(volumes):
@@ -494,8 +497,8 @@ def test_a_scoring_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     evaluator = SupervisedEvaluator(torch.device("cpu"), [{"image": [], "label": []}], None)
-    with pytest.raises(Exception):  # noqa: B017, PT011
-        score(evaluator, {}, folder, {})
+    with pytest.raises(Exception), results_of(folder) as results:  # noqa: B017, PT011
+        score(evaluator, {}, results, {})
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
 
 
@@ -503,8 +506,6 @@ def test_a_scoring_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_an_epoch_that_is_repeated_replaces_what_came_of_it_before(tmp_path: Path) -> None:
-    from overtile.pipelines.training.tracking import append_epoch
-
     path = tmp_path / "run" / "history.csv"
     for epoch in (1, 2, 3, 4):
         append_epoch({"epoch": epoch, "train_loss": epoch / 3}, path)
