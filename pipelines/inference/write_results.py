@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from overtile.pipelines.errors import ConfigurationError
+from overtile.pipelines.errors import ConfigurationError, Setting
+from overtile.pipelines.files import whole
 from overtile.pipelines.images.formats import Stored, open_image
 from overtile.pipelines.images.view import split_plane, stem, view
-from overtile.pipelines.images.write_like import write_like, write_whole
+from overtile.pipelines.images.write_like import write_like
 from overtile.pipelines.reporting.figures import outlined
 
 _PICTURE = 400  # pixels that a picture of outlines has at least along its longer side, nearly
@@ -63,8 +64,9 @@ class WriteResultsd(MapTransform):
         for file in self._planes:
             if file.parent.resolve() == self.output_dir.resolve():
                 raise ConfigurationError(
-                    f"output_dir {self.output_dir}: the images lie there, and perhaps their "
-                    "labels; give another --output_dir"
+                    f"output_dir {self.output_dir}",
+                    "the images lie there, and perhaps their labels",
+                    hint=Setting("output_dir", "DIR", "to write elsewhere"),
                 )
         self._found: Counter[Path] = Counter()
         self._waiting: dict[tuple[Path, str], list[NDArray[Any]]] = {}
@@ -97,7 +99,8 @@ class WriteResultsd(MapTransform):
         grey, instances = (a.repeat(zoom, 0).repeat(zoom, 1) for a in (grey, instances))
         picture = Image.fromarray(outlined(grey, instances))
         name = stem(file if count > 1 else source)
-        write_whole(self.output_dir / f"{name}_outlines.png", picture.save)
+        with whole(self.output_dir / f"{name}_outlines.png") as unfinished:
+            picture.save(unfinished)
 
     def _collect(self, source: str, array: NDArray[Any], kind: str) -> None:
         file, plane = split_plane(source)
@@ -111,8 +114,8 @@ class WriteResultsd(MapTransform):
         planes.append(array)
         if len(planes) == count:
             del self._waiting[file, kind]
-            whole = _in_stored_order(np.stack(planes), stored, array.ndim)
-            self._write(self.output_dir / f"{stem(file)}_{kind}", whole, stored, file)
+            stack = _in_stored_order(np.stack(planes), stored, array.ndim)
+            self._write(self.output_dir / f"{stem(file)}_{kind}", stack, stored, file)
 
     def _write(self, base: Path, array: NDArray[Any], stored: Stored | None, file: Path) -> None:
         found = ""

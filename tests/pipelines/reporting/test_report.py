@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import Page, chromium, opened
+from killed import killed_everywhere
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -31,14 +32,18 @@ from overtile.pipelines.reporting.colours import (
 )
 from overtile.pipelines.reporting.predictions import COUNTS, ERRORS, compare, layers_of, load, store
 from overtile.pipelines.reporting.report import BYTES, VIEWED, write_report
+from overtile.pipelines.reporting.summary import write_summary
 from overtile.pipelines.reporting.tables import (
+    FIGURES,
     PREDICTIONS,
     Scored,
     append_epoch,
     prediction_file,
     read_history,
+    read_run,
     read_scored,
     results_of,
+    write_scored,
 )
 
 NASTY = "</script><img src=x onerror=alert(1)>&\"'\u2028.tif"
@@ -516,6 +521,66 @@ def test_an_epoch_that_is_repeated_replaces_what_came_of_it_before(tmp_path: Pat
     assert [row["train_loss"] for row in rows] == [1 / 3, 2 / 3, 0.25, 0.125]
     assert [row["val_seg"] for row in rows if not math.isnan(row["val_seg"])] == [0.5]
     assert [file.name for file in path.parent.iterdir()] == ["history.csv"]
+
+
+# --- killed at any moment ----------------------------------------------------------------------
+
+
+def write_scoring(folder: Path, value: float) -> None:
+    """Tables, layers, a picture and the page of a scoring that can be told from another."""
+    with results_of(folder) as results:
+        (results / PREDICTIONS).mkdir()
+        rows = [{"image": f"{value}.tif", "seg": value}]
+        content = {"images": 1, "scores": {"seg": value}, "key_metric": "seg"}
+        write_scored(results, rows, content)
+        store(layers_for(f"{value}.tif", 0, 16), prediction_file(results / PREDICTIONS, 0))
+        (results / FIGURES).mkdir(exist_ok=True)
+        (results / FIGURES / "cases.png").write_text(str(value))
+        write_summary({"best_epoch": value}, results)
+        write_report(results, name=folder.name)
+
+
+def test_a_scoring_that_is_killed_leaves_what_was_there_or_is_there(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / FIGURES).mkdir(parents=True)
+    (folder / FIGURES / "training_sample.png").write_text("of the training")
+    (folder / "history.csv").write_text("epoch,train_loss\n1,0.5\n")
+    write_scoring(folder, 0.25)
+    pages: dict[float, set[bytes]] = {}
+    for _ in killed_everywhere(lambda: write_scoring(folder, 0.5)):
+        run = read_run(folder)
+        assert run.scored is not None
+        value = run.scored.scores["seg"]
+        pages.setdefault(value, set()).add((folder / "report.html").read_bytes())
+        assert [row["seg"] for row in run.scored.rows] == [value]
+        assert run.summary == {"best_epoch": value}
+        assert [row["epoch"] for row in run.history] == [1]
+        assert load(prediction_file(folder / PREDICTIONS, 0)).name == f"{value}.tif"
+        assert (folder / FIGURES / "cases.png").read_text() == str(value)
+        assert (folder / FIGURES / "training_sample.png").read_text() == "of the training"
+        if value == 0.5:
+            write_scoring(folder, 0.25)
+    assert pages.keys() == {0.25, 0.5}, "killed before and after"
+    assert pages.pop(0.5) == {write_report(folder).read_bytes()}
+    write_scoring(folder, 0.25)
+    assert pages.pop(0.25) == {write_report(folder).read_bytes()}
+    assert not [path for path in folder.iterdir() if path.name.startswith(".partial")]
+
+
+def test_one_file_that_is_killed_is_the_old_or_the_new(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", images=1, side=16)
+    page = write_report(folder)
+    written = {page: (page.read_bytes(), lambda: write_report(folder, name="other"))}
+    summary = folder / "summary.json"
+    written[summary] = (summary.read_bytes(), lambda: write_summary({"best_epoch": 7}, folder))
+    history = folder / "history.csv"
+    row = {"epoch": 7, "train_loss": 0.5}
+    written[history] = (history.read_bytes(), lambda: append_epoch(row, history))
+    for path, (old, write) in written.items():
+        found = [path.read_bytes() for _ in killed_everywhere(write)]
+        new = path.read_bytes()
+        assert new != old
+        assert {old} <= set(found) <= {old, new}
 
 
 # --- in a browser ------------------------------------------------------------------------------

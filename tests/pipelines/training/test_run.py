@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from killed import killed_everywhere
+from matplotlib.figure import Figure
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import IgniteMetricHandler, ValidationHandler, from_engine
 from monai.inferers import SimpleInferer
 from monai.transforms import Activationsd, Compose
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from overtile.networks import PixelWeightedCrossEntropyLoss
@@ -29,6 +32,7 @@ from overtile.pipelines.metrics.monai_metrics import SegMetric
 from overtile.pipelines.reporting import figures
 from overtile.pipelines.training.batches import LossOfPair, prepare_weighted_batch
 from overtile.pipelines.training.run import run_training
+from overtile.pipelines.training.tracking import RunTracker
 from overtile.transforms import InstancesFromProbabilitiesd
 
 SHAPE = (7, 12, 20)  # sections, rows, columns
@@ -157,6 +161,25 @@ def test_pictures_show_the_middle_section_of_what_was_scored_once(
         assert image.shape == middle.shape
         assert same_picture(image, middle)
         assert np.array_equal(label, figures.coloured(middle))
+
+
+def test_a_figure_that_is_killed_is_the_old_or_the_new(tmp_path: Path) -> None:
+    tracker = RunTracker("none", tmp_path, data=None, optimizer=None)  # type: ignore[arg-type]
+    figure = Figure(figsize=(1, 1))
+
+    def write(title: str) -> None:
+        figure.suptitle(title)
+        tracker.log_figure(figure, "a.png")
+
+    def found() -> bytes:
+        return np.asarray(Image.open(tmp_path / "figures" / "a.png")).tobytes()
+
+    write("old")
+    old = found()
+    seen = [found() for _ in killed_everywhere(lambda: write("new"))]
+    write("new")
+    assert old != found()
+    assert {old} <= set(seen) <= {old, found()}
 
 
 def same_picture(one: NDArray[Any], other: NDArray[Any]) -> bool:
