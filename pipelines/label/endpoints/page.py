@@ -41,7 +41,12 @@ from overtile.pipelines.label.refusals import (
 )
 
 routes = APIRouter()
-_PAGE = {"": "text/html", "annotate.js": "text/javascript", "annotate.css": "text/css"}
+_KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
+_PAGE = {  # by the names that may be asked for: no other reaches the disk
+    "" if file.name == "annotate.html" else file.name: (file, _KINDS[kind])
+    for file in (files("overtile.pipelines.label") / "page").iterdir()
+    if (kind := file.name.rpartition(".")[2]) in _KINDS
+}
 
 
 @routes.get("/", include_in_schema=False)
@@ -212,8 +217,8 @@ def shipped(model: str, user: User = admin) -> None:
 @routes.get("/annotate/")
 @routes.get("/annotate/{name}")
 def page(name: str = "") -> Response:
-    """The page, its script and its style."""
+    """The page, its scripts and its style."""
     if name not in _PAGE:
         raise MissingError(f"{name[:100]}: no part of the page")
-    part = files("overtile.pipelines.label") / "page" / (name or "annotate.html")
-    return Response(part.read_bytes(), media_type=f"{_PAGE[name]}; charset=utf-8")
+    file, kind = _PAGE[name]
+    return Response(file.read_bytes(), media_type=f"{kind}; charset=utf-8")

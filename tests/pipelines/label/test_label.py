@@ -317,6 +317,22 @@ def test_names_do_not_leave_the_folder(server: Server, tmp_path: Path) -> None:
     (server.studies / "evil.tif").unlink(missing_ok=True)
 
 
+def test_the_page_is_served_file_by_file(server: Server) -> None:
+    kinds = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
+    files = [f for f in (ROOT / "pipelines" / "label" / "page").iterdir() if f.suffix in kinds]
+    assert len(files) > 10
+    for file in files:
+        answer = server.get(f"/annotate/{file.name}")
+        assert (answer.status, answer.body) == (200, file.read_bytes()), file.name
+        assert answer.headers["content-type"] == kinds[file.suffix]
+        assert answer.headers["cache-control"] == "no-store"
+        assert "script-src 'self'; style-src 'self';" in answer.headers["content-security-policy"]
+    for name in ("annotate.html", "nothing.js", "page", "..%2fapp.py", "%2e%2e%2fmiddleware.py"):
+        assert 400 <= server.get(f"/annotate/{name}").status < 500, name
+    scripts = re.findall(r"<script[^>]*>[^<]*", server.get("/annotate/").body.decode())
+    assert scripts == ['<script type="module" src="/annotate/annotate.js">']
+
+
 def test_requests_of_other_pages_are_refused(server: Server) -> None:
     own = f"127.0.0.1:{server.port}"
     assert server.ask("GET", "/info/", headers={"Origin": f"http://{own}"}).status == 200
