@@ -14,10 +14,10 @@ from overtile.pipelines.data.facts import stamp
 from overtile.pipelines.errors import ConfigurationError, OvertileError
 from overtile.pipelines.images.read import Channel, check_channel
 from overtile.pipelines.inference.uncertainty import METHODS
-from overtile.pipelines.label.datastore import FINAL, Studies, check_tag
+from overtile.pipelines.label.datastore import FINAL, ImageFolderDatastore, check_tag
+from overtile.pipelines.label.errors import MissingError, RefusedError, ReplacedError
 from overtile.pipelines.label.infer import Segmenter
 from overtile.pipelines.label.middleware import sentence
-from overtile.pipelines.label.refusals import MissingError, RefusedError, ReplacedError
 from overtile.pipelines.label.strategies import (
     MostUncertain,
     Plain,
@@ -60,9 +60,9 @@ class OvertileLabel(MONAILabelApp):
         """Folder of the trainings."""
         return self.home / "runs"
 
-    def init_datastore(self) -> Studies:
+    def init_datastore(self) -> ImageFolderDatastore:
         """The folder of images."""
-        return Studies(self.studies, settings.MONAI_LABEL_DATASTORE_READ_ONLY)
+        return ImageFolderDatastore(self.studies, settings.MONAI_LABEL_DATASTORE_READ_ONLY)
 
     def init_infers(self) -> dict[str, Segmenter]:
         """A model for every bundle."""
@@ -111,7 +111,9 @@ class OvertileLabel(MONAILabelApp):
         found: Segmenter = self._infers[model]
         return found
 
-    def infer(self, request: dict[str, Any], datastore: Studies | None = None) -> dict[str, Any]:
+    def infer(
+        self, request: dict[str, Any], datastore: ImageFolderDatastore | None = None
+    ) -> dict[str, Any]:
         """Segment an image of the studies folder, or the one at ``request["upload"]``.
 
         Whatever else ``request["image"]`` may name, a path is never followed.
@@ -120,9 +122,9 @@ class OvertileLabel(MONAILabelApp):
         if not isinstance(saves, bool):
             raise RefusedError(f"save_label {saves!r}: expected true or false")
         tag = proposals_tag(request) if saves else _tag(request)
-        studies = datastore or self.datastore()
+        images = datastore or self.datastore()
         if saves:
-            studies.check_writable()
+            images.check_writable()
         image = request.get("image")
         if not isinstance(image, str):
             raise RefusedError("image: expected the id of an image in the studies folder")
@@ -132,7 +134,7 @@ class OvertileLabel(MONAILabelApp):
                 "save_label: the image that comes with the request is not kept, so neither is its "
                 "label; add it with PUT /datastore/image first"
             )
-        path = Path(upload) if upload else studies.path_of(image)
+        path = Path(upload) if upload else images.path_of(image)
         seen = stamp(path)
         file, told = task({"image": str(path), "polygons": request.get("polygons")})
         label: str = file
@@ -141,7 +143,7 @@ class OvertileLabel(MONAILabelApp):
             try:
                 if stamp(path) != seen:
                     raise ReplacedError(f"image {image!r}: not saved, for its file was replaced")
-                label = studies.save_label(image, file, tag, noted)
+                label = images.save_label(image, file, tag, noted)
             except BaseException:
                 Path(file).unlink()
                 raise
@@ -154,7 +156,9 @@ class _OneByOne(BatchInferTask):
     MONAI Label's own divides by the number of GPUs, also where there is none.
     """
 
-    def __call__(self, request: dict[str, Any], datastore: Studies, infer: Any) -> dict[str, Any]:
+    def __call__(
+        self, request: dict[str, Any], datastore: ImageFolderDatastore, infer: Any
+    ) -> dict[str, Any]:
         """What was said of each image, by id."""
         most, tag = batch_options(request)
         images = sorted(self.get_images(request, datastore))[:most]

@@ -43,7 +43,7 @@ from overtile.pipelines.errors import DataError, size_text
 from overtile.pipelines.images.formats import GOES_ON, is_image
 from overtile.pipelines.images.read import check_pixels, open_view, read_image, read_label
 from overtile.pipelines.images.view import stem
-from overtile.pipelines.label.refusals import (
+from overtile.pipelines.label.errors import (
     ConflictError,
     ForbiddenError,
     MissingError,
@@ -57,7 +57,7 @@ _LONGEST = 230  # bytes of a name: that of its label is longer, and 255 is what 
 _WHOSE = ("image", "file")  # of the notes of a label, those that say which image it is of
 
 
-class Studies(Datastore):
+class ImageFolderDatastore(Datastore):
     """The images of one folder, with their labels.
 
     An image's id is its file name without suffix, or with it where two have the same; one that it

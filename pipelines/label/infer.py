@@ -18,8 +18,8 @@ from overtile.pipelines.data.unlabelled import check_memory
 from overtile.pipelines.images.read import Channel, check_pixels, open_view, read_image
 from overtile.pipelines.inference.trained import Trained, load_trained
 from overtile.pipelines.inference.uncertainty import uncertainty
+from overtile.pipelines.label.errors import RefusedError
 from overtile.pipelines.label.polygons import as_annotations
-from overtile.pipelines.label.refusals import RefusedError
 
 
 class Segmenter(InferTask):

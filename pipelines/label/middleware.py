@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 from monailabel.config import settings
 from starlette.responses import JSONResponse
 
-from overtile.pipelines.label.refusals import (
+from overtile.pipelines.label.errors import (
     ForbiddenError,
     MissingError,
     RefusedError,
@@ -49,7 +49,7 @@ _HEADERS = {
 }
 
 
-class Guard:
+class SecurityMiddleware:
     """Refuse requests that no user of this server makes, before anything else sees them.
 
     - for another host than those given: a page elsewhere may have renamed its own to this address;

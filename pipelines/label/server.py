@@ -31,8 +31,8 @@ from overtile.pipelines.label.endpoints import (
     proposals,
     trainings,
 )
-from overtile.pipelines.label.middleware import Guard, failed, refused
-from overtile.pipelines.label.refusals import ForbiddenError, RefusedError
+from overtile.pipelines.label.errors import ForbiddenError, RefusedError
+from overtile.pipelines.label.middleware import SecurityMiddleware, failed, refused
 
 HOSTS, LIMIT = "OVERTILE_LABEL_HOSTS", "OVERTILE_LABEL_LIMIT"
 """Environment: names that the server is reached under, by commas; bytes of a request at most."""
@@ -93,7 +93,7 @@ app.router.routes.extend(theirs)
 if settings.MONAI_LABEL_AUTH_ENABLE:
     app.dependency_overrides[get_current_user] = login.asking
 app.add_middleware(
-    Guard,
+    SecurityMiddleware,
     hosts=tuple(filter(None, os.environ.get(HOSTS, "").split(","))),
     limit=int(os.environ.get(LIMIT, 512 * 2**20)),
 )

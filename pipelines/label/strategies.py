@@ -12,9 +12,9 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 from overtile.pipelines.data.facts import stamp
 from overtile.pipelines.errors import DataError
-from overtile.pipelines.label.datastore import Studies
+from overtile.pipelines.label.datastore import ImageFolderDatastore
+from overtile.pipelines.label.errors import MissingError, RefusedError
 from overtile.pipelines.label.infer import Segmenter
-from overtile.pipelines.label.refusals import MissingError, RefusedError
 
 CANDIDATES = 8  # images that a request looks at, at most: somebody waits for its answer
 
@@ -34,16 +34,16 @@ class Uncertainty(ScoringMethod):
         self.segmenter, self.method = segmenter, method
         self.key = f"uncertainty_{method}_{segmenter.bundle.name}"
 
-    def __call__(self, request: dict[str, Any], datastore: Studies) -> dict[str, Any]:
+    def __call__(self, request: dict[str, Any], datastore: ImageFolderDatastore) -> dict[str, Any]:
         """Score all images without a final label that have no score of this network yet."""
         known = self.known(datastore)
         waiting = [i for i in datastore.get_unlabeled_images() if i not in known]
         scored = {image: self.score(datastore, image) for image in waiting}
         return {image: value for image, value in scored.items() if value is not None}
 
-    def known(self, studies: Studies) -> dict[str, float]:
+    def known(self, datastore: ImageFolderDatastore) -> dict[str, float]:
         """The scores that are of the present network and image, by image."""
-        images, noted = studies.images(), studies.noted()
+        images, noted = datastore.images(), datastore.noted()
         entries = {i: e for i in images if isinstance(e := noted.get(i, {}).get(self.key), dict)}
         return {
             i: e["value"]
@@ -51,16 +51,16 @@ class Uncertainty(ScoringMethod):
             if isinstance(e.get("value"), float) and e == {**e, **self._seen(images[i])}
         }
 
-    def score(self, studies: Studies, image: str) -> float | None:
+    def score(self, datastore: ImageFolderDatastore, image: str) -> float | None:
         """Score an image and note it; None for one that this network does not take."""
         try:
-            path = studies.path_of(image)
+            path = datastore.path_of(image)
             seen = self._seen(path)
             value = self.segmenter.unsureness(path, self.method)
         except (DataError, RefusedError):
             return None
-        if not studies.read_only:
-            studies.update_image_info(image, {self.key: {"value": value, **seen}})
+        if not datastore.read_only:
+            datastore.update_image_info(image, {self.key: {"value": value, **seen}})
         return value
 
     def _seen(self, image: Path) -> dict[str, str]:
@@ -84,7 +84,9 @@ class MostUncertain(Strategy):
         super().__init__(f"Least sure of its cells ({methods[first].method})")
         self.methods, self.first = methods, first
 
-    def __call__(self, request: dict[str, Any], datastore: Studies) -> dict[str, Any] | None:
+    def __call__(
+        self, request: dict[str, Any], datastore: ImageFolderDatastore
+    ) -> dict[str, Any] | None:
         """The image, with its score; None when all have labels."""
         name = request.get("model") or self.first
         if not isinstance(name, str) or name not in self.methods:
@@ -117,7 +119,9 @@ class Plain(Strategy):
         super().__init__(description)
         self.choose = choose
 
-    def __call__(self, request: dict[str, Any], datastore: Studies) -> dict[str, Any] | None:
+    def __call__(
+        self, request: dict[str, Any], datastore: ImageFolderDatastore
+    ) -> dict[str, Any] | None:
         """The image; None when all have labels."""
         left = datastore.get_unlabeled_images()
         return {"id": self.choose(left, request), "weight": 0} if left else None

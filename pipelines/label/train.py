@@ -23,9 +23,9 @@ from overtile.pipelines.data.find import items_of
 from overtile.pipelines.data.layouts import Pair
 from overtile.pipelines.errors import DataError, TrainingError
 from overtile.pipelines.images.read import Channel
-from overtile.pipelines.label.datastore import Studies
+from overtile.pipelines.label.datastore import ImageFolderDatastore
+from overtile.pipelines.label.errors import ConflictError, MissingError, RefusedError
 from overtile.pipelines.label.middleware import sentence
-from overtile.pipelines.label.refusals import ConflictError, MissingError, RefusedError
 from overtile.pipelines.metrics.score_names import name_of
 from overtile.pipelines.training.tracking import end_abandoned
 
@@ -79,7 +79,7 @@ class Trainer(TrainTask):
         finished = sorted(self.runs.glob(f"{self.bundle.name}-*/summary.json"))
         return dict(read_summary(finished[-1].parent)) if finished else {}
 
-    def __call__(self, request: dict[str, Any], datastore: Studies) -> dict[str, Any]:
+    def __call__(self, request: dict[str, Any], datastore: ImageFolderDatastore) -> dict[str, Any]:
         """Train, publish the best network, and return the run's summary.
 
         Raises:
@@ -103,25 +103,27 @@ class Trainer(TrainTask):
         self.publish(run, len(pairs), summary)
         return summary
 
-    def trainable(self, studies: Studies) -> tuple[list[dict[str, str]], dict[str, str]]:
+    def trainable(
+        self, datastore: ImageFolderDatastore
+    ) -> tuple[list[dict[str, str]], dict[str, str]]:
         """The images with final labels that can be trained on, and why others cannot, by id.
 
         Raises:
             ConflictError: if there are none, or none of the labels has a cell.
         """
-        labelled = studies.labelled()
+        labelled = datastore.labelled()
         if not labelled:
             raise ConflictError("no image has a final label; submit at least one, then train")
         config = json.loads((self.bundle / "configs" / "train.json").read_text())
         channel = config.get("channel") if self.channel is None else self.channel
         dims = config.get("spatial_dims", 2)
-        facts = FactBook(default_cache(), studies.folder, dims, channel)
+        facts = FactBook(default_cache(), datastore.folder, dims, channel)
         pairs, left_out, cells = [], {}, 0
         for image_id, (image, label) in labelled.items():
             try:
                 items = items_of(Pair(image, label), facts)
             except DataError as error:
-                left_out[image_id] = sentence(error).replace(f"{studies.folder}/", "")
+                left_out[image_id] = sentence(error).replace(f"{datastore.folder}/", "")
                 continue
             cells += sum(facts.label(**item).cells for item in items)
             pairs.append({"image": str(image), "label": str(label)})

@@ -13,17 +13,17 @@ from pydantic import Field
 from overtile.pipelines.data.annotations import write_label
 from overtile.pipelines.images.read import open_view
 from overtile.pipelines.label.datastore import FINAL
-from overtile.pipelines.label.endpoints.shared import (
+from overtile.pipelines.label.endpoints.dependencies import (
     annotator,
     columns_first,
+    datastore,
     flat_image,
     parameters,
-    studies,
     uploaded,
     user,
 )
+from overtile.pipelines.label.errors import MissingError, RefusedError
 from overtile.pipelines.label.polygons import filled, read_asap
-from overtile.pipelines.label.refusals import MissingError, RefusedError
 
 routes = APIRouter()
 
@@ -40,7 +40,7 @@ def save_label(
     info = {**parameters(params), "user": user.username}
     with uploaded(label, ".xml") as path:
         file = _drawn(path, flat_image(image)) if path.suffix == ".xml" else path
-        return {"image": image, "label": studies().save_label(image, str(file), tag, info)}
+        return {"image": image, "label": datastore().save_label(image, str(file), tag, info)}
 
 
 def _drawn(polygons: Path, image: Path) -> Path:
@@ -67,13 +67,13 @@ def add_image(
     """Take an image into the studies folder."""
     info = {**parameters(params), "user": user.username}
     with uploaded(file) as path:
-        return {"image": studies().add_image(image or "", str(path), info)}
+        return {"image": datastore().add_image(image or "", str(path), info)}
 
 
 @routes.head("/datastore/image")
 def check_image(image: str, check_sum: str = "", user: User = user) -> None:
     """Whether there is an image, of this digest: ``SHA256:...``, ``SHA512:...`` or ``MD5:...``."""
-    path = studies().path_of(image)
+    path = datastore().path_of(image)
     kind, _, digest = check_sum.rpartition(":")
     if not check_sum:
         return
@@ -87,7 +87,7 @@ def check_image(image: str, check_sum: str = "", user: User = user) -> None:
 @routes.put("/datastore/image/info")
 def note_image(image: str, info: Annotated[str, Form()] = "{}", user: User = annotator) -> None:
     """Note something of an image."""
-    studies().update_image_info(image, {**parameters(info, "info"), "user": user.username})
+    datastore().update_image_info(image, {**parameters(info, "info"), "user": user.username})
 
 
 @routes.put("/datastore/label/info")
@@ -95,7 +95,7 @@ def note_label(
     label: str, tag: str, info: Annotated[str, Form()] = "{}", user: User = annotator
 ) -> None:
     """Note something of a label."""
-    studies().update_label_info(label, tag, {**parameters(info, "info"), "user": user.username})
+    datastore().update_label_info(label, tag, {**parameters(info, "info"), "user": user.username})
 
 
 @routes.put("/datastore/updatelabelinfo")

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query
 from monailabel.endpoints.logs import get_logs
 from monailabel.endpoints.user.auth import User
 
-from overtile.pipelines.label.endpoints.shared import admin, instance, user
-from overtile.pipelines.label.refusals import MissingError
+from overtile.pipelines.label.endpoints.dependencies import admin, instance, user
+from overtile.pipelines.label.errors import MissingError
 
 routes = APIRouter()
 

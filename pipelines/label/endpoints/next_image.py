@@ -9,9 +9,9 @@ from monailabel.endpoints.activelearning import sample
 from monailabel.endpoints.scoring import run_method
 from monailabel.endpoints.user.auth import User
 
-from overtile.pipelines.label.datastore import Studies
-from overtile.pipelines.label.endpoints.shared import annotator, instance, studies, user
-from overtile.pipelines.label.refusals import MissingError, RefusedError
+from overtile.pipelines.label.datastore import ImageFolderDatastore
+from overtile.pipelines.label.endpoints.dependencies import annotator, datastore, instance, user
+from overtile.pipelines.label.errors import MissingError, RefusedError
 
 routes = APIRouter()
 
@@ -30,13 +30,13 @@ def next_image(strategy: str, params: dict[str, Any] | None = None, user: User =
     skip = params["skip"]
     if not isinstance(skip, list) or not all(isinstance(i, str) for i in skip):
         raise RefusedError("skip: expected a list of ids of images")
-    return known[strategy](params, _Without(studies(), skip)) or {}
+    return known[strategy](params, _Without(datastore(), skip)) or {}
 
 
-class _Without(Studies):
-    """Studies in which some images wait for no label."""
+class _Without(ImageFolderDatastore):
+    """The images, of which some wait for no label."""
 
-    def __init__(self, whole: Studies, skip: list[str]) -> None:
+    def __init__(self, whole: ImageFolderDatastore, skip: list[str]) -> None:
         self.__dict__.update(vars(whole))
         self._skip = frozenset(skip)
 

@@ -21,24 +21,24 @@ from overtile.pipelines.data.annotations import write_label
 from overtile.pipelines.errors import OvertileError
 from overtile.pipelines.images.read import check_pixels, open_view, read_image, read_label
 from overtile.pipelines.label.datastore import FINAL
-from overtile.pipelines.label.endpoints.shared import (
+from overtile.pipelines.label.endpoints.dependencies import (
     admin,
     annotator,
     columns_first,
+    datastore,
     flat_image,
     instance,
     lacking,
-    studies,
     user,
 )
 from overtile.pipelines.label.endpoints.trainings import no_training, train_status
-from overtile.pipelines.label.middleware import refused
-from overtile.pipelines.label.refusals import (
+from overtile.pipelines.label.errors import (
     ConflictError,
     MissingError,
     RefusedError,
     ReplacedError,
 )
+from overtile.pipelines.label.middleware import refused
 
 routes = APIRouter()
 _KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
@@ -58,7 +58,7 @@ def home() -> Response:
 @routes.get("/annotate/data")
 def data(user: User = user) -> dict[str, Any]:
     """Images, models, which of them use a trained network, strategies, and what is locked why."""
-    store, app = studies(), instance()
+    store, app = datastore(), instance()
     closed = "this folder is read-only" if store.read_only else ""
     done = store.labelled()
     return {
@@ -104,7 +104,7 @@ def label(id: str, tag: str = FINAL, user: User = user) -> Response:
 
     Where it cannot be read, the refusal has the version too, so that it can be replaced.
     """
-    path, found = flat_image(id), studies().label_of(id, tag)
+    path, found = flat_image(id), datastore().label_of(id, tag)
     if found is None:
         raise MissingError(f"image {id!r}: no label with the tag {tag!r}")
     version = {"X-Version": _version(found)}  # before it is read: what comes then is newer
@@ -174,16 +174,16 @@ def _submit(
         cells = cells.T
     if seen is not None and seen != _version(path):
         raise ReplacedError(f"image {id!r}: not saved, for its file was replaced meanwhile")
-    with studies().saving:  # no other label comes between the look and the writing
-        if version is not None and version != _version(studies().label_of(id, FINAL)):
+    with datastore().saving:  # no other label comes between the look and the writing
+        if version is not None and version != _version(datastore().label_of(id, FINAL)):
             raise ConflictError(
                 f"image {id!r}: its final label was changed since it was opened here"
             )
         with tempfile.TemporaryDirectory(prefix="overtile-") as folder:
             file = write_label(Path(folder) / "label", cells, path)
             noted = {"user": who, "viewer": "annotate"}
-            studies().save_label(id, str(file), FINAL, noted, numbered=True)
-        now = _version(studies().label_of(id, FINAL))
+            datastore().save_label(id, str(file), FINAL, noted, numbered=True)
+        now = _version(datastore().label_of(id, FINAL))
     return {"image": id, "cells": len(np.unique(cells[cells > 0])), "version": now}
 
 
@@ -208,7 +208,7 @@ def training(user: User = user) -> Any:
 def shipped(model: str, user: User = admin) -> None:
     """Let a model use the network again that came with its bundle; 409 while a training goes on."""
     instance().segmenter(model)
-    studies().check_writable()
+    datastore().check_writable()
     with no_training():
         instance()._trainers[model].back()
 

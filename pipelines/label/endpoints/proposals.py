@@ -21,20 +21,20 @@ from monailabel.utils.others.pathology import (
 from pydantic import BaseModel, ValidationError
 
 from overtile.pipelines.label.app import batch_options
-from overtile.pipelines.label.endpoints.images_and_labels import Pixels
-from overtile.pipelines.label.endpoints.shared import (
+from overtile.pipelines.label.endpoints.dependencies import (
     admin,
     check_role,
     columns_first,
+    datastore,
     flat_image,
     instance,
     parameters,
-    studies,
     uploaded,
     user,
 )
+from overtile.pipelines.label.endpoints.images_and_labels import Pixels
+from overtile.pipelines.label.errors import RefusedError
 from overtile.pipelines.label.polygons import as_annotations
-from overtile.pipelines.label.refusals import RefusedError
 
 routes = APIRouter()
 
@@ -64,7 +64,7 @@ def infer(
     else:
         with uploaded(file) as path:
             result = instance().infer({**request, "upload": str(path)})
-    return send_response(studies(), result, output, background_tasks)
+    return send_response(datastore(), result, output, background_tasks)
 
 
 @routes.post("/batch/infer/{model}")
@@ -77,7 +77,7 @@ def batch_infer(
 ) -> Any:
     """Propose labels for many images, one after the other, in a process of its own."""
     instance().segmenter(model)
-    studies().check_writable()
+    datastore().check_writable()
     most, tag = batch_options(params or {})
     return run_batch(model, images, {"max_batch_size": most, "label_tag": tag}, run_sync)
 

@@ -13,8 +13,8 @@ from monailabel.endpoints.train import run_model, status
 from monailabel.endpoints.user.auth import User
 from monailabel.utils.async_tasks.utils import tasks
 
-from overtile.pipelines.label.endpoints.shared import admin, instance, studies, user
-from overtile.pipelines.label.refusals import (
+from overtile.pipelines.label.endpoints.dependencies import admin, datastore, instance, user
+from overtile.pipelines.label.errors import (
     ConflictError,
     ForbiddenError,
     MissingError,
@@ -62,8 +62,8 @@ def train(model: str, params: dict[str, Any] | None = None, user: User = admin) 
     """
     instance().segmenter(model)
     options = checked(params or {})  # and nothing else: MONAI Label puts them on a command line
-    studies().check_writable()
-    _, left_out = instance()._trainers[model].trainable(studies())
+    datastore().check_writable()
+    _, left_out = instance()._trainers[model].trainable(datastore())
     with no_training():
         return {**run_model(model, options), "left_out": left_out}
 

@@ -381,7 +381,7 @@ def test_a_label_belongs_to_the_image_for_which_the_page_shows_it(
     folder = annotated(tmp_path, *pairs, *(f"labels/final/{name}" for name in wanted.values()))
     assert find_pairs(folder)[0] == "annotated"
     assert names_in(folder) == wanted
-    page = pytest.importorskip("overtile.pipelines.label.datastore").Studies(folder)
+    page = pytest.importorskip("overtile.pipelines.label.datastore").ImageFolderDatastore(folder)
     assert {i.name: label.name for i, label in page.labelled().values()} == wanted
 
 
@@ -391,7 +391,7 @@ def test_a_label_stays_with_the_image_that_it_is_noted_of(tmp_path: Path) -> Non
     noted = {"a": {"image": "a.jpg", "file": "a.png"}, "b": {"image": "b.tif"}}
     (folder / "labels" / "info.json").write_text(json.dumps({"labels": {"final": noted}}))
     assert names_in(folder) == {"a.jpg": "a.png", "b.tif": "b.tif"}
-    page = pytest.importorskip("overtile.pipelines.label.datastore").Studies(folder)
+    page = pytest.importorskip("overtile.pipelines.label.datastore").ImageFolderDatastore(folder)
     assert page.labelled().keys() == {"a.jpg", "b"}
     (folder / "a.jpg").unlink()
     with pytest.raises(DataError, match=r"a\.png: of a\.jpg, which is not there any more; put it"):

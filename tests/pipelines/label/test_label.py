@@ -34,7 +34,7 @@ from toy import toy_bundle
 
 from overtile.pipelines.images.read import read_label
 from overtile.pipelines.inference.trained import load_trained
-from overtile.pipelines.label.refusals import ConflictError, ForbiddenError, ReplacedError
+from overtile.pipelines.label.errors import ConflictError, ForbiddenError, ReplacedError
 
 ROOT = Path(__file__).resolve().parents[3]
 OVERTILE = [sys.executable, "-W", "ignore", "-m", "overtile.pipelines"]
@@ -603,140 +603,140 @@ def test_a_folder_that_changes(tmp_path: Path, studies_in: Any, cells: Any) -> N
 
 
 def test_labels_stay_with_their_images_whatever_comes_and_goes(tmp_path: Path, cells: Any) -> None:
-    from overtile.pipelines.label.datastore import FINAL, Studies
+    from overtile.pipelines.label.datastore import FINAL, ImageFolderDatastore
 
     folder = tmp_path / "studies"
     folder.mkdir()
-    studies = Studies(folder)
+    datastore = ImageFolderDatastore(folder)
     drawn = str(save(tmp_path / "drawn.png", cells[0][1].astype(np.uint16)))
     for name in ("a.png", "b.png"):
         save(folder / name, eight_bits(cells[0][0]))
-        studies.save_label(name[0], drawn, FINAL, {})
+        datastore.save_label(name[0], drawn, FINAL, {})
     for added in ("a.jpg", "a.tif"):  # a label of the first would have the suffix of one of a.png
         Image.fromarray(eight_bits(cells[1][0])).save(folder / added)
-        done = studies.labelled()
+        done = datastore.labelled()
         assert {i: image.name for i, (image, _) in done.items()} == {"a.png": "a.png", "b": "b.png"}
-    studies.save_label("a", drawn, FINAL, {})  # who opened it before has the id that it had then
-    assert studies.labelled().keys() == {"a.png", "b"}
-    studies.save_label("a.tif", drawn, FINAL, {})
+    datastore.save_label("a", drawn, FINAL, {})  # who opened it before has the id that it had then
+    assert datastore.labelled().keys() == {"a.png", "b"}
+    datastore.save_label("a.tif", drawn, FINAL, {})
     for gone in ("a.jpg", "a.tif"):
-        studies.remove_image(gone)
-    assert studies.images().keys() == studies.labelled().keys() == {"a", "b"}
+        datastore.remove_image(gone)
+    assert datastore.images().keys() == datastore.labelled().keys() == {"a", "b"}
     # a label that is named as an image is that image's
     save(folder / "c.png.tif", cells[0][0])
-    studies.save_label("c.png", drawn, FINAL, {})
+    datastore.save_label("c.png", drawn, FINAL, {})
     save(folder / "c.png", eight_bits(cells[1][0]))
-    assert studies.labelled().keys() == {"a", "b", "c.png.tif"}
-    studies.save_label("c", drawn, FINAL, {})
-    assert studies.labelled().keys() == {"a", "b", "c", "c.png.tif"}
+    assert datastore.labelled().keys() == {"a", "b", "c.png.tif"}
+    datastore.save_label("c", drawn, FINAL, {})
+    assert datastore.labelled().keys() == {"a", "b", "c", "c.png.tif"}
     for gone in ("c", "c.png"):
-        studies.remove_image(gone)
+        datastore.remove_image(gone)
     # nor is one of an image that is gone that of another, of whatever kind
     for before, after in (("d.png", "d.tif"), ("e.jpg", "e.png")):
         Image.fromarray(eight_bits(cells[0][0])).save(folder / before)
-        studies.save_label(before[0], drawn, FINAL, {"note": "first"})
+        datastore.save_label(before[0], drawn, FINAL, {"note": "first"})
         save(folder / after, eight_bits(cells[1][0]))
         (folder / before).rename(folder / f".{before}")
-        assert before[0] not in studies.labelled()
+        assert before[0] not in datastore.labelled()
         (left,) = (p for p in folder.glob("labels/final/*") if p.name[0] == before[0])
-        assert f"of {before}, which is gone" in studies.unreadable()[f"labels/final/{left.name}"]
+        assert f"of {before}, which is gone" in datastore.unreadable()[f"labels/final/{left.name}"]
         kept = left.read_bytes()
-        studies.save_label(before[0], drawn, FINAL, {})
-        assert before[0] in studies.labelled()
+        datastore.save_label(before[0], drawn, FINAL, {})
+        assert before[0] in datastore.labelled()
         assert left.read_bytes() == kept
         (folder / f".{before}").rename(folder / before)
-        assert {before, after} < studies.labelled().keys()
-        assert studies.get_label_info(before, FINAL)["note"] == "first"
-        studies.remove_image(after)
-        assert studies.labelled()[before[0]][1] == left
-        studies.remove_image(before)
+        assert {before, after} < datastore.labelled().keys()
+        assert datastore.get_label_info(before, FINAL)["note"] == "first"
+        datastore.remove_image(after)
+        assert datastore.labelled()[before[0]][1] == left
+        datastore.remove_image(before)
         assert not [p for p in folder.glob("labels/final/*") if p.name[0] == before[0]]
     # made by hand, noted nowhere: of two images the one that is called as it is
     for name in ("h.png", "h.bmp"):
         Image.fromarray(eight_bits(cells[0][0])).save(folder / name)
     shutil.copyfile(drawn, folder / "labels" / "final" / "h.png")
-    assert "h.png" in studies.labelled()
-    assert "h.bmp" not in studies.labelled()
-    studies.remove_image("h.png")
-    assert "h" not in studies.labelled()
-    studies.remove_image("h")
+    assert "h.png" in datastore.labelled()
+    assert "h.bmp" not in datastore.labelled()
+    datastore.remove_image("h.png")
+    assert "h" not in datastore.labelled()
+    datastore.remove_image("h")
     # names that look like those of others
     for name in ("a.tif", "a.png.tif"):
         save(folder / name, cells[0][0])
-    assert studies.images().keys() == {"a.png", "a.tif", "a.png.tif", "b"}
+    assert datastore.images().keys() == {"a.png", "a.tif", "a.png.tif", "b"}
     # a label that was left behind is not of the next image of this name
     (folder / "b.png").unlink()
     with pytest.raises(ConflictError, match=r"labels/final/b\.png is left from another image"):
-        studies.add_image("b", str(save(tmp_path / "new.png", eight_bits(cells[2][0]))), {})
+        datastore.add_image("b", str(save(tmp_path / "new.png", eight_bits(cells[2][0]))), {})
 
 
 def test_a_label_of_many_cells_stays_with_its_image(tmp_path: Path, cells: Any) -> None:
     """It is a TIFF, for PNG has no such numbers, and may look like that of another image."""
     from overtile.pipelines.data.layouts import find_pairs
-    from overtile.pipelines.label.datastore import FINAL, Studies
+    from overtile.pipelines.label.datastore import FINAL, ImageFolderDatastore
 
-    studies = Studies(tmp_path)
+    datastore = ImageFolderDatastore(tmp_path)
     save(tmp_path / "a.png", eight_bits(cells[0][0]))
     drawn = np.where(cells[0][1] > 0, cells[0][1].astype(np.uint32) + 70_000, 0)
     file = str(save(tmp_path / ".drawn.tif", drawn))
-    studies.save_label("a", file, FINAL, {})
+    datastore.save_label("a", file, FINAL, {})
     save(tmp_path / "a.tif", cells[1][0])
-    assert {i: p[1].name for i, p in studies.labelled().items()} == {"a.png": "a.tif"}
+    assert {i: p[1].name for i, p in datastore.labelled().items()} == {"a.png": "a.tif"}
     pairs = [(p.image.name, p.label.name) for p in find_pairs(tmp_path)[1]["train"]]
     assert pairs == [("a.png", "a.tif")]
-    studies.save_label("a.tif", file, FINAL, {})
-    assert studies.labelled().keys() == {"a.png", "a.tif"}
-    studies.remove_label("a.tif", FINAL)
-    studies.save_label("a.png", file, FINAL, {})  # takes the place of the first
+    datastore.save_label("a.tif", file, FINAL, {})
+    assert datastore.labelled().keys() == {"a.png", "a.tif"}
+    datastore.remove_label("a.tif", FINAL)
+    datastore.save_label("a.png", file, FINAL, {})  # takes the place of the first
     assert len(list(tmp_path.glob("labels/final/*"))) == 1
 
 
 def test_what_is_noted_stays_with_its_image(tmp_path: Path, cells: Any) -> None:
-    from overtile.pipelines.label.datastore import FINAL, Studies
+    from overtile.pipelines.label.datastore import FINAL, ImageFolderDatastore
 
-    studies = Studies(tmp_path)
+    datastore = ImageFolderDatastore(tmp_path)
     for name in ("a.png", "b.png"):
         save(tmp_path / name, eight_bits(cells[0][0]))
-    studies.update_image_info("a", {"patient": "A"})
-    studies.update_image_info("a", {"stain": "DAPI"})
-    assert studies.get_image_info("a")["patient"] == "A"
+    datastore.update_image_info("a", {"patient": "A"})
+    datastore.update_image_info("a", {"stain": "DAPI"})
+    assert datastore.get_image_info("a")["patient"] == "A"
     # a label that somebody put there; whose it is, is not a client's to say
     (tmp_path / "labels" / "final").mkdir()
     save(tmp_path / "labels" / "final" / "a.png", cells[0][1].astype(np.uint16))
-    studies.update_label_info("a", FINAL, {"image": "b.png", "file": "a.png", "seen": True})
-    assert studies.labelled().keys() == {"a"}
-    assert studies.get_label_info("a", FINAL) == {"seen": True}
+    datastore.update_label_info("a", FINAL, {"image": "b.png", "file": "a.png", "seen": True})
+    assert datastore.labelled().keys() == {"a"}
+    assert datastore.get_label_info("a", FINAL) == {"seen": True}
     (tmp_path / "a.png").unlink()
     save(tmp_path / "a.tif", cells[1][0])
-    assert "patient" not in studies.get_image_info("a")
-    assert "a" not in studies.noted()
-    studies.update_image_info("a", {"patient": "B"})
-    assert "stain" not in studies.get_image_info("a")
+    assert "patient" not in datastore.get_image_info("a")
+    assert "a" not in datastore.noted()
+    datastore.update_image_info("a", {"patient": "B"})
+    assert "stain" not in datastore.get_image_info("a")
 
 
 def test_an_upload_has_an_id_of_its_own(tmp_path: Path, cells: Any) -> None:
-    from overtile.pipelines.label.datastore import Studies
+    from overtile.pipelines.label.datastore import ImageFolderDatastore
 
     (tmp_path / "studies").mkdir()
-    studies = Studies(tmp_path / "studies")
+    datastore = ImageFolderDatastore(tmp_path / "studies")
     new = str(save(tmp_path / "new.tif", cells[2][0]))
-    save(studies.folder / "a.png", eight_bits(cells[0][0]))
-    studies.images()  # so that it has been told of "a"
-    Image.fromarray(eight_bits(cells[1][0])).save(studies.folder / "a.bmp")
+    save(datastore.folder / "a.png", eight_bits(cells[0][0]))
+    datastore.images()  # so that it has been told of "a"
+    Image.fromarray(eight_bits(cells[1][0])).save(datastore.folder / "a.bmp")
     for taken in ("a", "a.png", "a.bmp"):
         with pytest.raises(ConflictError, match="exists already"):
-            studies.add_image(taken, new, {})
-    assert studies.path_of(studies.add_image("b", new, {})).name == "b.tif"
-    assert studies.path_of(studies.add_image("c.v2", new, {"x": 1})).name == "c.v2.tif"
-    assert studies.get_image_info("c.v2")["x"] == 1
+            datastore.add_image(taken, new, {})
+    assert datastore.path_of(datastore.add_image("b", new, {})).name == "b.tif"
+    assert datastore.path_of(datastore.add_image("c.v2", new, {"x": 1})).name == "c.v2.tif"
+    assert datastore.get_image_info("c.v2")["x"] == 1
 
 
 def test_what_cannot_be_used_is_listed_and_the_rest_served(tmp_path: Path, cells: Any) -> None:
-    from overtile.pipelines.label.datastore import FINAL, Studies
+    from overtile.pipelines.label.datastore import FINAL, ImageFolderDatastore
 
     (tmp_path / "studies").mkdir()
-    studies = Studies(tmp_path / "studies")
-    home = studies.folder
+    datastore = ImageFolderDatastore(tmp_path / "studies")
+    home = datastore.folder
     save(home / "good.tif", cells[0][0])
     save(home / f"{'n' * 245}.tif", cells[0][0])
     zarr.save_array(home / "bare.zarr", cells[0][0])
@@ -749,27 +749,27 @@ def test_what_cannot_be_used_is_listed_and_the_rest_served(tmp_path: Path, cells
     shutil.copytree(home / "own.zarr", home / "linked.zarr")
     shutil.rmtree(home / "linked.zarr" / "0")
     (home / "linked.zarr" / "0").symlink_to(tmp_path / "x.zarr" / "0")
-    assert studies.images().keys() == {"good", "own"}
-    told = studies.unreadable()
+    assert datastore.images().keys() == {"good", "own"}
+    told = datastore.unreadable()
     assert "at most 230 bytes" in told[f"{'n' * 245}.tif"]
     assert "0 is a link to a place outside" in told["linked.zarr"]
     assert "expected an OME-Zarr" in told["bare.zarr"]
     # an image that is a folder is not removed, and keeps its label
     drawn = str(save(tmp_path / "drawn.tif", cells[0][1].astype(np.uint16)))
-    studies.save_label("own", drawn, FINAL, {})
+    datastore.save_label("own", drawn, FINAL, {})
     with pytest.raises(ForbiddenError, match="by hand"):
-        studies.remove_image("own")
-    assert studies.labelled().keys() == {"own"}
+        datastore.remove_image("own")
+    assert datastore.labelled().keys() == {"own"}
     (home / "labels" / "alias").symlink_to("final")
     with pytest.raises(ForbiddenError, match="a link to labels/final"):
-        studies.save_label("own", drawn, "alias", {})
+        datastore.save_label("own", drawn, "alias", {})
 
 
 def test_a_folder_that_cannot_be_listed_is_no_image(
     tmp_path: Path, cells: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As lost+found on a disk of its own. Root may list all, so the system is made to refuse."""
-    from overtile.pipelines.label.datastore import Studies
+    from overtile.pipelines.label.datastore import ImageFolderDatastore
 
     save(tmp_path / "good.tif", cells[0][0])
     (tmp_path / "lost+found").mkdir()
@@ -782,12 +782,12 @@ def test_a_folder_that_cannot_be_listed_is_no_image(
 
     monkeypatch.setattr(Path, "iterdir", iterdir)
     monkeypatch.setattr(os, "access", lambda p, mode: "lost" not in str(p) and allowed(p, mode))
-    assert Studies(tmp_path).images().keys() == {"good"}
+    assert ImageFolderDatastore(tmp_path).images().keys() == {"good"}
 
 
 def test_proposals_are_not_kept_for_an_image_that_was_replaced(tmp_path: Path, cells: Any) -> None:
     from overtile.pipelines.label.app import OvertileLabel
-    from overtile.pipelines.label.datastore import Studies
+    from overtile.pipelines.label.datastore import ImageFolderDatastore
 
     (tmp_path / "studies").mkdir()
     image = save(tmp_path / "studies" / "a.tif", cells[0][0])
@@ -804,19 +804,19 @@ def test_proposals_are_not_kept_for_an_image_that_was_replaced(tmp_path: Path, c
     app._infers = {"slow": Slow()}
     request = {"model": "slow", "image": "a", "save_label": True}
     with pytest.raises(ReplacedError, match="was replaced"):
-        app.infer(request, Studies(tmp_path / "studies"))
+        app.infer(request, ImageFolderDatastore(tmp_path / "studies"))
     assert not list((tmp_path / "studies").glob("labels/*/*.tif"))
     assert not made.exists()
 
 
 def test_images_of_one_name_that_come_at_once(tmp_path: Path, cells: Any) -> None:
-    from overtile.pipelines.label.datastore import Studies
+    from overtile.pipelines.label.datastore import ImageFolderDatastore
 
     (tmp_path / "studies").mkdir()
-    studies = Studies(tmp_path / "studies")
+    datastore = ImageFolderDatastore(tmp_path / "studies")
     files = [save(tmp_path / f"{n}.tif", image) for n, (image, _) in enumerate(cells[:6])]
     with ThreadPoolExecutor(6) as pool:
-        asked = [pool.submit(studies.add_image, "same", str(file), {}) for file in files]
+        asked = [pool.submit(datastore.add_image, "same", str(file), {}) for file in files]
     refusals = [answer.exception() for answer in asked]
     assert sum(refusal is None for refusal in refusals) == 1
     assert all(isinstance(refusal, ConflictError | None) for refusal in refusals)
@@ -825,32 +825,32 @@ def test_images_of_one_name_that_come_at_once(tmp_path: Path, cells: Any) -> Non
 
 
 def test_a_name_that_is_no_text_is_left_out(tmp_path: Path, cells: Any) -> None:
-    from overtile.pipelines.label.datastore import Studies
+    from overtile.pipelines.label.datastore import ImageFolderDatastore
 
     file = save(tmp_path / "good.png", eight_bits(cells[0][0]))
     try:
         shutil.copyfile(file, os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.png"))
     except OSError:
         pytest.skip("this file system takes names of text alone")
-    studies = Studies(tmp_path)
-    assert studies.images().keys() == {"good"}
-    assert "not UTF-8" in studies.unreadable()["bad\\xff.png"]
-    json.dumps(studies.status(), ensure_ascii=False).encode()
+    datastore = ImageFolderDatastore(tmp_path)
+    assert datastore.images().keys() == {"good"}
+    assert "not UTF-8" in datastore.unreadable()["bad\\xff.png"]
+    json.dumps(datastore.status(), ensure_ascii=False).encode()
 
 
 def test_a_folder_that_cannot_be_written(
     tmp_path: Path, studies_in: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Root may write everywhere, so the system is made to say that it may not."""
-    from overtile.pipelines.label.datastore import Studies
+    from overtile.pipelines.label.datastore import ImageFolderDatastore
 
-    studies = Studies(studies_in(tmp_path / "studies", 2))
-    assert not studies.read_only
+    datastore = ImageFolderDatastore(studies_in(tmp_path / "studies", 2))
+    assert not datastore.read_only
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert studies.status()["read_only"]
+    assert datastore.status()["read_only"]
     with pytest.raises(ForbiddenError, match="read-only"):
-        studies.update_image_info("00", {"a": 1})
-    assert not (studies.folder / "labels").exists()
+        datastore.update_image_info("00", {"a": 1})
+    assert not (datastore.folder / "labels").exists()
 
 
 def test_what_cannot_be_trained_on_is_left_out(tmp_path: Path, studies_in: Any, cells: Any) -> None:

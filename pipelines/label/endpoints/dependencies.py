@@ -20,8 +20,8 @@ from overtile.pipelines.data.unlabelled import check_memory
 from overtile.pipelines.images.formats import SUFFIXES, open_image
 from overtile.pipelines.images.read import open_view
 from overtile.pipelines.label.app import OvertileLabel
-from overtile.pipelines.label.datastore import Studies
-from overtile.pipelines.label.refusals import ForbiddenError, RefusedError
+from overtile.pipelines.label.datastore import ImageFolderDatastore
+from overtile.pipelines.label.errors import ForbiddenError, RefusedError
 
 user = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 annotator = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
@@ -51,9 +51,9 @@ def instance() -> OvertileLabel:
     return found
 
 
-def studies() -> Studies:
+def datastore() -> ImageFolderDatastore:
     """Its images and labels."""
-    found: Studies = instance().datastore()
+    found: ImageFolderDatastore = instance().datastore()
     return found
 
 
@@ -99,7 +99,7 @@ def flat_image(image_id: str) -> Path:
     Raises:
         RefusedError: for volumes and stacks.
     """
-    path = studies().path_of(image_id)
+    path = datastore().path_of(image_id)
     if spatial_dims_of(path) != 2 or open_view(path, 2).count != 1:
         raise RefusedError(
             f"{path.name}: more than one plane; the page shows single images: save the planes as "
