@@ -89,9 +89,9 @@ def instances() -> None:
     """SEG on the validation images, by what makes instances of probabilities."""
     data = data_folder("dsb2018") / "val"
     trained = load_trained(ROOT / "bundles" / "touching_cells", {"versions": 7})
-    assert trained.settings is not None
+    assert trained.to_instances is not None
     names = ("threshold", "extent", "line", "growth", "grow", "min_size", "max_hole")
-    own = {name: getattr(trained.settings, name) for name in names}
+    own = {name: getattr(trained.to_instances, name) for name in names}
     labels, maps = [], []
     for file in sorted((data / "images").iterdir()):
         labels.append(read_label(data / "labels" / file.name)[0])

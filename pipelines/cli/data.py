@@ -11,7 +11,7 @@ import click
 
 from overtile.pipelines.cli.options import Command, Size, channel_of, examples, is_, loudness, note
 from overtile.pipelines.data.writing import FORMATS, check_format, check_target, write_data
-from overtile.pipelines.errors import DataError
+from overtile.pipelines.errors import DataError, as_argument
 from overtile.pipelines.interrupts import check_interrupt
 
 Item = TypeVar("Item")
@@ -89,10 +89,12 @@ def look(
     from overtile.pipelines.reporting.look import look as look_at
 
     found = look_at(folder, layout, labels, int(spatial_dims), number, picture)
+    command = click.get_current_context().command
+    wording = command.worded if isinstance(command, Command) else as_argument
     if as_json:
-        click.echo(json.dumps(found.as_dict(), indent=2))
+        click.echo(json.dumps(found.as_dict(wording), indent=2))
     else:
-        click.echo(as_text(found))
+        click.echo(as_text(found, wording))
     if found.picture and not is_("quiet") and not as_json:
         click.echo(f"\n  {'contact sheet':<14}  {found.picture}")
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from overtile.pipelines.bundle.checkpoints import check_settings, load_weights
 from overtile.pipelines.bundle.configuration import check_inferer
-from overtile.pipelines.errors import ConfigurationError
+from overtile.pipelines.errors import ConfigurationError, Setting
 
 
 def run_inference(
@@ -45,7 +45,9 @@ def make_ready(
         ConfigurationError: as `run_inference`.
     """
     if not len(cast("DataLoader[Any]", evaluator.data_loader)):
-        raise ConfigurationError("dataset_dir is not set; give --dataset_dir with images")
+        raise ConfigurationError(
+            found="dataset_dir is not set", hint=Setting("dataset_dir", "DIR", "with images")
+        )
     check_inferer(evaluator.inferer, evaluator.network)
     load_weights(evaluator.network, checkpoint)
     check_settings(settings, checkpoint)

@@ -20,7 +20,7 @@ from overtile.networks import GeometryError, RegionInferer
 from overtile.pipelines.bundle.checkpoints import check_settings, load_weights
 from overtile.pipelines.bundle.configuration import check_inferer, check_keys
 from overtile.pipelines.bundle.messages import wrong_value
-from overtile.pipelines.errors import ConfigurationError, users_mistake
+from overtile.pipelines.errors import ConfigurationError, Setting, size_text, users_mistake
 from overtile.pipelines.images.read import Channel
 from overtile.pipelines.images.read_transform import ReadImaged
 from overtile.transforms import InstancesFromProbabilities, InstancesFromProbabilitiesd
@@ -43,7 +43,7 @@ class Trained:
         inferer: that runs it on a region.
         device: of the network.
         activation: from the network's answer to probabilities.
-        settings: from probabilities to instances; None where the bundle does not make any.
+        to_instances: from probabilities; None where the bundle does not make any.
         normalize: how grey values are brought to a common range.
         spatial_dims: 2 or 3.
         channel: of several the one that is read.
@@ -54,7 +54,7 @@ class Trained:
     inferer: RegionInferer
     device: torch.device
     activation: Compose
-    settings: InstancesFromProbabilities | None
+    to_instances: InstancesFromProbabilities | None
     normalize: NormalizeImage
     spatial_dims: int
     channel: Channel
@@ -82,14 +82,15 @@ class Trained:
         Raises:
             ConfigurationError: if the bundle makes no instances.
         """
-        if self.settings is None:
+        if self.to_instances is None:
             raise ConfigurationError(
-                "postprocessing: no InstancesFromProbabilitiesd in it; expected a bundle that "
-                "numbers cells"
+                "postprocessing",
+                "no InstancesFromProbabilitiesd in it",
+                "a bundle that numbers cells",
             )
         inputs = torch.from_numpy(np.ascontiguousarray(image))[None, None].to(self.device)
         answer = self.inferer.whole(inputs, self.network)[0]
-        found = self.settings(self.activation({"pred": answer})["pred"].float().cpu())
+        found = self.to_instances(self.activation({"pred": answer})["pred"].float().cpu())
         plain: NDArray[np.int32] = np.asarray(found[0])
         return plain
 
@@ -108,18 +109,19 @@ def load_trained(bundle: Path, settings: Mapping[str, Any]) -> Trained:
     file = bundle / "configs" / "inference.json"
     if not file.is_file():
         raise ConfigurationError(
-            f"--bundle {bundle}: no configs/inference.json in it; give a bundle or the folder of "
-            "a run"
+            f"bundle {bundle}",
+            "no configs/inference.json in it",
+            hint=Setting("bundle", "DIR", "with a bundle or the folder of a run"),
         )
     try:
         return _load(file, bundle, settings)
     except Exception as error:
         mistake = users_mistake(error) or wrong_value(error)
-        if mistake is None:
+        if mistake is None or mistake is error:
             raise
-        # the configuration's own words are those of the bundle's command line
-        hint = " (here: --set KEY=VALUE)" if "--" in str(mistake) else ""
-        raise ConfigurationError(f"{mistake}{hint}") from error
+        if isinstance(mistake, GeometryError):
+            raise ConfigurationError(found=str(mistake)) from error
+        raise mistake from mistake.__cause__  # what MONAI put around it is of no use
 
 
 def _load(file: Path, bundle: Path, settings: Mapping[str, Any]) -> Trained:
@@ -130,7 +132,7 @@ def _load(file: Path, bundle: Path, settings: Mapping[str, Any]) -> Trained:
         try:
             parser[key] = value
         except (KeyError, IndexError, TypeError, ValueError):
-            raise ConfigurationError(f"--set {key}: no such place in {file}") from None
+            raise ConfigurationError(key, f"no such place in {file}") from None
     check_keys(parser)
     config = {k: v for k, v in parser.get().items() if k != parser.meta_key}
     facts = {k: json.dumps(v, default=str) for k, v in config.items() if k not in _ELSEWHERE}
@@ -165,7 +167,7 @@ def _steps(parser: ConfigParser, key: str) -> int:
     """How many transforms a part of the configuration has."""
     transforms = parser.get(f"{key}::transforms", None)
     if not isinstance(transforms, list):
-        raise ConfigurationError(f"{key}: expected a Compose with a list of transforms")
+        raise ConfigurationError(key, expected="a Compose with a list of transforms")
     return len(transforms)
 
 
@@ -180,9 +182,7 @@ def _preprocessing(parser: ConfigParser) -> tuple[ReadImaged, NormalizeImage]:
         else:
             raise _whole_only("preprocessing", step, "ReadImaged and NormalizeImaged")
     if reader is None:
-        raise ConfigurationError(
-            "preprocessing: no overtile.pipelines.images.read_transform.ReadImaged in it"
-        )
+        raise ConfigurationError("preprocessing", "no overtile.pipelines.ReadImaged in it")
     return reader, normalize
 
 
@@ -204,7 +204,7 @@ def _postprocessing(parser: ConfigParser) -> tuple[Compose, InstancesFromProbabi
 
 def _whole_only(part: str, step: Any, known: str) -> ConfigurationError:
     return ConfigurationError(
-        f"{part}: {type(step).__name__} may look at the whole image; expected {known} alone"
+        part, f"{type(step).__name__} may look at the whole image", f"{known} alone"
     )
 
 
@@ -217,8 +217,9 @@ def _try_out(trained: Trained) -> None:
     except (RuntimeError, ValueError, TypeError) as error:
         if isinstance(error, GeometryError):
             raise
+        reason = " ".join(str(error).split())[:200]
         raise ConfigurationError(
-            f"network {type(trained.network).__name__}: refuses one grey channel of "
-            f"{'x'.join(map(str, smallest))} pixels ({' '.join(str(error).split())[:200]}); "
-            "expected a network for images of one channel"
+            f"network {type(trained.network).__name__}",
+            f"refuses one grey channel of {size_text(smallest)} pixels ({reason})",
+            "a network for images of one channel",
         ) from error

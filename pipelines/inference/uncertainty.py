@@ -63,10 +63,10 @@ def uncertainty(
         ConfigurationError: for another method or number, or a network without dropout.
     """
     if method not in METHODS:
-        raise ConfigurationError(f"uncertainty {method!r}: expected {' or '.join(METHODS)}")
+        raise ConfigurationError("uncertainty", repr(method), " or ".join(METHODS))
     most = 8 if method == "rotations" else 100
     if not 2 <= passes <= most:
-        raise ConfigurationError(f"passes {passes}: expected 2 to {most} for {method}")
+        raise ConfigurationError("passes", str(passes), f"2 to {most} for {method}")
     inputs = torch.from_numpy(np.ascontiguousarray(image))[None, None].to(trained.device)
     answers = _turned if method == "rotations" else _dropped
     return disagreement(answers(trained, inputs, passes, seed))
@@ -109,7 +109,7 @@ def _dropping(network: nn.Module) -> Iterator[None]:
     layers = [m for m in network.modules() if isinstance(m, _DROPOUT) and m.p > 0]
     if not layers:
         raise ConfigurationError(
-            f"uncertainty dropout: {type(network).__name__} has no dropout; take rotations"
+            "uncertainty dropout", f"{type(network).__name__} has no dropout", hint="take rotations"
         )
     for layer in layers:
         layer.train()

@@ -176,7 +176,7 @@ def check_iou(iou: float) -> float:
         ConfigurationError: else.
     """
     if not isinstance(iou, (int, float)) or not 0 < iou <= 1:
-        raise ConfigurationError(f"iou={iou}: expected a number above 0, up to 1")
+        raise ConfigurationError("iou", str(iou), "a number above 0, up to 1")
     return iou
 
 
@@ -254,8 +254,8 @@ def overlap_of(reference: ArrayLike, prediction: ArrayLike) -> Overlap:
     r, s = _checked(reference, "references"), _checked(prediction, "predictions")
     if r.shape != s.shape:
         raise DataError(
-            f"prediction of size {s.shape} for a reference of size {r.shape}; "
-            "expected the same size"
+            found=f"prediction of size {s.shape} for a reference of size {r.shape}",
+            expected="the same size",
         )
     r_number, r_sizes = _renumbered(r)
     s_number, s_sizes = _renumbered(s)
@@ -295,11 +295,12 @@ def _checked(labels: ArrayLike, what: str) -> Labels:
     array = np.asarray(labels)
     if array.dtype.kind not in "iub":
         raise DataError(
-            f"{what} of {array.dtype}; expected instance labels, integers from 0 (background) up"
+            found=f"{what} of {array.dtype}",
+            expected="instance labels, integers from 0 (background) up",
         )
     if array.dtype.kind == "i" and array.size and array.min() < 0:
         raise DataError(
-            f"{what} with label {array.min()}; expected integers from 0 (background) up"
+            found=f"{what} with label {array.min()}", expected="integers from 0 (background) up"
         )
     return array
 
@@ -307,9 +308,9 @@ def _checked(labels: ArrayLike, what: str) -> Labels:
 def _overlaps(references: Images, predictions: Images) -> list[Overlap]:
     r, s = _listed(references), _listed(predictions)
     if len(r) != len(s):
-        raise DataError(f"{len(r)} references, {len(s)} predictions; expected as many")
+        raise DataError(found=f"{len(r)} references, {len(s)} predictions", expected="as many")
     if not r:
-        raise DataError("0 references, 0 predictions; expected one image at least")
+        raise DataError(found="0 references, 0 predictions", expected="one image at least")
     return [overlap_of(reference, prediction) for reference, prediction in zip(r, s, strict=True)]
 
 

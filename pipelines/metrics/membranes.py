@@ -324,19 +324,22 @@ def _checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.bo
     label, p = np.asarray(labels), np.asarray(probabilities)
     if label.shape != p.shape:
         raise DataError(
-            f"probabilities of size {p.shape} for labels of size {label.shape}; "
-            "expected the same size and number of slices"
+            found=f"probabilities of size {p.shape} for labels of size {label.shape}",
+            expected="the same size and number of slices",
         )
     if label.ndim not in (2, 3) or not label.size:
-        raise DataError(f"labels of size {label.shape}; expected [H, W] or [N, H, W]")
+        raise DataError(found=f"labels of size {label.shape}", expected="[H, W] or [N, H, W]")
     if p.dtype.kind not in "fbiu":
-        raise DataError(f"probabilities of {p.dtype}; expected numbers in [0, 1]")
+        raise DataError(found=f"probabilities of {p.dtype}", expected="numbers in [0, 1]")
     if np.isnan(p).any():
-        raise DataError(f"{np.isnan(p).sum()} probabilities are NaN; expected numbers in [0, 1]")
+        raise DataError(
+            found=f"{np.isnan(p).sum()} probabilities are NaN", expected="numbers in [0, 1]"
+        )
     if p.min() < -_SLACK or p.max() > 1 + _SLACK:
         raise DataError(
-            f"probabilities from {p.min():g} to {p.max():g}; expected P(cell) in [0, 1]: "
-            "divide an image of 8 bits by 255"
+            found=f"probabilities from {p.min():g} to {p.max():g}",
+            expected="P(cell) in [0, 1]",
+            hint="divide an image of 8 bits by 255",
         )
     cells = cells_of(label)
     return cells.reshape(-1, *label.shape[-2:]), p.reshape(-1, *p.shape[-2:])
@@ -351,14 +354,14 @@ def as_map(labels: ArrayLike) -> NDArray[Any]:
     try:
         label = np.asarray(labels)
     except ValueError as error:
-        raise DataError(f"labels: {error}; expected [H, W] or slices of one size") from None
+        raise DataError("labels", str(error), "[H, W] or slices of one size") from None
     if label.dtype.kind in "iu" and label.size and (low := label.min()) >= 0:
         high = label.max()
         if high > low and (low > 0 or ((label != low) & (label != high)).any()):
             raise DataError(
-                f"labels of {len(np.unique(label))} values from {low} to {high}; expected a "
-                "membrane map of two, 0 = membrane and another = cell: cut it at a threshold, or "
-                "give labels > 0 for instances"
+                found=f"labels of {len(np.unique(label))} values from {low} to {high}",
+                expected="a membrane map of two, 0 = membrane and another = cell",
+                hint=("cut it at a threshold", "give labels > 0 for instances"),
             )
     return label
 
@@ -373,17 +376,17 @@ def cells_of(label: NDArray[Any]) -> NDArray[np.bool_]:
         DataError: for other numbers.
     """
     if label.dtype.kind not in "fbiu":
-        raise DataError(f"labels of {label.dtype}; expected integers, > 0 = cell")
+        raise DataError(found=f"labels of {label.dtype}", expected="integers, > 0 = cell")
     if label.dtype.kind == "f":
         values = np.unique(label)
         if np.isnan(values).any() or values[0] < 0 or (values > 0).sum() > 1:
             raise DataError(
-                f"labels of {label.dtype} with {len(values)} values from {values[0]:g} to "
-                f"{values[-1]:g}; expected integers, or floats of two values: 0 = membrane and "
-                "another = cell"
+                found=f"labels of {label.dtype} with {len(values)} values from {values[0]:g} to "
+                f"{values[-1]:g}",
+                expected="integers, or floats of two values: 0 = membrane and another = cell",
             )
     elif label.dtype.kind == "i" and label.min() < 0:
-        raise DataError(f"labels from {label.min()}; expected integers from 0, > 0 = cell")
+        raise DataError(found=f"labels from {label.min()}", expected="integers from 0, > 0 = cell")
     return label > 0
 
 

@@ -42,7 +42,7 @@ class _Counted(CumulativeIterationMetric):
         """Counts of each image, which are kept."""
         if y is None or len(y_pred) != len(y):
             count = "no" if y is None else len(y)
-            raise DataError(f"{len(y_pred)} predictions, {count} labels; expected as many")
+            raise DataError(found=f"{len(y_pred)} predictions, {count} labels", expected="as many")
         return super().__call__(y_pred, y, **kwargs)
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
@@ -261,6 +261,6 @@ def _buffer(metric: CumulativeIterationMetric) -> Array:
     """Counts of all images, ``[images, ...]``."""
     buffer = metric.get_buffer()
     if buffer is None:
-        raise DataError("no image to score; expected at least one in every process")
+        raise DataError(found="no image to score", expected="at least one in every process")
     rows: Array = buffer.cpu().numpy()
     return rows

@@ -19,7 +19,13 @@ from overtile.pipelines.data.facts import FactBook, ImageFacts, Item, LabelFacts
 from overtile.pipelines.data.find import items_of
 from overtile.pipelines.data.layouts import find_pairs
 from overtile.pipelines.data.unlabelled import images_in
-from overtile.pipelines.errors import DataError, UnknownLayoutError
+from overtile.pipelines.errors import (
+    DataError,
+    Setting,
+    UnknownLayoutError,
+    Wording,
+    as_argument,
+)
 from overtile.pipelines.images.read import Channel, number_cells, read_image, read_label
 from overtile.pipelines.images.view import split_plane
 from overtile.pipelines.reporting.figures import outlined
@@ -46,7 +52,7 @@ class Look:
         median_size: pixels of the median cell (in masks: the mean cell) of the median image.
         touching: pairs of cells that touch.
         cell_fraction: share of the pixels that are cell, in [0, 1].
-        suspicious: files that deserve a look, with the reason.
+        suspicious: files that deserve a look, and why.
         picture: the contact sheet; None without one.
     """
 
@@ -61,12 +67,12 @@ class Look:
     median_size: int = 0
     touching: int = 0
     cell_fraction: float = 0.0
-    suspicious: list[str] = field(default_factory=list)
+    suspicious: list[DataError] = field(default_factory=list)
     picture: str | None = None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self, wording: Wording = as_argument) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        return {**asdict(self), "suspicious": [r.worded(wording) for r in self.suspicious]}
 
 
 def look(
@@ -92,7 +98,7 @@ def look(
     """
     root = Path(folder)
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; give one that holds images")
+        raise DataError(root, "no such folder", hint="give one that holds images")
     facts = FactBook(default_cache(), root, spatial_dims, channel)
     found = Look(str(root), "")
     try:
@@ -109,7 +115,7 @@ def look(
                 try:
                     items[split] += items_of(pair, facts)
                 except DataError as error:
-                    found.suspicious.append(str(error))
+                    found.suspicious.append(error)
     seen: list[tuple[Item, ImageFacts, LabelFacts | None]] = []
     for split, members_of_it in items.items():
         found.images[split] = 0
@@ -118,12 +124,14 @@ def look(
                 image = facts.image(item["image"])
                 label = facts.label(**item) if "label" in item else None
             except DataError as error:
-                found.suspicious.append(str(error))
+                found.suspicious.append(error)
                 continue
             found.images[split] += 1
             seen.append((item, image, label))
     if not seen:
-        raise DataError(f"{found.suspicious[0]} (and nothing else in {root} can be read)")
+        first = found.suspicious[0]
+        found_there = f"{first.found} (and nothing else in {root} can be read)"
+        raise DataError(first.where, found_there.strip(), first.expected, first.hint)
     _sum_up(found, seen, labels)
     found.suspicious += _suspicions(seen, labels, facts)
     facts.save()
@@ -156,33 +164,35 @@ def _sum_up(
 
 def _suspicions(
     seen: Sequence[tuple[Item, ImageFacts, LabelFacts | None]], labels: str, facts: FactBook
-) -> list[str]:
+) -> list[DataError]:
     known = {item["label"]: label for item, _, label in seen if label is not None}
     classes = labels == "instances" and labels_are_classes(known) is not None
-    found = (
-        ["all labels: one number for many cells; read them with --labels mask"] if classes else []
-    )
+    found = []
+    if classes:
+        hint = Setting("labels", "mask", "to take what is not 0 as cell")
+        found.append(DataError("all labels", "one number for many cells", hint=hint))
     by_content: dict[str, str] = {}
     for item, image, label in seen:
         name = item["image"]
         if image.low == image.high:
-            found.append(f"{name}: every pixel is {image.low:g}")
+            found.append(DataError(name, f"every pixel is {image.low:g}"))
         file, plane = split_plane(name)
         if plane in (None, 0):
             twin = by_content.setdefault(facts.sha256(file), str(file))
             if twin != str(file):
-                found.append(f"{file}: the same bytes as {twin}")
+                found.append(DataError(file, f"the same bytes as {twin}"))
         if label is None:
             continue
         name = item["label"]
         if not label.cells:
-            found.append(f"{name}: no cell")
+            found.append(DataError(name, "no cell"))
         if not label.background:
-            found.append(f"{name}: no background")
+            found.append(DataError(name, "no background"))
         if labels == "instances" and label.split and not classes:
-            found.append(f"{name}: {label.split} of {label.names} numbers in several places")
+            places = f"{label.split} of {label.names} numbers in several places"
+            found.append(DataError(name, places))
         if labels == "instances" and 0 < label.smallest < _SPECK:
-            found.append(f"{name}: a cell of {label.smallest} pixels")
+            found.append(DataError(name, f"a cell of {label.smallest} pixels"))
     return found
 
 
@@ -214,7 +224,7 @@ def _label_of(item: Item, labels: str) -> NDArray[Any] | None:
     return number_cells(array) if labels != "instances" else array
 
 
-def as_text(found: Look) -> str:
+def as_text(found: Look, wording: Wording = as_argument) -> str:
     """What was found, for people."""
 
     def counted(values: dict[str, int]) -> str:
@@ -238,8 +248,9 @@ def as_text(found: Look) -> str:
     remarks = f"{count} remark{'s' if count > 1 else ''}" if count else "nothing"
     lines = [f"  {name:<14}  {value}" for name, value in [*rows, ("suspicious", remarks)]]
     kinds: dict[str, list[str]] = {}
-    for line in found.suspicious:
-        kinds.setdefault(re.sub(r"\d+", "", line.rpartition(": ")[2]), []).append(line)
+    for remark in found.suspicious:
+        kind = re.sub(r"\d+", "", remark.found)
+        kinds.setdefault(kind, []).append(remark.worded(wording))
     for alike in kinds.values():
         lines += [f"    {line}" for line in alike[:_SHOWN]]
         if len(alike) > _SHOWN:

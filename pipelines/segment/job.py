@@ -92,8 +92,8 @@ class Opened:
     @cached_property
     def stitching(self) -> Stitching:
         """From probabilities to labels, in one plane."""
-        assert self.trained.settings is not None  # checked before the job began
-        return Stitching(self.trained.settings, self.grid.plane, self.grid.chunk)
+        assert self.trained.to_instances is not None  # checked before the job began
+        return Stitching(self.trained.to_instances, self.grid.plane, self.grid.chunk)
 
     def folder(self, name: str) -> Path:
         """Of an array: ``probabilities``, ``cores``, or a level of the ``result``."""

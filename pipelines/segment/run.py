@@ -150,14 +150,14 @@ def prepare(request: Request) -> tuple[Job, bool]:
     if isinstance(request.channel, int) and request.channel >= here.planes.channels:
         raise DataError(f"{request.source}: one channel; expected --channel 0, or none")
     if not resumed:
-        if request.labels and here.trained.settings is None:
+        if request.labels and here.trained.to_instances is None:
             raise ConfigurationError(
                 f"--bundle {request.bundle}: its postprocessing makes no instances; give --output "
                 "probabilities"
             )
         planned = {"token": uuid.uuid4().hex, **_plan(request, here)}
-        if here.trained.settings is not None and request.labels:
-            Stitching(here.trained.settings, here.grid.plane, planned["chunk"])  # may refuse
+        if here.trained.to_instances is not None and request.labels:
+            Stitching(here.trained.to_instances, here.grid.plane, planned["chunk"])  # may refuse
         work.mkdir(exist_ok=True)
         write_text(file, json.dumps({"asked": asked, "planned": planned}, indent=2))
     if request.source.name.lower().endswith(".gz"):

@@ -22,9 +22,10 @@ class StopOnNonFiniteLoss:
         loss = float(engine.state.output["loss"].detach())
         if not torch.isfinite(torch.tensor(loss)):
             raise TrainingError(
-                f"the loss became {loss} in epoch {engine.state.epoch}, iteration "
-                f"{engine.state.iteration}; lower learning_rate, and check the images for NaN or "
-                "infinite pixels (the last checkpoint is from before)"
+                found=f"the loss became {loss} in epoch {engine.state.epoch}, iteration "
+                f"{engine.state.iteration}",
+                hint="lower learning_rate, and check the images for NaN or infinite pixels (the "
+                "last checkpoint is from before)",
             )
 
 
@@ -61,7 +62,8 @@ class StopOnCollapse:
         if self.steps >= self.patience:
             shares = ", ".join(f"{p:.2f}" for p in probabilities.transpose(0, 1).flatten(1).mean(1))
             raise TrainingError(
-                f"the network collapsed: for {self.steps} steps, up to iteration "
+                found=f"the network collapsed: for {self.steps} steps, up to iteration "
                 f"{engine.state.iteration}, it has predicted the same for every pixel "
-                f"(probabilities {shares}); start again with a lower learning_rate or clip_norm"
+                f"(probabilities {shares})",
+                hint="start again with a lower learning_rate or clip_norm",
             )

@@ -655,7 +655,7 @@ def test_a_truncated_file_is_named_or_left_out(folder: Path) -> None:
         *("000", "002", "003")
     ]
     seen = look(folder)
-    assert any("001.tif" in line for line in seen.suspicious)
+    assert any("001.tif" in remark.where for remark in seen.suspicious)
     assert seen.images == {"train": 3}
 
 

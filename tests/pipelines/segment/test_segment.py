@@ -81,8 +81,8 @@ def whole(bundle: Path, image: NDArray[Any], **settings: Any) -> tuple[NDArray[A
     with torch.no_grad():
         answer = inferer(torch.from_numpy(np.asarray(grey))[None], trained.network)
     probabilities = answer[0].softmax(0).numpy()
-    assert trained.settings is not None
-    return probabilities[-1], np.asarray(trained.settings(probabilities))[0]
+    assert trained.to_instances is not None
+    return probabilities[-1], np.asarray(trained.to_instances(probabilities))[0]
 
 
 def run(source: Path, target: Path, bundle: Path, **options: Any) -> NDArray[Any]:
@@ -863,7 +863,7 @@ def test_what_cannot_be_is_refused_in_one_line(
         ((tiled, "a.zarr", "--memory", "lots"), "expected a number with M or G"),
         ((tiled, "a.zarr", "--set", "treshold=1"), "did you mean --threshold?"),
         ((tiled, "a.zarr", "--set", "growth=watershed"), "growth 'watershed'"),
-        ((tiled, "a.zarr", "--set", "network#x=3"), "--set network#x: no such place"),
+        ((tiled, "a.zarr", "--set", "network#x=3"), "network#x: no such place"),
         ((tiled, "a.zarr", "--set", "memory_limit=1G"), "memory_limit='1G': expected"),
         ((tiled, f"{'n' * 245}.zarr"), "a name of at most 230 bytes"),
         ((tiled, "nowhere.zarr"), "nowhere.zarr: a link that leads nowhere"),
