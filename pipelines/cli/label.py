@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from overtile.pipelines.cli.options import Command, channel_of, examples, is_, loudness, note
-from overtile.pipelines.errors import DataError
+from overtile.pipelines.errors import DataError, Setting
 
 
 @click.command(
@@ -56,10 +56,11 @@ def label(
 ) -> None:
     """Annotate, train and segment in the browser, or in a viewer that knows MONAI Label."""
     from overtile.pipelines.label.launch import (
-        alone,
         check_host,
         check_installed,
         check_port,
+        copy_bundles,
+        only_server,
         open_page,
         prepare,
         serve,
@@ -70,13 +71,14 @@ def label(
     check_host(host)
     check_port(host, port)
     if studies.is_dir() and work is None and not os.access(studies, os.W_OK):
-        raise DataError(f"--studies {studies}: read-only; give --work DIR for networks and runs")
+        raise DataError(studies, "read-only", hint=Setting("work", "DIR", "for networks and runs"))
     work = work or studies / "overtile"
-    models = prepare(studies, work, bundles)
+    prepare(studies, work)
     studies, work = studies.resolve(), work.resolve()  # runs are told by their paths
     note(f"networks and trainings are kept in {work}")
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/annotate/"
-    with alone(work):
+    with only_server(work):
+        models = copy_bundles(work, bundles)
         if not is_("quiet"):
             click.echo(f"{address}  (Ctrl-C ends it; models: {', '.join(models)})")
         if show_it:

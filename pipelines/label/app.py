@@ -15,9 +15,13 @@ from overtile.pipelines.errors import ConfigurationError, OvertileError
 from overtile.pipelines.images.read import Channel, check_channel
 from overtile.pipelines.inference.uncertainty import METHODS
 from overtile.pipelines.label.datastore import FINAL, ImageFolderDatastore, check_tag
-from overtile.pipelines.label.errors import MissingError, RefusedError, ReplacedError
+from overtile.pipelines.label.errors import (
+    MissingError,
+    RefusedError,
+    ReplacedError,
+    sentence,
+)
 from overtile.pipelines.label.infer import Segmenter
-from overtile.pipelines.label.middleware import sentence
 from overtile.pipelines.label.strategies import (
     MostUncertain,
     Plain,
@@ -107,7 +111,7 @@ class OvertileLabel(MONAILabelApp):
             MissingError: if there is none.
         """
         if not isinstance(model, str) or model not in self._infers:
-            raise MissingError(f"model {model!r}: expected one of {', '.join(self._infers)}")
+            raise MissingError(f"model {model!r}", expected=f"one of {', '.join(self._infers)}")
         found: Segmenter = self._infers[model]
         return found
 
@@ -116,37 +120,37 @@ class OvertileLabel(MONAILabelApp):
     ) -> dict[str, Any]:
         """Segment an image of the studies folder, or the one at ``request["upload"]``.
 
+        ``file`` of the answer is that of the kept label, or else one for the asker to remove.
         Whatever else ``request["image"]`` may name, a path is never followed.
         """
         task, saves = self.segmenter(request.get("model", "")), request.get("save_label", False)
         if not isinstance(saves, bool):
-            raise RefusedError(f"save_label {saves!r}: expected true or false")
+            raise RefusedError(f"save_label {saves!r}", expected="true or false")
         tag = proposals_tag(request) if saves else _tag(request)
         images = datastore or self.datastore()
         if saves:
             images.check_writable()
         image = request.get("image")
         if not isinstance(image, str):
-            raise RefusedError("image: expected the id of an image in the studies folder")
+            raise RefusedError("image", expected="the id of an image in the studies folder")
         upload = request.get("upload")
         if saves and upload:
             raise RefusedError(
-                "save_label: the image that comes with the request is not kept, so neither is its "
-                "label; add it with PUT /datastore/image first"
+                "save_label",
+                "the image that comes with the request is not kept, so neither is its label",
+                hint="add it with PUT /datastore/image first",
             )
-        path = Path(upload) if upload else images.path_of(image)
+        path, polygons = Path(upload) if upload else images.path_of(image), request.get("polygons")
+        if not saves:
+            file, told = task({"image": str(path), "polygons": polygons})
+            return {"label": file, "tag": tag, "file": file, "params": told}
         seen = stamp(path)
-        file, told = task({"image": str(path), "polygons": request.get("polygons")})
-        label: str = file
-        if saves:
-            noted = {"model": task.bundle.name, "params": told}
-            try:
-                if stamp(path) != seen:
-                    raise ReplacedError(f"image {image!r}: not saved, for its file was replaced")
-                label = images.save_label(image, file, tag, noted)
-            except BaseException:
-                Path(file).unlink()
-                raise
+        cells, told = task.propose(path, bool(polygons))
+        if stamp(path) != seen:
+            raise ReplacedError(f"image {image!r}", "not saved, for its file was replaced")
+        noted = {"model": task.bundle.name, "params": told}
+        label = images.save_cells(image, cells, tag, noted)
+        file = images.get_label_uri(label, tag)
         return {"label": label, "tag": tag, "file": file, "params": told}
 
 
@@ -167,10 +171,9 @@ class _OneByOne(BatchInferTask):
         for number, image in enumerate(images, 1):
             try:
                 result = infer({**wanted, "image": image, "save_label": True}, datastore)
-                Path(result.pop("file")).unlink()
-                found[image] = result
+                found[image] = {k: v for k, v in result.items() if k != "file"}
             except OvertileError as error:
-                found[image] = {"error": sentence(error)}
+                found[image] = {"error": sentence(error, datastore.folder)}
             print(f"{number} of {len(images)}: {found[image].get('error', image)}", flush=True)
         return found
 
@@ -183,7 +186,7 @@ def batch_options(request: dict[str, Any]) -> tuple[int | None, str]:
     """
     most = request.get("max_batch_size") or None
     if most is not None and (not isinstance(most, int) or most < 0):
-        raise RefusedError(f"max_batch_size {most!r}: expected a number of images, 0 for all")
+        raise RefusedError(f"max_batch_size {most!r}", expected="a number of images, 0 for all")
     return most, proposals_tag(request)
 
 
@@ -195,7 +198,9 @@ def proposals_tag(request: dict[str, Any]) -> str:
     """
     if (tag := _tag(request)) == FINAL:
         raise RefusedError(
-            "label_tag 'final': proposals would replace the labels of annotators; give another tag"
+            "label_tag 'final'",
+            "proposals would replace the labels of annotators",
+            hint="give another tag",
         )
     return tag
 
@@ -215,7 +220,8 @@ def _bundles(folder: Path, names: str) -> list[Path]:
     unknown = [n for n in wanted if n not in known]
     if unknown or not found:
         raise ConfigurationError(
-            f"{folder}: no bundle {unknown[0] if unknown else 'at all'}; expected one of "
-            f"{', '.join(known) or 'those that come with Overtile'}"
+            folder,
+            f"no bundle {unknown[0] if unknown else 'at all'}",
+            f"one of {', '.join(known) or 'those that come with Overtile'}",
         )
     return [known[n] for n in wanted] or found

@@ -7,6 +7,7 @@ taken away by hand is seen at the next request.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -16,7 +17,6 @@ import stat
 import tempfile
 import threading
 import time
-import uuid
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -40,14 +40,16 @@ from overtile.pipelines.data.annotations import (
 )
 from overtile.pipelines.data.unlabelled import check_memory
 from overtile.pipelines.errors import DataError, size_text
-from overtile.pipelines.images.formats import GOES_ON, is_image
+from overtile.pipelines.files import whole
+from overtile.pipelines.images.formats import is_image
 from overtile.pipelines.images.read import check_pixels, open_view, read_image, read_label
-from overtile.pipelines.images.view import stem
+from overtile.pipelines.images.view import View, stem
 from overtile.pipelines.label.errors import (
     ConflictError,
     ForbiddenError,
     MissingError,
     RefusedError,
+    sentence,
 )
 
 FINAL = DefaultLabelTag.FINAL.value
@@ -55,6 +57,7 @@ _NAME = re.compile(r"[^\W_][\w .()+,=@-]{0,199}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _LONGEST = 230  # bytes of a name: that of its label is longer, and 255 is what file systems take
 _WHOSE = ("image", "file")  # of the notes of a label, those that say which image it is of
+_DIGEST = "sha256"  # of the label that the other notes are of
 
 
 class ImageFolderDatastore(Datastore):
@@ -78,7 +81,7 @@ class ImageFolderDatastore(Datastore):
     def __init__(self, folder: str | Path, read_only: bool = False) -> None:
         self.folder = Path(folder).resolve()
         if not self.folder.is_dir():
-            raise DataError(f"{folder}: no such folder; give one that holds images")
+            raise DataError(folder, "no such folder", hint="give one that holds images")
         self._read_only = read_only
         self.saving = threading.RLock()
         self._archives: tempfile.TemporaryDirectory[str] | None = None
@@ -99,7 +102,6 @@ class ImageFolderDatastore(Datastore):
     def unreadable(self) -> dict[str, str]:
         """Why files that look like images are left out, by name."""
         faults = {file.name: self._fault(file) for file in self._files()}
-        faults = {n: f and f.replace(f"{self.folder}/", "") for n, f in faults.items()}
         for file in self._files(named=False):
             name = os.fsencode(file.name).decode("utf-8", "backslashreplace")
             faults[name] = f"{name}: a name that is not UTF-8; rename the file"
@@ -123,8 +125,10 @@ class ImageFolderDatastore(Datastore):
             found = sorted(self.folder.iterdir())
         except OSError as error:
             raise DataError(
-                f"{self.folder.name}: {error.strerror}; expected the folder of the images: "
-                "put it back, or start the server with another"
+                self.folder.name,
+                str(error.strerror),
+                "the folder of the images",
+                "put it back, or start the server with another",
             ) from error
         seen = [p for p in found if is_image(p) and p.name[0] != "."]
         return [p for p in seen if _is_text(p.name) == named]
@@ -148,7 +152,7 @@ class ImageFolderDatastore(Datastore):
                 if fault is None:
                     open_view(file, spatial_dims_of(file))
             except DataError as error:
-                fault = str(error).removesuffix(f" {GOES_ON}")  # an option of other commands
+                fault = sentence(error, self.folder)
             self._probed[file] = stamp, fault
         return self._probed[file][1]
 
@@ -176,7 +180,7 @@ class ImageFolderDatastore(Datastore):
             file = self._told.get(image_id)
             now = next((i for i, f in images.items() if f == file), None)
             if now is None:
-                raise MissingError(f"image {image_id!r}: no such image in the studies folder")
+                raise MissingError(f"image {image_id!r}", "no such image in the studies folder")
             image_id = now
         return image_id, images[image_id]
 
@@ -242,7 +246,7 @@ class ImageFolderDatastore(Datastore):
 
     def set_name(self, name: str) -> None:
         """Refused: the folder has the name."""
-        raise ForbiddenError("the data set is named as its folder")
+        raise ForbiddenError(found="the data set is named as its folder")
 
     def description(self) -> str:
         """For people."""
@@ -250,7 +254,7 @@ class ImageFolderDatastore(Datastore):
 
     def set_description(self, description: str) -> None:
         """Refused, likewise."""
-        raise ForbiddenError("the data set is described by its folder")
+        raise ForbiddenError(found="the data set is described by its folder")
 
     def list_images(self) -> list[str]:
         """Ids of all images."""
@@ -300,7 +304,7 @@ class ImageFolderDatastore(Datastore):
         """Path of a label."""
         found = self.label_of(label_id, label_tag)
         if found is None:
-            raise MissingError(f"label {label_id!r}: none with the tag {label_tag!r}")
+            raise MissingError(f"label {label_id!r}", f"none with the tag {label_tag!r}")
         return str(found)
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
@@ -316,9 +320,8 @@ class ImageFolderDatastore(Datastore):
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         """What is noted of a label."""
-        key = stem(Path(self.get_label_uri(label_id, label_tag)))
-        noted: dict[str, Any] = self._info()["labels"].get(label_tag, {}).get(key, {})
-        return noted
+        file = Path(self.get_label_uri(label_id, label_tag))
+        return _of_this(file, self._info()["labels"].get(label_tag, {}).get(stem(file), {}))
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Note something of an image."""
@@ -333,11 +336,15 @@ class ImageFolderDatastore(Datastore):
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Note something of a label."""
         self.check_writable()
-        key = stem(Path(self.get_label_uri(label_id, label_tag)))
+        file = Path(self.get_label_uri(label_id, label_tag))
         _check_object("params", info)
-        info = {k: v for k, v in info.items() if k not in _WHOSE}  # that is not a client's to say
+        # which label it is of is not a client's to say
+        info = {k: v for k, v in info.items() if k not in (*_WHOSE, _DIGEST)}
         with self._noting() as noted:
-            noted["labels"].setdefault(label_tag, {}).setdefault(key, {}).update(info)
+            of_tag = noted["labels"].setdefault(label_tag, {})
+            kept = of_tag.get(stem(file), {})
+            digest = {_DIGEST: _digest(file)} if _DIGEST in kept else {}
+            of_tag[stem(file)] = {**_of_this(file, kept), **info, **digest}
 
     def refresh(self) -> None:
         """Look at every file again."""
@@ -356,19 +363,20 @@ class ImageFolderDatastore(Datastore):
         name = image_id or stem(source)
         if not _NAME.fullmatch(name) or ".." in name:
             raise RefusedError(
-                f"image {name!r}: expected a plain file name of letters, digits, . - _"
+                f"image {name!r}", expected="a plain file name of letters, digits, . - _"
             )
         suffix = source.name[len(stem(source)) :]
         target = self.folder / f"{name}{suffix}"
         if not suffix or not is_image(source):
-            raise RefusedError(f"{source.name}: expected TIFF, PNG, JPEG or NIfTI")
+            raise RefusedError(source.name, expected="TIFF, PNG, JPEG or NIfTI")
         self._check_free(name, target)
         dims = spatial_dims_of(source)
         check_memory(source, open_view(source, dims).shape)
         check_pixels(source, read_image(source, dims, channel=0)[0])  # decodes all of it
         with self._noting() as noted:
             self._check_free(name, target)  # others may have sent the same meanwhile
-            _copy(source, target)
+            with whole(target) as unfinished:
+                shutil.copyfile(source, unfinished)
             image_id = next(i for i, file in self.images().items() if file == target)
             noted["images"][image_id] = {**image_info, "file": target.name, "ts": int(time.time())}
         return image_id
@@ -379,14 +387,15 @@ class ImageFolderDatastore(Datastore):
         # what asks for this id must not find another image
         if target.exists() or {name, told and told.name} & names or stem(target) in by_stem:
             raise ConflictError(
-                f"image {name!r}: exists already; give another name, or remove it first"
+                f"image {name!r}", "exists already", hint="give another name, or remove it first"
             )
         for tag in self._tags() if stem(target) not in by_stem else ():
             for left in self._names(target, by_stem):
                 if (self.folder / "labels" / tag / left).is_file():
                     raise ConflictError(
-                        f"image {name!r}: labels/{tag}/{left} is left from another image; "
-                        "give another name, or remove it first"
+                        f"image {name!r}",
+                        f"labels/{tag}/{left} is left from another image",
+                        hint="give another name, or remove it first",
                     )
 
     def remove_image(self, image_id: str) -> None:
@@ -394,53 +403,60 @@ class ImageFolderDatastore(Datastore):
         self.check_writable()
         file = self.path_of(image_id)
         if file.is_dir():  # other files may lie in it
-            raise ForbiddenError(f"{file.name}: a folder; remove it by hand, and its labels")
+            raise ForbiddenError(file.name, "a folder", hint="remove it by hand, and its labels")
         for tag in self._tags():
             if self.label_of(image_id, tag):
                 self.remove_label(image_id, tag)
         file.unlink()
 
     def save_label(
-        self,
-        image_id: str,
-        label_filename: str,
-        label_tag: str,
-        label_info: dict[str, Any],
-        numbered: bool = False,
+        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]
     ) -> str:
-        """Keep a label, in the format of its image.
-
-        With ``numbered`` it is known to be no mask: one cell may have several pieces.
+        """Keep the label that a file holds: it is decoded once, and checked.
 
         Raises:
             MissingError: if there is no such image.
-            DataError: if the file is no label of it: another size, floats, colours.
-            RefusedError: for a tag that is no plain word.
+            DataError: if the file is no label of it: another size, floats, colours, a mask.
+            RefusedError: as `save_cells`.
         """
         self.check_writable()
-        _check_object("params", label_info)
         image_id, image = self._found(image_id)
-        tag = check_tag("tag", label_tag or FINAL)
         dims = spatial_dims_of(image)
         # before it is decoded: a small file may promise any number of pixels
-        sizes = [
-            (*((view.count,) if view.count > 1 else ()), *view.shape)
-            for view in (open_view(label_filename, dims, image), open_view(image, dims))
-        ]
-        if sizes[0] != sizes[1]:
-            drawn, wanted = map(size_text, sizes)
-            raise RefusedError(
-                f"label of {drawn} pixels for image {image_id!r} of {wanted}; "
-                "expected the same size"
-            )
-        label, _ = read_label(label_filename, dims, image)
-        if not numbered:
-            _check_numbered(image_id, label)
+        self._check_size(image_id, image, _size(open_view(label_filename, dims, image)))
+        cells, _ = read_label(label_filename, dims, image)
+        _check_numbered(image_id, cells)
+        return self.save_cells(image_id, cells, label_tag, label_info)
+
+    def save_cells(self, image_id: str, cells: NDArray[Any], tag: str, info: dict[str, Any]) -> str:
+        """Keep a label, in the format of its image: all that is drawn, sent or proposed ends here.
+
+        Args:
+            image_id: of the image.
+            cells: ``[*S]``, of a stack ``[planes, *S]``, integers from 0 to 2^31 - 1, as
+                `overtile.pipelines.images.read.read_label` gives them; a cell may have several
+                pieces.
+            tag: to keep it under.
+            info: to note of it.
+
+        Returns:
+            The id of the image as it is now.
+
+        Raises:
+            MissingError: if there is no such image.
+            RefusedError: for a label of another size, and a tag that is no plain word.
+            ForbiddenError: if nothing is kept here, or not in this place.
+        """
+        self.check_writable()
+        _check_object("params", info)
+        image_id, image = self._found(image_id)
+        tag = check_tag("tag", tag or FINAL)
+        self._check_size(image_id, image, cells.shape)
         home = self.folder / "labels" / tag
         if not home.resolve().is_relative_to(self.folder):
-            raise ForbiddenError(f"labels/{tag}: a link to a place outside of the folder")
+            raise ForbiddenError(f"labels/{tag}", "a link to a place outside of the folder")
         if tag != FINAL and home.resolve() == home.with_name(FINAL).resolve():
-            raise ForbiddenError(f"labels/{tag}: a link to labels/{FINAL}")
+            raise ForbiddenError(f"labels/{tag}", f"a link to labels/{FINAL}")
         # one at a time, in this process (`saving`) and in others, such as a batch of proposals
         with self.saving, self._noting() as noted:
             home.mkdir(parents=True, exist_ok=True)
@@ -450,12 +466,21 @@ class ImageFolderDatastore(Datastore):
             if old.get("image", image.name) != image.name:
                 kept.add(home / str(old.get("file", image_id)))
             left = any(file.is_file() for file in kept)  # of another image, which may come back
-            written = write_label(home / (image.name if left else image_id), label, image)
+            written = write_label(home / (image.name if left else image_id), cells, image)
             if before is not None and before != written:
                 before.unlink()
-            whose = {"image": image.name, "file": written.name, "ts": int(time.time())}
-            noted["labels"].setdefault(tag, {})[stem(written)] = {**label_info, **whose}
+            own = {"image": image.name, "file": written.name, _DIGEST: _digest(written)}
+            of_tag = noted["labels"].setdefault(tag, {})
+            of_tag[stem(written)] = {**info, **own, "ts": int(time.time())}
         return image_id
+
+    def _check_size(self, image_id: str, image: Path, drawn: tuple[int, ...]) -> None:
+        wanted = _size(open_view(image, spatial_dims_of(image)))
+        if drawn != wanted:
+            raise RefusedError(
+                f"label of {size_text(drawn)} pixels for image {image_id!r} of {size_text(wanted)}",
+                expected="the same size",
+            )
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Delete a label, and what is noted of it."""
@@ -468,20 +493,20 @@ class ImageFolderDatastore(Datastore):
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         """A ZIP file of the images that have final labels, with these."""
         if limit_cases is not None and limit_cases < 0:
-            raise RefusedError(f"limit_cases {limit_cases}: expected a number of images, 0 for all")
+            raise RefusedError(
+                f"limit_cases {limit_cases}", expected="a number of images, 0 for all"
+            )
         pairs = self.datalist()[: limit_cases or None]
         if not pairs:
-            raise MissingError("no image has a final label")
+            raise MissingError(found="no image has a final label")
         # MONAI Label never removes it, so the next one takes its place, and all go with the server
         if self._archives is None:
             self._archives = tempfile.TemporaryDirectory(prefix="overtile-archive-")
         file = Path(self._archives.name) / f"{self.folder.name}.zip"
-        partial = file.with_name(f"{uuid.uuid4().hex}.partial")
-        with zipfile.ZipFile(partial, "w") as archive:
+        with whole(file) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
             for pair in pairs:
                 for kind, path in pair.items():
                     archive.write(path, f"{kind}s/{Path(path).name}")
-        partial.replace(file)
         return str(file)
 
     def status(self) -> dict[str, Any]:
@@ -534,14 +559,13 @@ class ImageFolderDatastore(Datastore):
         file = self.folder / NOTES
         home = file.parent
         if not home.resolve().is_relative_to(self.folder):
-            raise ForbiddenError("labels: a link to a place outside of the folder")
+            raise ForbiddenError("labels", "a link to a place outside of the folder")
         home.mkdir(exist_ok=True)
         with FileLock(home / f".{file.name}.lock"):
             noted = self._info()
             yield noted
-            partial = home / f".{file.name}.partial"
-            partial.write_text(json.dumps(noted, indent=1, default=str))
-            partial.replace(file)
+            with whole(file) as unfinished:
+                unfinished.write_text(json.dumps(noted, indent=1, default=str))
 
     @property
     def read_only(self) -> bool:
@@ -557,7 +581,7 @@ class ImageFolderDatastore(Datastore):
         """
         if self.read_only:
             raise ForbiddenError(
-                f"{self.folder.name}: read-only; labels and images cannot be saved"
+                self.folder.name, "read-only, so labels and images cannot be saved"
             )
 
 
@@ -568,17 +592,17 @@ def check_tag(name: str, tag: Any) -> str:
         RefusedError: if it is no plain word.
     """
     if not isinstance(tag, str) or not _TAG.fullmatch(tag):
-        raise RefusedError(f"{name} {tag!r}: expected a word of letters, digits, - and _")
+        raise RefusedError(f"{name} {tag!r}", expected="a word of letters, digits, - and _")
     return tag
 
 
 def _check_object(name: str, given: Any) -> None:
     if not isinstance(given, dict):
-        raise RefusedError(f"{name}: {type(given).__name__}; expected a JSON object")
+        raise RefusedError(name, type(given).__name__, "a JSON object")
     try:
         json.dumps(given, allow_nan=False, ensure_ascii=False, default=str).encode()
     except ValueError as error:  # Python reads more than JSON has, and could not answer it
-        raise RefusedError(f"{name}: no JSON ({error}); expected numbers and text") from None
+        raise RefusedError(name, f"no JSON ({error})", "numbers and text") from None
 
 
 def _check_numbered(image_id: str, label: NDArray[Any]) -> None:
@@ -588,8 +612,10 @@ def _check_numbered(image_id: str, label: NDArray[Any]) -> None:
         pieces = ndimage.label(label, np.ones((3,) * label.ndim))[1]
         if pieces > 1:
             raise RefusedError(
-                f"label of image {image_id!r}: {pieces} pieces, all of number {top}; expected a "
-                "number for every cell: number the pieces of the mask"
+                f"label of image {image_id!r}",
+                f"{pieces} pieces, all of number {top}",
+                "a number for every cell",
+                "number the pieces of the mask",
             )
 
 
@@ -606,7 +632,18 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _copy(source: Path, target: Path) -> None:
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.copyfile(source, partial)
-    partial.replace(target)
+def _size(seen: View) -> tuple[int, ...]:
+    """Of all pixels of a file: planes first, if there are several."""
+    return (*((seen.count,) if seen.count > 1 else ()), *seen.shape)
+
+
+def _of_this(label: Path, noted: dict[str, Any]) -> dict[str, Any]:
+    """What is noted of a label; whose it is alone, once another file has taken its place."""
+    if noted.get(_DIGEST, digest := _digest(label)) == digest:
+        return noted
+    return {key: noted[key] for key in _WHOSE if key in noted}
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,8 +1,12 @@
-"""What the server refuses, with the status that HTTP has for it."""
+"""What the server refuses, with the status that HTTP has for it, and how it words a mistake."""
 
 from __future__ import annotations
 
-from overtile.pipelines.errors import OvertileError
+from pathlib import Path
+
+from overtile.pipelines.errors import OvertileError, Setting
+
+_OPTIONS = ("studies", "bundle", "work", "host", "port", "channel", "read_only")
 
 
 class RefusedError(OvertileError):
@@ -43,3 +47,24 @@ class TooLargeError(RefusedError):
     """More than this server takes."""
 
     status = 413
+
+
+def as_option(setting: Setting) -> str | None:
+    """As whoever runs the server gives it; None for what this command has not got."""
+    if setting.name not in _OPTIONS:
+        return None
+    option = f"overtile label --{setting.name.replace('_', '-')}"
+    return option if setting.value is True else f"{option} {setting.value}"
+
+
+def relative(error: OvertileError, folder: Path) -> OvertileError:
+    """The same error with paths told from a folder on: where the server keeps it is its own."""
+    where, found = (part.replace(f"{folder}/", "") for part in (error.where, error.found))
+    return type(error)(where, found, error.expected, error.hint)
+
+
+def sentence(error: Exception, folder: Path) -> str:
+    """A mistake in one line, as clients are told it, with paths from a folder on."""
+    if isinstance(error, OvertileError):
+        return relative(error, folder).worded(as_option)
+    return " ".join(str(error).split())

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from overtile.pipelines.data.annotations import spatial_dims_of, write_label
 from overtile.pipelines.data.unlabelled import check_memory
+from overtile.pipelines.errors import size_text
 from overtile.pipelines.images.read import Channel, check_pixels, open_view, read_image
 from overtile.pipelines.inference.trained import Trained, load_trained
 from overtile.pipelines.inference.uncertainty import uncertainty
 from overtile.pipelines.label.errors import RefusedError
+from overtile.pipelines.label.models import held
 from overtile.pipelines.label.polygons import as_annotations
 
 
@@ -72,7 +74,7 @@ class Segmenter(InferTask):
         Raises:
             ConfigurationError: if the bundle cannot be used.
         """
-        with self._lock:
+        with self._lock, held(self.bundle):
             seen = self.weights.stat()
             stamp = seen.st_mtime_ns, seen.st_size
             if self._loaded is None or self._loaded[0] != stamp:
@@ -89,11 +91,12 @@ class Segmenter(InferTask):
         trained = self.trained
         dims = spatial_dims_of(path)
         if dims != trained.spatial_dims:
-            shape = "x".join(map(str, open_view(path, dims).shape))
+            shape = size_text(open_view(path, dims).shape)
             raise RefusedError(
-                f"{path.name}: {'a volume' if dims == 3 else 'an image'} of {shape} pixels; "
-                f"model {self.bundle.name} takes {trained.spatial_dims} dimensions: choose "
-                f"a model of {dims}, or save the sections as images"
+                path.name,
+                f"{'a volume' if dims == 3 else 'an image'} of {shape} pixels",
+                f"{trained.spatial_dims} dimensions, which model {self.bundle.name} takes",
+                (f"choose a model of {dims}", "save the sections as images"),
             )
         seen = open_view(path, dims)
         check_memory(path, seen.shape)
@@ -130,18 +133,26 @@ class Segmenter(InferTask):
         Returns:
             A temporary file, of the image's own kind, and what is told about it.
         """
-        start = time.perf_counter()
         path = Path(request["image"])
-        cells = self.segment(path)
+        cells, told = self.propose(path, bool(request.get("polygons")))
         with tempfile.NamedTemporaryFile(prefix="overtile-") as name:
             base = Path(name.name)
-        file = write_label(base, cells, path)
+        return str(write_label(base, cells, path)), told
+
+    def propose(self, path: Path, polygons: bool = False) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Segment an image.
+
+        Returns:
+            The cells, as `segment`, and what is told about them, with ``polygons`` their outlines.
+        """
+        start = time.perf_counter()
+        cells = self.segment(path)
         told = {
             "model": self.bundle.name,
             "label_names": self.labels,
             "cells": len(np.unique(cells[cells > 0])),
             "latencies": {"total": round(time.perf_counter() - start, 3)},
         }
-        if request.get("polygons") and cells.ndim == 2:
+        if polygons and cells.ndim == 2:
             told["annotations"] = as_annotations(cells)
-        return str(file), told
+        return cells, told

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import filecmp
 import importlib.util
 import ipaddress
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
 import threading
 import time
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from overtile.pipelines.data.layouts import IMAGES
-from overtile.pipelines.errors import ConfigurationError, DataError
+from overtile.pipelines.errors import ConfigurationError, DataError, Setting
+from overtile.pipelines.files import alone, whole
 from overtile.pipelines.images.formats import is_image
 from overtile.pipelines.images.read import Channel
 
@@ -43,9 +41,9 @@ def check_installed() -> None:
     """
     if importlib.util.find_spec("monailabel") is None:
         raise ConfigurationError(
-            "MONAI Label is not installed; in a checkout `make label` does it: "
-            "pip install -c constraints.txt -e '.[label]', then "
-            "pip install --no-deps monailabel==0.8.5 pydicom-seg==0.4.1"
+            found="MONAI Label is not installed",
+            hint="in a checkout `make label` does it: pip install -c constraints.txt -e '.[label]',"
+            " then pip install --no-deps monailabel==0.8.5 pydicom-seg==0.4.1",
         )
 
 
@@ -60,9 +58,10 @@ def check_host(host: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(("127.0.0.1", "localhost", "::1", host)))
     if os.environ.get("MONAI_LABEL_AUTH_ENABLE", "").lower() not in ("1", "true", "yes", "on"):
         raise ConfigurationError(
-            f"--host {host}: others could reach images, labels and trainings without a password; "
-            "expected 127.0.0.1, or MONAI Label's authentication (MONAI_LABEL_AUTH_ENABLE=true "
-            "with MONAI_LABEL_AUTH_REALM_URI of a Keycloak server)"
+            f"host {host}",
+            "others could reach images, labels and trainings without a password",
+            "127.0.0.1, or MONAI Label's authentication (MONAI_LABEL_AUTH_ENABLE=true with "
+            "MONAI_LABEL_AUTH_REALM_URI of a Keycloak server)",
         )
     return ()
 
@@ -89,15 +88,57 @@ def check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise ConfigurationError(
-                f"--host {host} --port {port}: {error.strerror or error}; give another --port"
+                f"host {host}, port {port}",
+                error.strerror or str(error),
+                hint=Setting("port", "N", "of another number"),
             ) from error
 
 
-def prepare(studies: Path, work: Path, bundles: Sequence[Path]) -> list[str]:
-    """Make the app's folder: its ``main.py``, and a copy of every bundle that is not there yet.
+def prepare(studies: Path, work: Path) -> None:
+    """Make the app's folder with its ``main.py``.
 
     Args:
         studies: folder of the images.
+        work: the app's folder.
+
+    Raises:
+        DataError: if there is no folder of images, they lie in a folder in it, or the app's
+            folder cannot be made.
+    """
+    if not studies.is_dir():
+        raise DataError(studies, "no such folder", hint="give one that holds images")
+    if not _holds_images(studies):  # which may come later
+        below = next((studies / name for name in IMAGES if _holds_images(studies / name)), None)
+        if below is not None:
+            raise DataError(
+                studies,
+                f"no image in it, but in {below.name}/, and folders in it are not looked into",
+                hint=Setting("studies", str(below)),
+            )
+    labels = studies / "labels"
+    if labels.exists() and not labels.resolve().is_relative_to(studies.resolve()):
+        raise DataError(labels, "a link out of the folder", "a folder", "move it in")
+    try:
+        (work / "model").mkdir(parents=True, exist_ok=True)
+        with whole(work / "main.py") as unfinished:
+            unfinished.write_text(_MAIN)
+    except OSError as error:
+        raise DataError(
+            work,
+            str(error.strerror),
+            "a folder that can be written, for networks and trainings",
+            Setting("work", "DIR"),
+        ) from error
+
+
+def _holds_images(folder: Path) -> bool:
+    return folder.is_dir() and any(is_image(file) for file in folder.iterdir())
+
+
+def copy_bundles(work: Path, bundles: Sequence[Path]) -> list[str]:
+    """Make a model in the app's folder of every bundle that is not there yet.
+
+    Args:
         work: the app's folder.
         bundles: further ones; those that come with Overtile always are.
 
@@ -105,92 +146,34 @@ def prepare(studies: Path, work: Path, bundles: Sequence[Path]) -> list[str]:
         The names of the models.
 
     Raises:
-        DataError: if there is no folder of images, they lie in a folder in it, or the app's
-            folder cannot be made.
-        ConfigurationError: for a folder that is no bundle with a trained network.
+        ConfigurationError: for a folder that is no bundle with a trained network, or whose name
+            another one has.
     """
-    if not studies.is_dir():
-        raise DataError(f"--studies {studies}: no such folder; give one that holds images")
-    if not _holds_images(studies):  # which may come later
-        below = next((studies / name for name in IMAGES if _holds_images(studies / name)), None)
-        if below is not None:
-            raise DataError(
-                f"--studies {studies}: no image in it, but in {below.name}/, and folders in it are "
-                f"not looked into: give --studies {below}"
-            )
+    from overtile.pipelines.label.models import copied  # loads PyTorch
+
     for bundle in bundles:
-        if [*BUNDLES, *(b.resolve().name for b in bundles)].count(bundle.resolve().name) > 1:
+        name = bundle.resolve().name
+        if [*BUNDLES, *(b.resolve().name for b in bundles)].count(name) > 1:
             raise ConfigurationError(
-                f"--bundle {bundle}: another model is named {bundle.resolve().name} too; rename "
-                "the folder"
+                f"bundle {bundle}", f"another model is named {name} too", hint="rename the folder"
             )
-    labels = studies / "labels"
-    if labels.exists() and not labels.resolve().is_relative_to(studies.resolve()):
-        raise DataError(f"{labels}: a link out of the folder; expected a folder: move it in")
-    try:
-        (work / "model").mkdir(parents=True, exist_ok=True)
-        (work / "main.py").write_text(_MAIN)
-    except OSError as error:
-        raise DataError(
-            f"--work {work}: {error.strerror}; expected a folder that can be written: networks "
-            "and trainings are kept there"
-        ) from error
-    with contextlib.ExitStack() as stack:
-        home = stack.enter_context(as_file(files("overtile.bundles")))
-        given = [*(home / name for name in BUNDLES), *bundles]
-        return [_copied(bundle, work / "model") for bundle in given]
+    with as_file(files("overtile.bundles")) as home:
+        own = [copied(home / name, work / "model", tested=True) for name in BUNDLES]
+    return [model.name for model in (*own, *(copied(b, work / "model") for b in bundles))]
 
 
-def _holds_images(folder: Path) -> bool:
-    return folder.is_dir() and any(is_image(file) for file in folder.iterdir())
-
-
-def _copied(bundle: Path, home: Path) -> str:
-    name = bundle.resolve().name
-    weights = bundle / "models" / "model.pt"
-    for part in ("configs/inference.json", "configs/train.json", "configs/metadata.json"):
-        if not (bundle / part).is_file():
-            raise ConfigurationError(
-                f"--bundle {bundle}: no {part} in it; give a bundle or the folder of a run"
-            )
-    if not weights.is_file():
-        raise ConfigurationError(f"--bundle {bundle}: no models/model.pt in it; train it first")
-    target = home / name
-    shipped = target / "models" / "shipped.pt"
-    if shipped.is_file() and not filecmp.cmp(shipped, weights, shallow=False):
-        raise ConfigurationError(
-            f"{target}: made from another network than {weights} is now; remove that folder to "
-            "take this one (its trainings stay), or give another --work"
-        )
-    if not target.exists():
-        partial = home / f".{name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        (partial / "models").mkdir(parents=True)
-        shutil.copytree(bundle / "configs", partial / "configs")
-        shutil.copyfile(weights, partial / "models" / "model.pt")
-        shutil.copyfile(weights, partial / "models" / "shipped.pt")
-        settings = bundle / "models" / "settings.json"
-        if settings.is_file():
-            shutil.copyfile(settings, partial / "models" / "settings.json")
-        partial.rename(target)
-    return name
-
-
-@contextlib.contextmanager
-def alone(work: Path) -> Iterator[None]:
+def only_server(work: Path) -> AbstractContextManager[None]:
     """Be the only server that works in the app's folder.
 
     Raises:
         ConfigurationError: if there is another: each would take the other's training for dead.
     """
-    try:
-        with FileLock(work / ".server.lock", blocking=False):
-            yield
-    except Timeout:
-        raise ConfigurationError(
-            f"--work {work}: another server works in this folder; use that one, stop it, or give "
-            "another --work"
-        ) from None
+    other = ConfigurationError(
+        work,
+        "another server works in this folder",
+        hint=("use that one", "stop it", Setting("work", "DIR", "for networks of its own")),
+    )
+    return alone(work / ".server.lock", other)
 
 
 def open_page(address: str, host: str, port: int) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -15,6 +15,7 @@ from overtile.pipelines.label.errors import (
     MissingError,
     RefusedError,
     TooLargeError,
+    sentence,
 )
 
 Message = MutableMapping[str, Any]
@@ -34,11 +35,6 @@ Nor is /docs, whose scripts come from elsewhere.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-# options that this server does not have, and the folders of uploads
-_ELSEWHERE = re.compile(
-    r" \(--skip_unreadable[^)]*\)|, or allow more with --image_memory_limit BYTES"
-    r"|[^\s'\"]*/overtile-[^/\s]+/"
 )
 _HEADERS = {
     "Content-Security-Policy": POLICY,
@@ -115,13 +111,14 @@ class SecurityMiddleware:
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
         host = headers.get("host", "")
         if self.hosts and (_split(f"//{host}").hostname or "") not in self.hosts:
-            raise ForbiddenError(f"host {host[:100]!r}: this server is {' or '.join(self.hosts)}")
+            own = " or ".join(self.hosts)
+            raise ForbiddenError(f"host {host[:100]!r}", f"this server is {own}")
         origin = headers.get("origin")
         if origin is not None and _split(origin).netloc != host:
-            raise ForbiddenError("a page of another origin may not ask for anything here")
+            raise ForbiddenError(found="a page of another origin may not ask for anything here")
         path = scope["path"]
         if path != "/" and not any(path == p or path.startswith(f"{p}/") for p in SERVED):
-            raise MissingError(f"{path[:100]}: not served here")
+            raise MissingError(path[:100], "not served here")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self.limit:
             raise self._too_large()
@@ -135,27 +132,22 @@ class SecurityMiddleware:
             more = message.get("more_body", False)
 
     def _too_large(self) -> TooLargeError:
-        return TooLargeError(f"more than {self.limit // 2**20} MiB; expected less in one request")
+        return TooLargeError(
+            found=f"more than {self.limit // 2**20} MiB", expected="less in one request"
+        )
 
 
 def _split(address: str) -> SplitResult:
     try:
         return urlsplit(address)
     except ValueError:
-        raise RefusedError(f"{address[:100]!r}: no address") from None
+        raise RefusedError(f"{address[:100]!r}", "no address") from None
 
 
 def refused(error: Exception) -> JSONResponse:
     """A user's mistake as MONAI Label's clients expect it: ``{"detail": sentence}``."""
-    return JSONResponse({"detail": sentence(error)}, getattr(error, "status", 400))
-
-
-def sentence(error: Exception) -> str:
-    """A user's mistake in one line, without paths of the server and options of other commands."""
-    told = " ".join(str(error).split())
-    if settings.MONAI_LABEL_STUDIES:
-        told = told.replace(f"{settings.MONAI_LABEL_STUDIES}/", "")
-    return _ELSEWHERE.sub("", told)
+    told = sentence(error, Path(settings.MONAI_LABEL_STUDIES).resolve())
+    return JSONResponse({"detail": told}, getattr(error, "status", 400))
 
 
 def failed() -> JSONResponse:

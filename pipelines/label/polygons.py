@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from xml.etree import ElementTree
 
 import numpy as np
@@ -91,25 +90,29 @@ def filled(polygons: Iterable[list[tuple[float, float]]], shape: tuple[int, int]
     return labels
 
 
-def read_asap(path: Path) -> list[list[tuple[float, float]]]:
+def read_asap(file: BinaryIO, name: str) -> list[list[tuple[float, float]]]:
     """The polygons of an ASAP file, as QuPath's extension sends its annotations.
+
+    Args:
+        file: open.
+        name: of it, for messages.
 
     Raises:
         DataError: if it is none, holds no polygon, or a coordinate that is not finite.
     """
     try:
-        root = ElementTree.parse(path).getroot()
+        root = ElementTree.parse(file).getroot()
         found = [
             [(float(c.attrib["X"]), float(c.attrib["Y"])) for c in one.iter("Coordinate")]
             for one in root.iter("Annotation")
         ]
     except (ElementTree.ParseError, KeyError, ValueError) as error:
-        raise DataError(f"{path.name}: no annotations of ASAP ({error})") from error
+        raise DataError(name, f"no annotations of ASAP ({error})") from error
     if not all(np.isfinite(vertices).all() for vertices in found):
-        raise DataError(f"{path.name}: a coordinate that is no number; expected x and y in pixels")
+        raise DataError(name, "a coordinate that is no number", "x and y in pixels")
     polygons = [vertices for vertices in found if len(vertices) > 2]
     if not polygons:
-        raise DataError(f"{path.name}: no polygon in it; expected one a cell")
+        raise DataError(name, "no polygon in it", "one a cell")
     return polygons
 
 

@@ -46,15 +46,15 @@ def _answer(request: Request, error: Exception) -> Response:
 
 
 def _answer_monai(request: Request, error: Exception) -> Response:
-    return refused(RefusedError(getattr(error, "msg", None) or str(error)))
+    return refused(RefusedError(found=getattr(error, "msg", None) or str(error)))
 
 
 def _answer_json(request: Request, error: Exception) -> Response:
-    return refused(RefusedError(f"no JSON ({error}); expected an object"))
+    return refused(RefusedError(found=f"no JSON ({error})", expected="an object"))
 
 
 def _answer_nested(request: Request, error: Exception) -> Response:
-    return refused(RefusedError("JSON nested too deep; expected an object"))
+    return refused(RefusedError(found="JSON nested too deep", expected="an object"))
 
 
 def _answer_invalid(request: Request, error: Exception) -> Response:
@@ -66,8 +66,8 @@ def _answer_invalid(request: Request, error: Exception) -> Response:
 def _answer_system(request: Request, error: Exception) -> Response:
     assert isinstance(error, OSError)
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    told = f"{error.filename or 'a file of the server'}: {error.strerror or error}"
-    answer = refused(ForbiddenError(told))
+    told = ForbiddenError(error.filename or "a file of the server", error.strerror or str(error))
+    answer = refused(told)
     missing = isinstance(error, FileNotFoundError)
     answer.status_code = 507 if full else 404 if missing else 403
     return answer

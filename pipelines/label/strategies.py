@@ -90,7 +90,7 @@ class MostUncertain(Strategy):
         """The image, with its score; None when all have labels."""
         name = request.get("model") or self.first
         if not isinstance(name, str) or name not in self.methods:
-            raise MissingError(f"model {name!r}: expected one of {', '.join(self.methods)}")
+            raise MissingError(f"model {name!r}", expected=f"one of {', '.join(self.methods)}")
         method = self.methods[name]
         left = datastore.get_unlabeled_images()
         scores: dict[str, float | None] = dict(method.known(datastore))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import signal
@@ -12,26 +11,21 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.tasks.train import TrainTask
 
-from overtile.pipelines.data.facts import FactBook, default_cache, stamp
+from overtile.pipelines.data.facts import FactBook, default_cache
 from overtile.pipelines.data.find import items_of
 from overtile.pipelines.data.layouts import Pair
 from overtile.pipelines.errors import DataError, TrainingError
 from overtile.pipelines.images.read import Channel
 from overtile.pipelines.label.datastore import ImageFolderDatastore
-from overtile.pipelines.label.errors import ConflictError, MissingError, RefusedError
-from overtile.pipelines.label.middleware import sentence
-from overtile.pipelines.metrics.score_names import name_of
+from overtile.pipelines.label.errors import ConflictError, RefusedError, sentence
+from overtile.pipelines.label.models import SHIPPED, VALIDATED, held, publish
 from overtile.pipelines.training.tracking import end_abandoned
 
-SHIPPED = "shipped.pt"
-_SHIPPED_SETTINGS = "shipped.json"  # empty where the bundle came without
-_NOTE = "trained.json"  # of the training that made the network in use
 _NUMBERS: dict[str, tuple[type, float, float]] = {
     "max_epochs": (int, 1, 10_000),
     "samples_per_epoch": (int, 1, 100_000),
@@ -46,7 +40,6 @@ _DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "start": "shipped",
 }
-_VALIDATED = 5  # images from which on every fifth validates, instead of training
 _HINT = "_mode_=debug"  # of MONAI, after the error itself
 _PATIENCE = 20  # seconds in which a training has to end after it was told to
 
@@ -58,8 +51,7 @@ class Trainer(TrainTask):
     ``runs/`` of the app's folder.
 
     Args:
-        bundle: folder; ``models/shipped.pt`` is the network as it came, ``models/model.pt`` the one
-            in use.
+        bundle: folder, as `overtile.pipelines.label.models.copied` made it.
         runs: folder of the runs.
         channel: of several the one to take; None for the bundle's own choice.
     """
@@ -96,11 +88,11 @@ class Trainer(TrainTask):
         code, last = _run(command)
         if code:
             end_abandoned(run, "KILLED" if code == 130 else "FAILED")
-            raise TrainingError(f"the training ended with code {code}: {last}")
+            raise TrainingError(found=f"the training ended with code {code}: {last}")
         from overtile.pipelines.reporting.summary import read_summary
 
         summary = dict(read_summary(run))
-        self.publish(run, len(pairs), summary)
+        publish(self.bundle, run, len(pairs), summary)
         return summary
 
     def trainable(
@@ -113,7 +105,9 @@ class Trainer(TrainTask):
         """
         labelled = datastore.labelled()
         if not labelled:
-            raise ConflictError("no image has a final label; submit at least one, then train")
+            raise ConflictError(
+                found="no image has a final label", hint="submit at least one, then train"
+            )
         config = json.loads((self.bundle / "configs" / "train.json").read_text())
         channel = config.get("channel") if self.channel is None else self.channel
         dims = config.get("spatial_dims", 2)
@@ -123,36 +117,37 @@ class Trainer(TrainTask):
             try:
                 items = items_of(Pair(image, label), facts)
             except DataError as error:
-                left_out[image_id] = sentence(error).replace(f"{datastore.folder}/", "")
+                left_out[image_id] = sentence(error, datastore.folder)
                 continue
             cells += sum(facts.label(**item).cells for item in items)
             pairs.append({"image": str(image), "label": str(label)})
         facts.save()
         if not pairs:
             raise ConflictError(
-                f"no labelled image can be trained on: {next(iter(left_out.values()))}"
+                "no labelled image can be trained on", next(iter(left_out.values()))
             )
         if not cells:
             raise ConflictError(
-                f"no cell in the final labels of {len(pairs)} images; submit one that has cells, "
-                "then train"
+                found=f"no cell in the final labels of {len(pairs)} images",
+                hint="submit one that has cells, then train",
             )
         return pairs, left_out
 
     def command(self, options: Mapping[str, Any], data: Path, run: Path, images: int) -> list[str]:
         """The bundle's own command for a training."""
-        start = {
-            "shipped": self.bundle / "models" / SHIPPED,
-            "current": self.bundle / "models" / "model.pt",
-            "nothing": None,
-        }[options["start"]]
+        with held(self.bundle) as models:
+            start = {
+                "shipped": models / SHIPPED,
+                "current": models / "model.pt",
+                "nothing": None,
+            }[options["start"]]
         settings = {
             **{key: options[key] for key in _NUMBERS},
             "dataset_dir": data,
             "layout": "pairs",
             "labels": "instances",
             "output_dir": run,
-            "val_fraction": 0.2 if images >= _VALIDATED else 0,
+            "val_fraction": 0.2 if images >= VALIDATED else 0,
             **({"initial_weights": start} if start is not None else {}),
             **({"channel": self.channel} if self.channel is not None else {}),
         }
@@ -160,93 +155,6 @@ class Trainer(TrainTask):
         words = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training"]
         words += ["--bundle_root", str(self.bundle), "--config_file", str(config)]
         return [*words, *(w for k, v in settings.items() for w in (f"--{k}", str(v)))]
-
-    def publish(self, run: Path, images: int, summary: Mapping[str, Any]) -> None:
-        """Let the bundle use the network of a run, and note what it was trained on.
-
-        Args:
-            run: folder.
-            images: how many had a label.
-            summary: of the run.
-        """
-        models = self.bundle / "models"
-        kept, settings = models / _SHIPPED_SETTINGS, models / "settings.json"
-        if not kept.exists() and self.network() is None:  # else they may be those of a training
-            _put(kept, settings.read_bytes() if settings.is_file() else b"")
-        weights = (run / "models" / "model.pt").read_bytes()
-        note = {
-            "weights": hashlib.sha256(weights).hexdigest(),
-            "run": run.name,
-            "date": time.strftime("%Y-%m-%d %H:%M"),
-            "images": images,
-            "validated": summary["images"],
-            "scores": summary["scores"],
-        }
-        _put(models / _NOTE, json.dumps(note, indent=2).encode())
-        _put(settings, (run / "models" / "settings.json").read_bytes())
-        _put(models / "model.pt", weights)
-
-    def back(self) -> None:
-        """Let the bundle use the network that it came with, with the settings of that one.
-
-        Raises:
-            MissingError: if it is not there any more.
-        """
-        models = self.bundle / "models"
-        kept, settings = models / _SHIPPED_SETTINGS, models / "settings.json"
-        if not (models / SHIPPED).is_file():
-            raise MissingError(f"{models / SHIPPED}: no such file; expected the network as it came")
-        if kept.is_file():  # before the network: whoever is stopped in between can do it again
-            if content := kept.read_bytes():
-                _put(settings, content)
-            else:
-                settings.unlink(missing_ok=True)
-        _put(models / "model.pt", (models / SHIPPED).read_bytes())
-
-    def network(self) -> dict[str, str] | None:
-        """Of a trained network that is in use: what it is, and what its training reached.
-
-        The note of a training holds for the one file of weights that it names, so a training that
-        was killed at any moment leaves nothing wrong here.
-
-        Returns:
-            ``told`` and ``reached``, for people; None for the network that came with the bundle.
-        """
-        models = self.bundle / "models"
-        weights = _digest(models / "model.pt")
-        if weights == _digest(models / SHIPPED):
-            return None
-        try:
-            note = json.loads((models / _NOTE).read_bytes())
-        except (OSError, ValueError):
-            note = {}
-        if not isinstance(note, dict) or note.get("weights") != weights:
-            return {"told": "trained", "reached": "trained"}
-        count, validated, scores = note["images"], note["validated"], note["scores"]
-        images = f"{count} image{'s' * (count != 1)}"
-        reached = f"trained on {images}; from {_VALIDATED} on, some of them validate it"
-        if scores:
-            name, value = next(iter(scores.items()))  # the one that chose the best epoch
-            part = " of them" * (validated < count)  # of stacks it counts the planes
-            reached = f"trained on {images}, {name_of(name)} {value:.2g} on {validated}{part}"
-        return {"told": f"trained {note['date']} on {images}", "reached": reached}
-
-
-def _put(target: Path, content: bytes) -> None:
-    """Write a file whole, or leave what was there."""
-    partial = target.with_name(f"{target.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(target)
-
-
-def _digest(file: Path) -> str | None:
-    """SHA-256 of a file; None without one."""
-    return _sha256(file, stamp(file)) if file.is_file() else None
-
-
-@lru_cache(64)
-def _sha256(file: Path, stamp: str) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def checked(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,12 +168,12 @@ def checked(request: Mapping[str, Any]) -> dict[str, Any]:
         value = request.get(key, options[key])
         number = isinstance(value, (int, kind)) and not isinstance(value, bool)
         if not number or not least <= value <= most:
-            raise RefusedError(f"{key} {value!r}: expected a number from {least} to {most}")
+            raise RefusedError(f"{key} {value!r}", expected=f"a number from {least} to {most}")
         options[key] = value
     start = request.get("start", options["start"])
     start = options["start"] if isinstance(start, list) else start  # as the viewers send it back
     if start not in _STARTS:
-        raise RefusedError(f"start {start!r}: expected one of {', '.join(_STARTS)}")
+        raise RefusedError(f"start {start!r}", expected=f"one of {', '.join(_STARTS)}")
     options["start"] = "nothing" if request.get("pretrained") is False else start
     return options
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +18,12 @@ from monailabel.interfaces.utils.app import app_instance
 
 from overtile.pipelines.data.annotations import spatial_dims_of
 from overtile.pipelines.data.unlabelled import check_memory
+from overtile.pipelines.errors import OvertileError
 from overtile.pipelines.images.formats import SUFFIXES, open_image
 from overtile.pipelines.images.read import open_view
 from overtile.pipelines.label.app import OvertileLabel
 from overtile.pipelines.label.datastore import ImageFolderDatastore
-from overtile.pipelines.label.errors import ForbiddenError, RefusedError
+from overtile.pipelines.label.errors import ForbiddenError, RefusedError, relative
 
 user = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 annotator = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
@@ -42,7 +44,7 @@ def check_role(user: User, role: str, action: str) -> None:
         ForbiddenError: if the user has not got it.
     """
     if why := lacking(user, role, action):
-        raise ForbiddenError(why)
+        raise ForbiddenError(found=why)
 
 
 def instance() -> OvertileLabel:
@@ -66,31 +68,36 @@ def parameters(text: str, name: str = "params") -> dict[str, Any]:
     try:
         found = json.loads(text or "{}")
     except json.JSONDecodeError as error:
-        raise RefusedError(
-            f"{name}: no JSON ({error.msg} at {error.pos}); expected an object"
-        ) from None
+        raise RefusedError(name, f"no JSON ({error.msg} at {error.pos})", "an object") from None
     except ValueError:
-        raise RefusedError(f"{name}: a number of thousands of digits") from None
+        raise RefusedError(name, "a number of thousands of digits") from None
     if not isinstance(found, dict):
-        raise RefusedError(f"{name}: {type(found).__name__}; expected a JSON object")
+        raise RefusedError(name, type(found).__name__, "a JSON object")
     return found
 
 
 @contextmanager
-def uploaded(file: UploadFile, *others: str) -> Iterator[Path]:
-    """An upload as a temporary file of a name that we choose; ``others`` are further suffixes."""
-    name = Path((file.filename or "").replace("\0", "")).name.lower()
-    suffix = next((s for s in (*SUFFIXES, *others) if name.endswith(s)), None)
+def uploaded(file: UploadFile) -> Iterator[Path]:
+    """An upload as a temporary file of a name that we choose, for readers go by it."""
+    name = name_of(file)
+    suffix = next((s for s in SUFFIXES if name.endswith(s)), None)
     if suffix is None or suffix.endswith(".zarr"):
         raise RefusedError(
-            f"{name[:100] or 'a file without a name'}: expected TIFF, PNG, JPEG or NIfTI"
+            name[:100] or "a file without a name", expected="TIFF, PNG, JPEG or NIfTI"
         )
     with tempfile.TemporaryDirectory(prefix="overtile-") as folder:
         path = Path(folder) / f"{name[: -len(suffix)][:100] or 'upload'}{suffix}"
         with path.open("wb") as target:
-            while part := file.file.read(2**20):
-                target.write(part)
-        yield path
+            shutil.copyfileobj(file.file, target, 2**20)
+        try:
+            yield path
+        except OvertileError as error:
+            raise relative(error, Path(folder)) from error
+
+
+def name_of(file: UploadFile) -> str:
+    """What a client calls an upload, without folders."""
+    return Path((file.filename or "").replace("\0", "")).name.lower()
 
 
 def flat_image(image_id: str) -> Path:
@@ -102,8 +109,10 @@ def flat_image(image_id: str) -> Path:
     path = datastore().path_of(image_id)
     if spatial_dims_of(path) != 2 or open_view(path, 2).count != 1:
         raise RefusedError(
-            f"{path.name}: more than one plane; the page shows single images: save the planes as "
-            "files of their own, or use a viewer for volumes"
+            path.name,
+            "more than one plane",
+            "a single image, which is what the page shows",
+            ("save the planes as files of their own", "use a viewer for volumes"),
         )
     check_memory(path, open_view(path, 2).shape)
     return path

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, UploadFile
 from monailabel.endpoints.user.auth import User
+from numpy.typing import NDArray
 from pydantic import Field
 
-from overtile.pipelines.data.annotations import write_label
 from overtile.pipelines.images.read import open_view
 from overtile.pipelines.label.datastore import FINAL
 from overtile.pipelines.label.endpoints.dependencies import (
@@ -18,6 +18,7 @@ from overtile.pipelines.label.endpoints.dependencies import (
     columns_first,
     datastore,
     flat_image,
+    name_of,
     parameters,
     uploaded,
     user,
@@ -38,22 +39,26 @@ def save_label(
 ) -> dict[str, str]:
     """Keep the label of an image: an image of cell numbers, or polygons of ASAP (XML)."""
     info = {**parameters(params), "user": user.username}
-    with uploaded(label, ".xml") as path:
-        file = _drawn(path, flat_image(image)) if path.suffix == ".xml" else path
-        return {"image": image, "label": datastore().save_label(image, str(file), tag, info)}
+    if name_of(label).endswith(".xml"):
+        kept = datastore().save_cells(image, _drawn(label, flat_image(image)), tag, info)
+    else:
+        with uploaded(label) as path:
+            kept = datastore().save_label(image, str(path), tag, info)
+    return {"image": image, "label": kept}
 
 
-def _drawn(polygons: Path, image: Path) -> Path:
-    """Polygons as an image of cell numbers beside them."""
-    swapped = columns_first(image)
+def _drawn(polygons: UploadFile, image: Path) -> NDArray[Any]:
+    """Polygons as cell numbers of an image."""
+    swapped, name = columns_first(image), name_of(polygons)[:100]
     rows, columns = open_view(image, 2).shape[:: -1 if swapped else 1]
-    cells = filled(read_asap(polygons), (rows, columns))
+    cells = filled(read_asap(polygons.file, name), (rows, columns))
     if not cells.any():
         raise RefusedError(
-            f"{polygons.name}: no polygon holds a pixel of the image, which is {columns} wide and "
-            f"{rows} high; expected x and y in its pixels"
+            name,
+            f"no polygon holds a pixel of the image, which is {columns} wide and {rows} high",
+            "x and y in its pixels",
         )
-    return write_label(polygons.with_name("drawn"), cells.T if swapped else cells, image)
+    return cells.T if swapped else cells
 
 
 @routes.put("/datastore/image")
@@ -78,10 +83,10 @@ def check_image(image: str, check_sum: str = "", user: User = user) -> None:
     if not check_sum:
         return
     if (kind or "SHA256") not in ("SHA256", "SHA512", "MD5") or not path.is_file():
-        raise RefusedError(f"check_sum {check_sum[:100]!r}: expected SHA256:DIGEST, of a file")
+        raise RefusedError(f"check_sum {check_sum[:100]!r}", expected="SHA256:DIGEST, of a file")
     with path.open("rb") as file:
         if hashlib.file_digest(file, kind or "SHA256").hexdigest() != digest.lower():
-            raise MissingError(f"image {image!r}: of another digest")
+            raise MissingError(f"image {image!r}", "of another digest")
 
 
 @routes.put("/datastore/image/info")

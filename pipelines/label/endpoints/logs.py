@@ -23,4 +23,4 @@ def log(lines: Annotated[int, Query(ge=0, lt=2**31)] = 300, user: User = admin) 
 @routes.get("/logs/gpu")
 def no_gpu_log(user: User = user) -> None:
     """Refused: it needs NVIDIA's own command."""
-    raise MissingError("not served here; run nvidia-smi")
+    raise MissingError(found="not served here", hint="run nvidia-smi")

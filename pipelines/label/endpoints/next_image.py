@@ -21,7 +21,7 @@ def next_image(strategy: str, params: dict[str, Any] | None = None, user: User =
     """The image to annotate next; none of those in ``skip``, a list of ids."""
     known = instance()._strategies
     if strategy not in known:
-        raise MissingError(f"strategy {strategy!r}: expected one of {', '.join(known)}")
+        raise MissingError(f"strategy {strategy!r}", expected=f"one of {', '.join(known)}")
     params = {
         k: v for k, v in (params or {}).items() if k in ("model", "seed", "skip", "client_id")
     }
@@ -29,7 +29,7 @@ def next_image(strategy: str, params: dict[str, Any] | None = None, user: User =
         return sample(strategy, params, user.username)
     skip = params["skip"]
     if not isinstance(skip, list) or not all(isinstance(i, str) for i in skip):
-        raise RefusedError("skip: expected a list of ids of images")
+        raise RefusedError("skip", expected="a list of ids of images")
     return known[strategy](params, _Without(datastore(), skip)) or {}
 
 
@@ -57,5 +57,5 @@ def scoring(
     """Score all images without a final label, in a process of its own."""
     known = instance()._scoring_methods
     if method not in known:
-        raise MissingError(f"scoring {method!r}: expected one of {', '.join(known)}")
+        raise MissingError(f"scoring {method!r}", expected=f"one of {', '.join(known)}")
     return run_method(method, {}, run_sync)

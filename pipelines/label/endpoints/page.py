@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,7 @@ from monailabel.endpoints.user.auth import User
 from monailabel.utils.async_tasks.utils import tasks
 from PIL import Image
 
-from overtile.pipelines.data.annotations import write_label
-from overtile.pipelines.errors import OvertileError
+from overtile.pipelines.errors import OvertileError, size_text
 from overtile.pipelines.images.read import check_pixels, open_view, read_image, read_label
 from overtile.pipelines.label.datastore import FINAL
 from overtile.pipelines.label.endpoints.dependencies import (
@@ -39,6 +37,7 @@ from overtile.pipelines.label.errors import (
     ReplacedError,
 )
 from overtile.pipelines.label.middleware import refused
+from overtile.pipelines.label.models import back, network
 
 routes = APIRouter()
 _KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
@@ -73,7 +72,7 @@ def data(user: User = user) -> dict[str, Any]:
             "train": closed or lacking(user, settings.MONAI_LABEL_AUTH_ROLE_ADMIN, "train"),
         },
         "models": [name for name, task in app._infers.items() if task.dimension == 2],
-        "trained": {name: task.network() for name, task in app._trainers.items()},
+        "trained": {name: network(task.bundle) for name, task in app._trainers.items()},
         "strategies": list(app._strategies),
     }
 
@@ -106,13 +105,13 @@ def label(id: str, tag: str = FINAL, user: User = user) -> Response:
     """
     path, found = flat_image(id), datastore().label_of(id, tag)
     if found is None:
-        raise MissingError(f"image {id!r}: no label with the tag {tag!r}")
+        raise MissingError(f"image {id!r}", f"no label with the tag {tag!r}")
     version = {"X-Version": _version(found)}  # before it is read: what comes then is newer
     try:
         cells, size = read_label(found, 2, path)[0], open_view(path, 2).shape
         if cells.shape != size:
-            drawn, wanted = ("x".join(map(str, shape)) for shape in (cells.shape, size))
-            raise RefusedError(f"{found}: label of {drawn} pixels; expected {wanted}, as its image")
+            drawn, wanted = size_text(cells.shape), size_text(size)
+            raise RefusedError(found, f"label of {drawn} pixels", f"{wanted}, as its image")
     except OvertileError as error:
         answer = refused(error)
         answer.headers.update(version)
@@ -166,23 +165,22 @@ def _submit(
 ) -> dict[str, Any]:
     path = flat_image(id)
     if min(width, height) < 1 or len(body) != 4 * width * height:
-        raise RefusedError(f"{len(body)} bytes; expected 4 for each of {width}x{height} pixels")
+        raise RefusedError(
+            found=f"{len(body)} bytes", expected=f"4 for each of {width}x{height} pixels"
+        )
     cells = np.frombuffer(body, "<u4").reshape(height, width)
     if cells.max() >= 2**31:
-        raise RefusedError(f"cell number {cells.max()}; expected less than 2^31")
+        raise RefusedError(found=f"cell number {cells.max()}", expected="less than 2^31")
     if columns_first(path):
         cells = cells.T
     if seen is not None and seen != _version(path):
-        raise ReplacedError(f"image {id!r}: not saved, for its file was replaced meanwhile")
+        raise ReplacedError(f"image {id!r}", "not saved, for its file was replaced meanwhile")
     with datastore().saving:  # no other label comes between the look and the writing
         if version is not None and version != _version(datastore().label_of(id, FINAL)):
             raise ConflictError(
-                f"image {id!r}: its final label was changed since it was opened here"
+                f"image {id!r}", "its final label was changed since it was opened here"
             )
-        with tempfile.TemporaryDirectory(prefix="overtile-") as folder:
-            file = write_label(Path(folder) / "label", cells, path)
-            noted = {"user": who, "viewer": "annotate"}
-            datastore().save_label(id, str(file), FINAL, noted, numbered=True)
+        datastore().save_cells(id, cells, FINAL, {"user": who, "viewer": "annotate"})
         now = _version(datastore().label_of(id, FINAL))
     return {"image": id, "cells": len(np.unique(cells[cells > 0])), "version": now}
 
@@ -210,7 +208,7 @@ def shipped(model: str, user: User = admin) -> None:
     instance().segmenter(model)
     datastore().check_writable()
     with no_training():
-        instance()._trainers[model].back()
+        back(instance().segmenter(model).bundle)
 
 
 @routes.get("/annotate")
@@ -219,6 +217,6 @@ def shipped(model: str, user: User = admin) -> None:
 def page(name: str = "") -> Response:
     """The page, its scripts and its style."""
     if name not in _PAGE:
-        raise MissingError(f"{name[:100]}: no part of the page")
+        raise MissingError(name[:100], "no part of the page")
     file, kind = _PAGE[name]
     return Response(file.read_bytes(), media_type=f"{kind}; charset=utf-8")

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, File, Form, UploadFile
 from fastapi.background import BackgroundTasks
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
 from monailabel.config import settings
 from monailabel.endpoints.batch_infer import run as run_batch
-from monailabel.endpoints.infer import ResultType, send_response
+from monailabel.endpoints.infer import ResultType
 from monailabel.endpoints.user.auth import User
 from monailabel.endpoints.wsi_infer import ResultType as SlideResult
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
+from monailabel.utils.others.generic import get_mime_type
 from monailabel.utils.others.pathology import (
     create_asap_annotations_xml,
     create_dsa_annotations_json,
 )
 from pydantic import BaseModel, ValidationError
+from requests_toolbelt import MultipartEncoder
 
 from overtile.pipelines.label.app import batch_options
 from overtile.pipelines.label.endpoints.dependencies import (
@@ -41,7 +45,6 @@ routes = APIRouter()
 
 @routes.post("/infer/{model}")
 def infer(
-    background_tasks: BackgroundTasks,
     model: str,
     image: str = "",
     params: Annotated[str, Form()] = "{}",
@@ -58,13 +61,34 @@ def infer(
     polygons = given.get("output") == "json"  # as CVAT's function asks
     request = {"model": model, "image": image, "polygons": polygons, **wanted}
     if output is ResultType.dicom_seg:
-        raise RefusedError("output dicom_seg: expected image, json or all")
+        raise RefusedError("output dicom_seg", expected="image, json or all")
     if file is None:
         result = instance().infer(request)
     else:
         with uploaded(file) as path:
             result = instance().infer({**request, "upload": str(path)})
-    return send_response(datastore(), result, output, background_tasks)
+    return _answer(result, output)
+
+
+def _answer(result: dict[str, Any], output: ResultType | None) -> Any:
+    """As MONAI Label answers; its own function removes the file, though it be one that is kept."""
+    file, told = Path(result["file"]), result["params"]
+    content = file.read_bytes()
+    if result["label"] == result["file"]:  # made for this answer
+        file.unlink()
+    if output is ResultType.json:
+        return told
+    kind = get_mime_type(str(file))
+    if output is ResultType.image:
+        named = f"attachment; filename*=utf-8''{quote(file.name)}"
+        return Response(content, media_type=kind, headers={"Content-Disposition": named})
+    parts = MultipartEncoder(
+        {
+            "params": (None, json.dumps(told), "application/json"),
+            "image": (file.name, content, kind),
+        }
+    )
+    return Response(parts.to_string(), media_type=parts.content_type)
 
 
 @routes.post("/batch/infer/{model}")
@@ -117,7 +141,7 @@ def infer_polygons_of_upload(
     try:
         region = Region(**parameters(wsi, "wsi"))
     except ValidationError:
-        raise RefusedError("wsi: expected location and size, two numbers each") from None
+        raise RefusedError("wsi", expected="location and size, two numbers each") from None
     if file is None:
         return _polygons(background_tasks, model, flat_image(image), region, output)
     with uploaded(file) as path:

@@ -51,7 +51,7 @@ def _progress(lines: list[str], state: str) -> dict[str, Any]:
 @routes.post("/train/")
 def train_all(user: User = admin) -> Any:
     """Refused: models share one machine."""
-    raise RefusedError("name a model: POST /train/MODEL")
+    raise RefusedError(expected="the name of a model", hint="POST /train/MODEL")
 
 
 @routes.post("/train/{model}")
@@ -78,7 +78,8 @@ def no_training() -> Iterator[None]:
     with _STARTING:
         if any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks("train")):
             raise ConflictError(
-                "a training goes on; wait for its end, or stop it with DELETE /train/"
+                found="a training goes on",
+                hint=("wait for its end", "stop it with DELETE /train/"),
             )
         yield
 
@@ -88,7 +89,7 @@ def stop(user: User = admin) -> Any:
     """End the training that goes on; its run is marked as KILLED."""
     task = stop_training(instance().runs)
     if task is None:
-        raise MissingError("no training goes on")
+        raise MissingError(found="no training goes on")
     return task
 
 
@@ -96,4 +97,4 @@ def stop(user: User = admin) -> Any:
 @routes.delete("/model/{model}")
 def change_model(model: str, user: User = admin) -> None:
     """Refused: a network is what a training made it."""
-    raise ForbiddenError("networks are changed by training alone")
+    raise ForbiddenError(found="networks are changed by training alone")

@@ -16,7 +16,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,6 +26,7 @@ import psutil
 import pytest
 import tifffile
 import zarr
+from killed import killed_everywhere
 from labelling import Server, needs_label, save, serving
 from mlflow import MlflowClient
 from PIL import Image
@@ -791,14 +791,13 @@ def test_proposals_are_not_kept_for_an_image_that_was_replaced(tmp_path: Path, c
 
     (tmp_path / "studies").mkdir()
     image = save(tmp_path / "studies" / "a.tif", cells[0][0])
-    made = save(tmp_path / "made.tif", cells[0][1].astype(np.uint16))
 
     class Slow:
         bundle = Path("slow")
 
-        def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        def propose(self, path: Path, polygons: bool) -> tuple[Any, dict[str, Any]]:
             save(tmp_path / "new.tif", cells[1][0]).replace(image)
-            return str(made), {}
+            return cells[0][1], {}
 
     app = OvertileLabel.__new__(OvertileLabel)
     app._infers = {"slow": Slow()}
@@ -806,7 +805,6 @@ def test_proposals_are_not_kept_for_an_image_that_was_replaced(tmp_path: Path, c
     with pytest.raises(ReplacedError, match="was replaced"):
         app.infer(request, ImageFolderDatastore(tmp_path / "studies"))
     assert not list((tmp_path / "studies").glob("labels/*/*.tif"))
-    assert not made.exists()
 
 
 def test_images_of_one_name_that_come_at_once(tmp_path: Path, cells: Any) -> None:
@@ -958,78 +956,166 @@ def test_the_command_refuses(tmp_path: Path, options: list[str], said: str) -> N
 SUMMARY = {"images": 2, "scores": {"seg": 0.7123, "ap50": 0.5}}
 
 
-def bundle_of(folder: Path, settings: bytes | None) -> tuple[Any, Path]:
-    """A trainer of a bundle with weights of a few bytes, and a run of it."""
-    from overtile.pipelines.label.train import Trainer
-
+def model_of(folder: Path, settings: str | None) -> tuple[Path, Path]:
+    """A model with weights of a few bytes, and a run of it."""
     models, run = folder / "model" / "toy" / "models", folder / "runs" / "toy-1"
     models.mkdir(parents=True)
     for name in ("model.pt", "shipped.pt"):
         (models / name).write_bytes(b"shipped")
     if settings is not None:
-        (models / "settings.json").write_bytes(settings)
+        (models / "settings.json").write_text(settings)
+        (models / "shipped.json").write_text(settings)
     (run / "models").mkdir(parents=True)
-    (run / "models" / "model.pt").write_bytes(b"trained")
-    (run / "models" / "settings.json").write_bytes(b'{"of": "the run"}')
-    return Trainer(models.parent, folder / "runs"), run
+    trained(run, "trained")
+    return models.parent, run
 
 
-@pytest.mark.parametrize("settings", [None, b'{"of": "the bundle"}'])
+def trained(run: Path, weights: str) -> None:
+    (run / "models" / "model.pt").write_text(weights)
+    (run / "models" / "settings.json").write_text(json.dumps({"of": weights}))
+
+
+@pytest.mark.parametrize("settings", [None, '{"of": "shipped"}'])
 def test_a_trained_network_is_named_and_can_be_left(tmp_path: Path, settings: Any) -> None:
-    trainer, run = bundle_of(tmp_path, settings)
-    models = trainer.bundle / "models"
-    assert trainer.network() is None
+    from overtile.pipelines.label.models import back, network, publish
+
+    model, run = model_of(tmp_path, settings)
+    models = model / "models"
+    assert network(model) is None
     for _ in range(2):
-        trainer.publish(run, 8, SUMMARY)
-        trainer.publish(run, 8, SUMMARY)
+        publish(model, run, 8, SUMMARY)
+        publish(model, run, 8, SUMMARY)
         assert (models / "model.pt").read_bytes() == b"trained"
-        assert (models / "settings.json").read_bytes() == b'{"of": "the run"}'
-        network = type(trainer)(trainer.bundle, trainer.runs).network()  # as after a restart
-        assert re.fullmatch(r"trained \d{4}-\d\d-\d\d \d\d:\d\d on 8 images", network["told"])
-        assert network["reached"] == "trained on 8 images, SEG 0.71 on 2 of them"
-        trainer.back()
-        assert trainer.network() is None
+        assert (models / "settings.json").read_text() == '{"of": "trained"}'
+        told = network(model)
+        assert told is not None
+        assert re.fullmatch(r"trained \d{4}-\d\d-\d\d \d\d:\d\d on 8 images", told["told"])
+        assert told["reached"] == "trained on 8 images, SEG 0.71 on 2 of them"
+        back(model)
+        assert network(model) is None
         assert (models / "model.pt").read_bytes() == b"shipped"
-        kept = models / "settings.json"
-        assert (kept.read_bytes() if kept.exists() else None) == settings
-    trainer.publish(run, 1, {"images": 0, "scores": {}})
-    assert trainer.network()["told"].endswith("on 1 image")
-    assert "on 1 image; from 5 on" in trainer.network()["reached"]
+        assert (models / "settings.json").read_text() == (settings or "{}")
+    publish(model, run, 1, {"images": 0, "scores": {}})
+    told = network(model)
+    assert told is not None
+    assert told["told"].endswith("on 1 image")
+    assert "on 1 image; from 5 on" in told["reached"]
 
 
-@pytest.mark.parametrize("stop", range(5))
-def test_who_is_killed_while_networks_change_leaves_the_truth(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+def test_who_is_killed_while_networks_change_leaves_one_with_its_settings(tmp_path: Path) -> None:
+    from overtile.pipelines.label.models import back, held, network, publish
+
+    model, run = model_of(tmp_path, '{"of": "shipped"}')
+
+    def found() -> tuple[str, str | None]:
+        with held(model) as models:
+            weights = (models / "model.pt").read_text()
+            assert json.loads((models / "settings.json").read_text()) == {"of": weights}
+        told = network(model)
+        return weights, told and told["told"].rpartition(" on ")[2]
+
+    shipped, first, second = ("shipped", None), ("trained", "8 images"), ("again", "9 images")
+    for _ in killed_everywhere(lambda: publish(model, run, 8, SUMMARY)):
+        if found() == first:
+            back(model)
+        assert found() == shipped
+    assert found() == first
+    trained(run, "again")
+    for _ in killed_everywhere(lambda: publish(model, run, 9, SUMMARY)):
+        assert found() in (first, second)
+    assert found() == second
+    kills = 0
+    for kills in killed_everywhere(lambda: back(model)):
+        assert found() in (second, shipped), kills
+    assert kills > 5
+    assert found() == shipped
+
+
+def test_who_is_killed_while_a_bundle_is_copied_leaves_no_half_model(tmp_path: Path) -> None:
+    from overtile.pipelines.label.models import copied
+
+    own = {f"configs/{name}.json" for name in ("inference", "train", "metadata")}
+    own |= {"models/model.pt", "models/settings.json"}
+    for part in own:
+        (tmp_path / "toy" / part).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "toy" / part).write_text(part)
+    home = tmp_path / "model"
+    home.mkdir()
+    for _ in killed_everywhere(lambda: copied(tmp_path / "toy", home, tested=True)):
+        for model in home.iterdir():
+            if model.name[0] != ".":  # which no server takes for a model
+                found = {str(p.relative_to(model)) for p in model.rglob("*") if p.is_file()}
+                assert found == own | {"models/shipped.pt", "models/shipped.json"}
+                shutil.rmtree(model)
+    assert [model.name for model in home.iterdir()] == ["toy"]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_who_is_killed_while_a_label_is_kept_leaves_the_old_or_the_new(
+    tmp_path: Path, cells: Any, suffix: str
 ) -> None:
-    trainer, run = bundle_of(tmp_path, b"{}")
-    models = trainer.bundle / "models"
-    replace, left = Path.replace, [stop]
+    from overtile.pipelines.label.datastore import FINAL, ImageFolderDatastore
 
-    def until_killed(source: Path, target: Path) -> Path:
-        if not left[0]:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        return replace(source, target)
+    datastore = ImageFolderDatastore(tmp_path)
+    save(tmp_path / f"a{suffix}", eight_bits(cells[0][0])[:24, :16])
+    # in a PNG image's own format, and then not
+    drawn = [cells[0][1][:24, :16].astype(np.uint32) % 7 + first for first in (1, 70_000)]
+    datastore.save_cells("a", drawn[0], FINAL, {"user": "0"})
 
-    def killed(action: Callable[..., None], *given: Any) -> None:
-        left[0] = stop
-        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
-            patch.setattr(Path, "replace", until_killed)
-            action(*given)
-        weights = (models / "model.pt").read_bytes()
-        told = (trainer.network() or {"told": "as shipped"})["told"]
-        images = {b"shipped": "as shipped", b"trained": "on 8 images", b"again": "on 9 images"}
-        assert told == "trained" or told.endswith(images[weights])
-        assert (told == "as shipped") == (weights == b"shipped")
+    def kept() -> int:
+        """Which of the two, as one finds it after a restart; what is noted is of that one."""
+        store = ImageFolderDatastore(tmp_path)
+        ((image, label),) = store.labelled().values()
+        (number,) = (n for n in (0, 1) if (read_label(label, 2, image)[0] == drawn[n]).all())
+        assert store.get_label_info("a", FINAL).get("user") in (None, str(number))
+        return number
 
-    killed(trainer.publish, run, 8, SUMMARY)
-    trainer.publish(run, 8, SUMMARY)
-    (run / "models" / "model.pt").write_bytes(b"again")
-    killed(trainer.publish, run, 9, SUMMARY)
-    trainer.publish(run, 9, SUMMARY)
-    killed(trainer.back)
-    trainer.back()
-    assert (models / "settings.json").read_bytes() == b"{}"
+    kills = 0
+    for kills in killed_everywhere(
+        lambda: datastore.save_cells("a", drawn[1], FINAL, {"user": "1"})
+    ):
+        if kept() == 1:
+            datastore.save_cells("a", drawn[0], FINAL, {"user": "0"})
+        assert kept() == 0, kills
+    assert kills > 5
+    assert kept() == 1
+    assert datastore.get_label_info("a", FINAL)["user"] == "1"
+    left = [p.name for p in tmp_path.rglob("*") if p.is_file() and p.name[0] != "."]
+    assert len(left) == 3, left
+
+
+def test_who_is_killed_while_an_image_comes_leaves_all_of_it_or_nothing(
+    tmp_path: Path, cells: Any
+) -> None:
+    from overtile.pipelines.label.datastore import ImageFolderDatastore
+
+    (tmp_path / "studies").mkdir()
+    datastore = ImageFolderDatastore(tmp_path / "studies")
+    new = save(tmp_path / "new.tif", cells[0][0][:24, :16])
+    for _ in killed_everywhere(lambda: datastore.add_image("a", str(new), {"note": 1})):
+        assert not datastore.unreadable()
+        for image in datastore.images().values():
+            assert image.read_bytes() == new.read_bytes()
+            image.unlink()
+    assert datastore.images().keys() == {"a"}
+    assert datastore.get_image_info("a")["note"] == 1
+
+
+def test_what_is_noted_of_a_label_is_of_that_file(tmp_path: Path, cells: Any) -> None:
+    """napari and others save under the name of a label."""
+    from overtile.pipelines.label.datastore import FINAL, ImageFolderDatastore
+
+    datastore = ImageFolderDatastore(tmp_path)
+    save(tmp_path / "a.tif", cells[0][0])
+    datastore.save_cells("a", cells[0][1], FINAL, {"user": "me"})
+    datastore.update_label_info("a", FINAL, {"seen": True, "sha256": "mine"})
+    told = datastore.get_label_info("a", FINAL)
+    assert (told["user"], told["seen"]) == ("me", True)
+    save(tmp_path / "labels" / "final" / "a.tif", cells[1][1].astype(np.uint16))
+    assert datastore.get_label_info("a", FINAL) == {"image": "a.tif", "file": "a.tif"}
+    datastore.update_label_info("a", FINAL, {"seen": False})
+    told = datastore.get_label_info("a", FINAL)
+    assert (told["image"], told["seen"], "user" in told) == ("a.tif", False, False)
 
 
 @pytest.fixture(scope="module")
