@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import count
 
 _TOUCH = (
@@ -16,9 +17,9 @@ _TOUCH = (
 def killed_everywhere(write: Callable[[], object]) -> Iterator[int]:
     """Run ``write`` in a forked process that is killed before the first, second ... such call.
 
-    Hands out the number after each kill, to look at what there is; ends with a run that was not
-    killed. What is written into a file that has its final name is seen half at one of them, since
-    it was opened before.
+    And after every opening to write, with nothing written yet: so a file that is written under its
+    final name is seen empty. Hands out the number after each kill, to look at what there is; ends
+    with a run that was not killed.
     """
     for number in count(1):
         child = os.fork()
@@ -38,15 +39,21 @@ def killed_everywhere(write: Callable[[], object]) -> Iterator[int]:
 
 
 def _kill_at(number: int) -> None:
-    seen = 0
+    left = number
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
-        nonlocal seen
-        if event == "open" and len(arguments) > 1 and not _writes(arguments):
+        nonlocal left
+        if event not in _TOUCH or left < 1 or (event == "open" and not _writes(arguments)):
             return
-        if event in _TOUCH:
-            seen += 1
-            if seen == number:
+        left -= 1
+        if not left:
+            os._exit(9)
+        if event == "open":
+            left -= 1
+            if not left:
+                path, _, flags = arguments
+                with suppress(OSError):
+                    os.open(path, flags, 0o666)  # type: ignore[arg-type]
                 os._exit(9)
 
     sys.addaudithook(hook)
