@@ -23,6 +23,7 @@ from overtile.pipelines.errors import ConfigurationError, DataError, Setting
 from overtile.pipelines.files import alone, whole
 from overtile.pipelines.images.formats import is_image
 from overtile.pipelines.images.read import Channel
+from overtile.pipelines.label.models import copied
 
 BUNDLES = ("touching_cells", "em_membranes")
 _MAIN = '''"""Written by ``overtile label``."""
@@ -149,8 +150,6 @@ def copy_bundles(work: Path, bundles: Sequence[Path]) -> list[str]:
         ConfigurationError: for a folder that is no bundle with a trained network, or whose name
             another one has.
     """
-    from overtile.pipelines.label.models import copied  # loads PyTorch
-
     for bundle in bundles:
         name = bundle.resolve().name
         if [*BUNDLES, *(b.resolve().name for b in bundles)].count(name) > 1:

@@ -23,7 +23,6 @@ from filelock import FileLock
 from overtile.pipelines.data.facts import stamp
 from overtile.pipelines.errors import ConfigurationError, Setting
 from overtile.pipelines.files import settle, together, whole
-from overtile.pipelines.inference.trained import load_trained
 from overtile.pipelines.label.errors import MissingError
 from overtile.pipelines.metrics.score_names import name_of
 
@@ -83,6 +82,8 @@ def copied(bundle: Path, home: Path, tested: bool = False) -> Path:
 
 def _check(bundle: Path, *more: str) -> None:
     """Use a bundle once, before a server does."""
+    from overtile.pipelines.inference.trained import load_trained  # loads PyTorch
+
     try:
         load_trained(bundle, {})
     except ConfigurationError as error:

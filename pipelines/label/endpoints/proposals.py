@@ -80,7 +80,9 @@ def _answer(result: dict[str, Any], output: ResultType | None) -> Any:
         return told
     kind = get_mime_type(str(file))
     if output is ResultType.image:
-        named = f"attachment; filename*=utf-8''{quote(file.name)}"
+        plain = quote(file.name) == file.name
+        named = f'="{file.name}"' if plain else f"*=utf-8''{quote(file.name)}"
+        named = f"attachment; filename{named}"
         return Response(content, media_type=kind, headers={"Content-Disposition": named})
     parts = MultipartEncoder(
         {

@@ -32,6 +32,7 @@ from mlflow import MlflowClient
 from PIL import Image
 from toy import toy_bundle
 
+from overtile.pipelines.errors import DataError, Setting
 from overtile.pipelines.images.read import read_label
 from overtile.pipelines.inference.trained import load_trained
 from overtile.pipelines.label.errors import ConflictError, ForbiddenError, ReplacedError
@@ -135,6 +136,28 @@ def test_proposals_for_an_image_that_comes_along(server: Server, tmp_path: Path)
     told = server.send("POST", "/infer/touching_cells?image=picture&output=json", params="{}").json
     found = decoded(stored.body, tmp_path / "found.png")
     assert told["cells"] == found.max() > 5
+
+
+def test_proposals_that_are_kept(server: Server, tmp_path: Path) -> None:
+    save(server.studies / "mit ümlaut.tif", tifffile.imread(server.studies / "04.tif"))
+    proposed = decoded(server.infer("04").body, tmp_path / "proposed.tif")
+    for image in ("04", "mit%20%C3%BCmlaut"):
+        for output in ("image", "json", "all"):
+            told = server.send(
+                "POST",
+                f"/infer/touching_cells?image={image}&output={output}",
+                params=json.dumps({"save_label": True, "label_tag": "kept"}),
+            )
+            assert told.status == 200, told.body
+            (kept,) = server.studies.glob("labels/kept/*")  # and the answer has not removed it
+            np.testing.assert_array_equal(tifffile.imread(kept), proposed)
+            cells = b'"cells": %d' % len(np.unique(proposed[proposed > 0]))
+            assert output == "image" or cells in told.body.replace(b":", b": ").replace(b"  ", b" ")
+            assert output == "json" or kept.read_bytes() in told.body
+            note = server.get(f"/datastore/label/info?label={image}&tag=kept").json
+            assert note["model"] == "touching_cells"
+        kept.unlink()
+    (server.studies / "mit ümlaut.tif").unlink()
 
 
 def test_volumes_need_a_network_for_volumes(server: Server, tmp_path: Path) -> None:
@@ -950,6 +973,53 @@ def test_the_command_refuses(tmp_path: Path, options: list[str], said: str) -> N
     assert not list(tmp_path.glob("[!.]*/overtile")), "nothing is written"
 
 
+def test_hints_are_worded_for_whoever_runs_the_server() -> None:
+    from overtile.pipelines.cli.label import label as command
+    from overtile.pipelines.label.errors import as_option, sentence
+
+    home = Path("/archive/cells")
+    skip, limit = Setting("skip_unreadable", True, "to go on"), Setting("image_memory_limit", 5)
+    error: Any = DataError(home / "a.tif", f"of {home}/b.tif", "one channel", (skip, limit))
+    assert sentence(error, home) == "a.tif: of b.tif; expected one channel"
+    error = DataError("a.tif", "3 channels", hint=("save one", skip, Setting("channel", "0 to 2")))
+    told = sentence(error, home)
+    assert told == "a.tif: 3 channels; save one, or give overtile label --channel 0 to 2"
+    options = {option.name: option for option in command.params}
+    known = [name for name in options if name and as_option(Setting(name, "X"))]
+    assert known == ["studies", "work", "host", "port", "channel", "read_only"]
+    for name in (*known, "bundle"):  # each is an option of the command
+        worded = as_option(Setting(name, True))
+        assert worded is not None
+        assert any(worded.split()[-1] in option.opts for option in options.values())
+    for name in ("quiet", "checkpoint", "set", "output_dir"):
+        assert as_option(Setting(name, "X")) is None
+
+
+def test_a_bundle_of_an_earlier_version_is_refused_in_one_line(
+    bundle: Any, cells: Any, tmp_path: Path
+) -> None:
+    save(tmp_path / "image.tif", cells[0][0])
+    old = tmp_path / "old"
+    shutil.copytree(ROOT / "bundles" / "touching_cells", old)
+    config = old / "configs" / "inference.json"
+    config.write_text(
+        re.sub(r"overtile\.networks\.[\w.]*Net", "overtile.unet.UNet", config.read_text())
+    )
+    label = ("label", "--studies", tmp_path, "--port", "18997")
+    for times in range(2):  # and nothing of it is left for the second time
+        done = bundle.overtile(*label, "--bundle", old)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), (times, done.stderr)
+        assert "overtile.unet" in done.stderr
+        assert not (tmp_path / "overtile" / "model" / "old").exists()
+    # the same, copied by the version that it is of
+    model = tmp_path / "overtile" / "model" / "touching_cells"
+    shutil.copyfile(config, model / "configs" / "inference.json")
+    done = bundle.overtile(*label)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert f"remove {model} to copy the bundle anew" in done.stderr
+    assert "overtile.unet" in done.stderr
+
+
 # trainings
 
 
@@ -1029,6 +1099,37 @@ def test_who_is_killed_while_networks_change_leaves_one_with_its_settings(tmp_pa
         assert found() in (second, shipped), kills
     assert kills > 5
     assert found() == shipped
+
+
+def test_a_network_is_read_with_its_settings_while_another_takes_its_place(tmp_path: Path) -> None:
+    from overtile.pipelines.label.models import back, held, publish
+
+    model, run = model_of(tmp_path, '{"of": "shipped"}')
+
+    def change() -> None:
+        for _ in range(8):
+            publish(model, run, 8, SUMMARY)
+            back(model)
+
+    with ThreadPoolExecutor(1) as pool:
+        changing, seen = pool.submit(change), 0
+        while not changing.done() or not seen:
+            with held(model) as models:
+                weights = (models / "model.pt").read_text()
+                assert json.loads((models / "settings.json").read_text()) == {"of": weights}
+            seen += 1
+    changing.result()
+
+
+def test_who_is_killed_while_the_app_is_made_leaves_one_that_starts(tmp_path: Path) -> None:
+    from overtile.pipelines.label.launch import prepare
+
+    main = tmp_path / "work" / "main.py"
+    for _ in killed_everywhere(lambda: prepare(tmp_path, main.parent)):
+        assert not main.exists() or "OvertileLabel" in main.read_text()
+    whole = main.read_bytes()
+    for _ in killed_everywhere(lambda: prepare(tmp_path, main.parent)):
+        assert main.read_bytes() == whole
 
 
 def test_who_is_killed_while_a_bundle_is_copied_leaves_no_half_model(tmp_path: Path) -> None:
