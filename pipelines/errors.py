@@ -106,6 +106,10 @@ class UnreadableError(DataError):
     """A file that is broken, and that a data set may go on without."""
 
 
+class ChannelError(DataError):
+    """Channels of which none, or one that is not there, is chosen."""
+
+
 class ConfigurationError(OvertileError):
     """A configuration that contradicts itself."""
 

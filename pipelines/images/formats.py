@@ -18,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from overtile.pipelines.errors import DataError, UnreadableError
+from overtile.pipelines.errors import DataError, Setting, UnreadableError
 from overtile.pipelines.images.block_cache import no_level
 
 TIFF = (".tif", ".tiff")
@@ -97,16 +97,14 @@ def open_image(path: Path, labels: bool = False) -> Stored:
         raise unreadable(path, error) from error
 
 
-GOES_ON = "(--skip_unreadable True goes on without it)"
-"""What the bundles' command line offers for a broken file."""
+SKIP = Setting("skip_unreadable", True, "to go on without it")
+"""What helps where one file of many is broken."""
 
 
 def unreadable(path: Path | str, error: Exception) -> UnreadableError:
     """The error for a file that its decoder gave up on."""
-    return UnreadableError(
-        f"{path}: cannot be read ({' '.join(str(error).split()) or type(error).__name__}); "
-        f"expected an intact image file {GOES_ON}"
-    )
+    told = " ".join(str(error).split()) or type(error).__name__
+    return UnreadableError(path, f"cannot be read ({told})", "an intact image file", SKIP)
 
 
 def is_image(path: Path) -> bool:
@@ -163,10 +161,8 @@ def check_pages(path: Path) -> None:
             head = file.read(struct.calcsize(count))
             end = place + len(head) + entry * (struct.unpack(count, head)[0] if head else 0)
             if place >= size or end + struct.calcsize(link) > size:
-                raise UnreadableError(
-                    f"{path}: the file ends before page {len(seen) - 1}; expected all of its pages "
-                    f"{GOES_ON}"
-                )
+                found = f"the file ends before page {len(seen) - 1}"
+                raise UnreadableError(path, found, "all of its pages", SKIP)
             file.seek(end)
             (place,) = struct.unpack(link, file.read(struct.calcsize(link)))
 
@@ -190,8 +186,10 @@ def check_companions(path: Path, tif: tifffile.TiffFile) -> None:
         # a file knows itself by what it is called in its head, or by its name without that
         if name and not (element.text == own if own else name.lower() == path.name.lower()):
             raise UnreadableError(
-                f"{path}: planes of it are in {' '.join(name.split())[:100]!r}; expected all of "
-                f"them in one file: write it so {GOES_ON}"
+                path,
+                f"planes of it are in {' '.join(name.split())[:100]!r}",
+                "all of them in one file",
+                ("write it so", SKIP),
             )
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from overtile.pipelines.errors import DataError, OvertileError, UnreadableError
 from overtile.pipelines.images.block_cache import BlockCache, no_level, spans_of, squeezed
 from overtile.pipelines.images.formats import (
-    GOES_ON,
     NIFTI,
+    SKIP,
     SLIDES,
     TIFF,
     ZARR,
@@ -72,10 +72,11 @@ def open_source(path: Path, level: int = 0, cache_limit: int = 2**28) -> Stored:
                 source = _flat(path, cache)
     except OvertileError as error:
         # an image that cannot even be opened has no parts to go on with
-        raise type(error)(str(error).removesuffix(f" {GOES_ON}")) from error
+        hint = tuple(advice for advice in error.hint if advice != SKIP)
+        raise type(error)(error.where, error.found, error.expected, hint) from error
     except Exception as error:  # decoders raise whatever their formats suggest
-        told = str(unreadable(path, error)).removesuffix(f" {GOES_ON}")
-        raise UnreadableError(told) from error
+        told = unreadable(path, error)
+        raise UnreadableError(told.where, told.found, told.expected) from error
     if not all(source.shape):
         size = "x".join(map(str, source.shape))
         raise DataError(f"{path}: {size} pixels (axes {source.axes}); expected none of size 0")

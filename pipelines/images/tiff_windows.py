@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from overtile.pipelines.errors import DataError, UnreadableError
 from overtile.pipelines.images.block_cache import BlockCache, no_level, spans_of, squeezed
 from overtile.pipelines.images.formats import (
-    GOES_ON,
+    SKIP,
     Index,
     Stored,
     check_companions,
@@ -145,17 +145,15 @@ class _Pages:
         except OSError as error:  # of a disk that fails; it names no file
             raise unreadable(f"{self.path}, {what}", error) from error
         if len(data) < size:
-            raise UnreadableError(
-                f"{self.path}: the file ends within {what}; expected {size} bytes at {offset} "
-                f"{GOES_ON}"
-            )
+            found = f"the file ends within {what}"
+            raise UnreadableError(self.path, found, f"{size} bytes at {offset}", SKIP)
         return data
 
     def _find(self, number: int) -> Any:
         with self._lock:
             page = self.series.pages[number]
         if page is None:
-            raise UnreadableError(f"{self.path}: page {number} is missing")
+            raise UnreadableError(self.path, f"page {number} is missing", hint=SKIP)
         return page
 
     def _raw(self, number: int, rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from overtile.pipelines.errors import DataError, size_text
+from overtile.pipelines.errors import ChannelError, DataError, size_text
 from overtile.pipelines.images.formats import SUFFIXES, Stored
 
 
@@ -72,7 +72,7 @@ def view(stored: Stored, path: str | Path, spatial_dims: int = 2) -> View:
         )
     channels = [i for i, a in enumerate(axes) if a in "CS" and stored.shape[i] > 1]
     if len(channels) > 1:
-        raise DataError(f"{path}: channels along two axes ({stored.axes}); expected one")
+        raise ChannelError(path, f"channels along two axes ({stored.axes})", "one")
     rest = set(range(len(axes))) - {*spatial, *channels}
     # time before depth, in whatever order the file has them: so image and label agree
     stacked = tuple(
