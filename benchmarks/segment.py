@@ -20,6 +20,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +36,28 @@ from benchmarks.figure import Figure
 from overtile.networks import ValidUNet
 from overtile.pipelines.data.synthesis import touching_cells
 from overtile.pipelines.inference.trained import load_trained
-from overtile.pipelines.segment.cluster import on_cluster
-from overtile.pipelines.segment.job import opened
+from overtile.pipelines.segment.cluster import ClusterRunner, on_cluster
 from overtile.pipelines.segment.local import LocalRunner
+from overtile.pipelines.segment.plan import plan
 from overtile.pipelines.segment.request import Request
-from overtile.pipelines.segment.run import prepare, segment
+from overtile.pipelines.segment.run import segment
+from overtile.pipelines.segment.runner import windowed
 from overtile.pipelines.segment.stages import Stages
-from overtile.pipelines.segment.tasks import PredictChunk, finish_labels, label_cores, pieces
+from overtile.pipelines.segment.tasks import (
+    finish_labels,
+    label_cores,
+    pieces,
+    predict,
+    read_window,
+    write_probabilities,
+)
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "touching_cells"
 SIDE, CHUNK = 2048, 256
 SLIDE, LARGE_CHUNK = 100_000, 1024
 SHARED = 1e9  # bytes a second that a file server is taken to give to all workers together
 SIZES, LARGE = (1024, 8192), 30_000  # of the images whose peak memory is measured
+_WAITING = 6  # tasks that two workers have, as a segmentation gives them
 _MEMORY = """
 import sys
 from pathlib import Path
@@ -133,7 +144,7 @@ def workers(folder: Path) -> Iterator[Figure]:
                     request = Request(source, target, BUNDLE, chunk=CHUNK, show=False)
                     took[count] = seconds(lambda r=request, u=runner: segment(r, u))
                     if count == 2:
-                        overhead = seconds(lambda u=runner: list(u.map(abs, range(1000)))) / 1000
+                        overhead = seconds(lambda u=runner: empty_tasks(u, 1000)) / 1000
     ratio = took[1] / took[2]
     yield Figure(
         "two workers against one",
@@ -146,39 +157,47 @@ def workers(folder: Path) -> Iterator[Figure]:
     yield from estimate(folder, overhead)
 
 
+def empty_tasks(runner: ClusterRunner, count: int) -> None:
+    """What the scheduler alone takes for so many tasks."""
+    submit = partial(runner.client.submit, abs, pure=False)
+    for _ in windowed(map(submit, range(count)), repeat(_WAITING)):
+        pass
+
+
 def estimate(folder: Path, overhead: float) -> Iterator[Figure]:
     """From what one chunk costs one thread, how long a slide takes many."""
     source = folder / "costs.zarr"
     zarr.create_array(source, data=image(4 * 512), chunks=(1024, 1024))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    job, _ = prepare(Request(source, folder / "costs.ome.zarr", BUNDLE, show=False))
-    here, runner = opened(job), LocalRunner()
-    stages = Stages(job, runner, False)
-    stages.grey_values()
-    stages.probabilities()  # all of them, so that a chunk has neighbours
-    task, key = PredictChunk(job), (0, 0, 0)
-    window = task.read(key)
-    costs = {
-        "read": seconds(lambda: task.read(key)),
-        "network": seconds(lambda: task.compute(key, window)),
-    }
-    found = task.compute(key, window)
-    costs["write"] = seconds(lambda: task.write(key, found))
-    stages.labels()
+    here, _ = plan(Request(source, folder / "costs.ome.zarr", BUNDLE, show=False))
+    key = (0, 0, 0)
+    with LocalRunner() as runner:
+        stages = Stages(here, runner, False)
+        stages.grey_values()
+        stages.probabilities()  # all of them, so that a chunk has neighbours
+        window = read_window(here, key)
+        costs = {
+            "read": seconds(lambda: read_window(here, key)),
+            "network": seconds(lambda: predict(here, key, window)),
+        }
+        found = predict(here, key, window)
+        costs["write"] = seconds(lambda: write_probabilities(here, key, found))
+        stages.labels()
     for name, function, array in (
         ("cores", label_cores, "cores"),
         ("cells", finish_labels, "result/0"),
     ):
         (here.folder(array) / here.grid.name(key)).unlink()
-        costs[name] = seconds(lambda f=function: f(job, key))
-    costs["faces"] = seconds(lambda: pieces(job, 0, key[1:]))
+        costs[name] = seconds(lambda f=function: f(here, key))
+    costs["faces"] = seconds(lambda: pieces(here, key[1:], 0))
     stored = sum(
         (here.folder(a) / here.grid.name(key)).stat().st_size
         for a in ("probabilities", "cores", "result/0")
     )
-    joined = seconds(lambda: here.stitching.join(here.plane("cores", 0))) / 4 - costs["faces"]
-    runner.close()
+    found = [pieces(here, index, 0) for index in here.stitching.chunks()]
+    joined = seconds(lambda: here.stitching.join(found)) / len(found)
+    here.close()
     torch.set_num_threads(threads)
 
     chunks = (SLIDE / LARGE_CHUNK) ** 2
@@ -186,7 +205,7 @@ def estimate(folder: Path, overhead: float) -> Iterator[Figure]:
     work = sum(costs.values()) + costs["read"]  # read twice
     # written once; probabilities and cores are read again, with the chunks around
     traffic = 2 * 2 * LARGE_CHUNK**2 + 3 * stored
-    serial = max(0.0, joined) + tasks * overhead
+    serial = joined + tasks * overhead
     limits = {
         "the scheduler and the joining": work / serial,
         f"a file server of {SHARED / 1e9:g} GB a second": work / (traffic / SHARED),

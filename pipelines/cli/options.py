@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable
 from typing import Any
@@ -104,3 +105,21 @@ class Memory(click.ParamType[int]):
         if not found:
             self.fail(f"{value!r}; expected a number with M or G, e.g. 2G", param, ctx)
         return int(float(found[1]) * {"M": 2**20, "G": 2**30}[found[2].upper()])
+
+
+class KeyValue(click.ParamType[tuple[str, Any]]):
+    """``threshold=0.6``, with the value as a bundle's command line would take it."""
+
+    name = "key=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Any]:
+        """Key and value."""
+        name, mark, given = str(value).partition("=")
+        if not (name and mark and given):
+            self.fail(f"{value!r}; expected KEY=VALUE, e.g. threshold=0.6", param, ctx)
+        try:
+            return name, ast.literal_eval(given)
+        except (ValueError, SyntaxError):
+            return name, given

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, Literal
 
 import click
 
 from overtile.pipelines.cli.options import (
     Command,
+    KeyValue,
     Memory,
     channel_of,
     examples,
@@ -48,6 +50,7 @@ from overtile.pipelines.cli.options import (
 @click.option(
     "--set",
     "settings",
+    type=KeyValue(),
     metavar="KEY=VALUE",
     multiple=True,
     help="A value of the bundle's inference.json to change; may be repeated.",
@@ -76,10 +79,10 @@ def segment(
     source: Path,
     target: Path,
     bundle: Path,
-    output: str,
+    output: Literal["labels", "probabilities"],
     level: int,
     channel: str | None,
-    settings: tuple[str, ...],
+    settings: tuple[tuple[str, Any], ...],
     memory: int,
     chunk: int | None,
     overwrite: bool,
@@ -93,21 +96,21 @@ def segment(
     """
     number = channel_of(channel)
 
-    from overtile.pipelines.segment.request import Request, check_request, parse_settings
+    from overtile.pipelines.segment.request import Request, check_request
 
     request = Request(
-        source,
-        target,
-        bundle,
-        output == "labels",
-        level,
-        number,
-        parse_settings(settings),
-        memory,
-        chunk,
-        overwrite,
-        skip_unreadable,
-        False if is_("quiet") else None,
+        source=source,
+        target=target,
+        bundle=bundle,
+        output=output,
+        level=level,
+        channel=number,
+        settings=dict(settings),
+        memory=memory,
+        chunk=chunk,
+        overwrite=overwrite,
+        skip_unreadable=skip_unreadable,
+        show=False if is_("quiet") else None,
     )
     check_request(request)
 

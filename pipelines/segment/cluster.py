@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from overtile import __version__
 from overtile.pipelines.errors import ConfigurationError, DataError
 from overtile.pipelines.segment.grid import Key
-from overtile.pipelines.segment.job import Job
-from overtile.pipelines.segment.local import windowed
-from overtile.pipelines.segment.tasks import PredictChunk
+from overtile.pipelines.segment.job import Job, Opened
+from overtile.pipelines.segment.runner import Answer, Item, windowed
+from overtile.pipelines.segment.tasks import predict_chunk
 
 try:
     import distributed
 except ImportError as error:
     raise ConfigurationError(
-        "--scheduler: dask.distributed is not installed; install overtile[cluster]"
+        "scheduler", "dask.distributed is not installed", hint="install overtile[cluster]"
     ) from error
 
-Item = TypeVar("Item")
 _PATIENCE = 15  # seconds for scheduler and first worker to answer
 _WAITING = 3  # tasks a thread of a worker: one runs, others are there when it is done
 _TRIES = 5  # to ask all workers, while one of them is being lost
 _RECOUNT = 5  # seconds after which threads are counted again: workers come and go
+_KEPT = 4  # jobs that may be open at once on a worker, which may serve several users
 
 
 @contextmanager
@@ -45,15 +46,18 @@ def on_cluster(address: str, patience: float = _PATIENCE) -> Iterator[ClusterRun
         client = distributed.Client(address, timeout=patience, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         raise ConfigurationError(
-            f"--scheduler {address}: no answer ({' '.join(str(error).split())}); start one with "
-            "`dask scheduler`, or mend the address"
+            f"scheduler {address}",
+            f"no answer ({error})",
+            hint=("start one with `dask scheduler`", "mend the address"),
         ) from error
     with client:
         try:
             client.wait_for_workers(1, timeout=patience)
         except TimeoutError as error:
             raise ConfigurationError(
-                f"--scheduler {address}: no workers; start some with `dask worker {address}`"
+                f"scheduler {address}",
+                "no workers",
+                hint=f"start some with `dask worker {address}`",
             ) from error
         yield ClusterRunner(client, address)
 
@@ -67,7 +71,7 @@ class ClusterRunner:
     """
 
     def __init__(self, client: Any, address: str) -> None:
-        self.client, self.address = client, address
+        self.client, self._name = client, f"scheduler {address}"
         self._counted, self._width = 0.0, _WAITING
 
     def check(self, job: Job) -> None:
@@ -81,13 +85,13 @@ class ClusterRunner:
         for worker, (version, missing) in answers.items():
             if version != __version__:
                 raise ConfigurationError(
-                    f"--scheduler {self.address}: worker {worker} has overtile {version}; expected "
-                    f"{__version__}, as here"
+                    self._name, f"worker {worker} has overtile {version}", f"{__version__}, as here"
                 )
             if missing:
                 raise ConfigurationError(
-                    f"--scheduler {self.address}: worker {worker} does not see {missing[0]}; "
-                    "expected a file system that all share, under the same names"
+                    self._name,
+                    f"worker {worker} does not see {missing[0]}",
+                    "a file system that all share, under the same names",
                 )
 
     def _asked(self, job: Job) -> dict[str, tuple[str, list[str]]]:
@@ -105,22 +109,25 @@ class ClusterRunner:
                     raise
                 time.sleep(1)
 
-    def predict(self, task: PredictChunk, keys: Iterable[Key]) -> Iterator[Any]:
+    def predict(self, here: Opened, keys: Sequence[Key]) -> Iterator[None]:
         """A worker does all steps of a chunk; its other threads read and write meanwhile."""
-        return self.map(task, keys)
+        return self.map(here, predict_chunk, keys)
 
-    def map(self, function: Callable[[Item], Any], items: Iterable[Item]) -> Iterator[Any]:
-        """What the function answers to all items, in order."""
-        submit = partial(self.client.submit, _on_worker, function, pure=False)
+    def map(
+        self, here: Opened, task: Callable[[Opened, Item], Answer], items: Iterable[Item]
+    ) -> Iterator[Answer]:
+        """What a task answers to all items, in order; workers are sent the job."""
+        submit = partial(self.client.submit, _on_worker, here.job, task, pure=False)
         with self._explained():
-            yield from windowed(submit, items, self._threads)
+            yield from windowed(map(submit, items), self._widths())
 
-    def _threads(self) -> int:
-        """How many tasks to keep under way."""
-        if time.monotonic() - self._counted > _RECOUNT:
-            threads = sum(self.client.nthreads().values())
-            self._width, self._counted = max(1, threads) * _WAITING, time.monotonic()
-        return self._width
+    def _widths(self) -> Iterator[int]:
+        """How many tasks to keep under way, from now on."""
+        while True:
+            if time.monotonic() - self._counted > _RECOUNT:
+                threads = sum(self.client.nthreads().values())
+                self._width, self._counted = max(1, threads) * _WAITING, time.monotonic()
+            yield self._width
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -129,19 +136,21 @@ class ClusterRunner:
             yield
         except distributed.KilledWorker as error:
             raise DataError(
-                f"--scheduler {self.address}: several workers died at the same chunk "
-                f"({' '.join(str(error).split())[:200]}); give them more memory, and the same "
-                "command again: what is done is kept"
+                self._name,
+                f"several workers died at the same chunk ({' '.join(str(error).split())[:200]})",
+                hint="give them more memory, and the same command again: what is done is kept",
             ) from error
         except (distributed.CancelledError, distributed.comm.CommClosedError) as error:
             raise DataError(
-                f"--scheduler {self.address}: the connection is lost; what is done is kept: give "
-                "the same command again once it is back"
+                self._name,
+                "the connection is lost",
+                hint="give the same command again once it is back: what is done is kept",
             ) from error
         except ModuleNotFoundError as error:
             raise ConfigurationError(
-                f"--scheduler {self.address}: a worker has no module {error.name}; install the "
-                "same packages there as here"
+                self._name,
+                f"a worker has no module {error.name}",
+                hint="install the same packages there as here",
             ) from error
 
 
@@ -150,9 +159,23 @@ def _look(paths: tuple[str, ...]) -> tuple[str, list[str]]:
     return __version__, [path for path in paths if not Path(path).exists()]
 
 
-def _on_worker(function: Callable[[Item], Any], item: Item) -> Any:
+def _on_worker(job: Job, task: Callable[[Opened, Item], Answer], item: Item) -> Answer:
     """On a worker: do a task with as many threads as the worker was given."""
     import torch
 
     torch.set_num_threads(max(1, distributed.get_worker().state.nthreads))
-    return function(item)
+    return task(_opened(job), item)
+
+
+_lock = threading.Lock()
+_jobs: dict[Job, Opened] = {}
+
+
+def _opened(job: Job) -> Opened:
+    """On a worker: a job that it was sent, opened once in every process."""
+    with _lock:
+        if job not in _jobs:
+            if len(_jobs) == _KEPT:  # not closed: another thread may be using the oldest
+                del _jobs[next(iter(_jobs))]
+            _jobs[job] = Opened.of(job)
+        return _jobs[job]

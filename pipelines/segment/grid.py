@@ -53,7 +53,7 @@ class Grid:
         letters = [axes[i] if axes[i] in "XYZ" else "Z" for i in seen.spatial]
         if sum(letter not in "TZ" for letter in lead) > 1:
             raise ConfigurationError(
-                f"{planes.path}: axes {axes}; expected at most one beside time, channels and space"
+                planes.name, f"axes {axes}", "at most one beside time, channels and space"
             )
         lead_order = sorted(range(len(lead)), key=lambda i: (lead[i] == "Z", lead[i] != "T"))
         order = sorted(range(len(letters)), key=lambda i: "ZYX".index(letters[i]))

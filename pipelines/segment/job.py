@@ -1,6 +1,6 @@
 """One image to segment as tasks, each of which makes one chunk of an array.
 
-A task is a function of a `Job` and the key of a chunk, on any machine that sees the files. It
+A task is a function of an opened job and the key of a chunk, on any machine that sees the files. It
 reads what it needs and writes one chunk, whole or not at all: the file of a chunk says that the
 chunk is done. So a task may be repeated, and whoever is stopped goes on with what is missing.
 """
@@ -8,40 +8,40 @@ chunk is done. So a task may be repeated, and whoever is stopped goes on with wh
 from __future__ import annotations
 
 import json
-import os
 import threading
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import zarr
+from numpy.typing import NDArray
 
-from overtile.pipelines.images.sources import open_source
+from overtile.pipelines.errors import OvertileError
+from overtile.pipelines.files import whole
 from overtile.pipelines.inference.trained import Trained, load_trained
 from overtile.pipelines.segment.grid import Grid, Key, PlaneOf
 from overtile.pipelines.segment.stitching import Numbering, Stitching
-from overtile.pipelines.segment.windows import Planes
+from overtile.pipelines.segment.windows import Box, Planes, open_planes
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done, small enough to be sent around.
+    """What is to be done: a message to whoever does tasks of it, and small enough for that.
 
     Attributes:
         name: of the image as the user gave it.
         source: the file or folder to read, uncompressed.
         level: of its pyramid.
         channel: of several the one to take.
-        grey: whether its channels are all equal.
         bundle: folder of the bundle.
         settings: other values for its configuration, as JSON.
         labels: whether labels are wanted; else probabilities.
         work: folder of all that is made.
+        skip_unreadable: fill what cannot be read with 0.
         chunk: size of a chunk along the axes of a plane, as the source has them.
         roi: largest input of the network.
         cache: bytes of the source to keep decoded.
-        skip_unreadable: fill what cannot be read with 0.
         token: another one for every new start, since files of the same names may hold other things.
     """
 
@@ -54,46 +54,60 @@ class Job:
     labels: bool
     work: str
     skip_unreadable: bool
-    token: str = ""
-    grey: bool = False
-    chunk: tuple[int, ...] = ()
-    roi: tuple[int, ...] = ()
-    cache: int = 2**28
+    chunk: tuple[int, ...]
+    roi: tuple[int, ...]
+    cache: int
+    token: str
 
 
 class Opened:
-    """A job with its source open and its network loaded; everything is opened once.
+    """A job with its source open and its network loaded, handed on to every task in a process.
 
     Args:
-        job: to open.
+        job: what is to be done.
+        trained: the network.
+        planes: the source.
 
     Raises:
-        DataError: if the source cannot be read, or does not fit the network.
-        ConfigurationError: if the bundle is wrong.
+        ConfigurationError: if the source has more axes than the result can have, or cells cannot
+            be followed across chunks.
     """
 
-    def __init__(self, job: Job) -> None:
-        self.job, self.work = job, Path(job.work)
-        self.trained = _trained(job.bundle, job.settings, _stamp(Path(job.bundle)))
-        path = Path(job.source)
-        stored = open_source(path, job.level, job.cache)
-        channel = self.trained.channel if job.channel is None else job.channel
-        try:
-            self.planes = Planes(stored, path, self.trained.spatial_dims, channel, job.grey)
-            self.grid = Grid.of(self.planes, job.chunk)
-        except Exception:
-            stored.close()
-            raise
+    def __init__(self, job: Job, trained: Trained, planes: Planes) -> None:
+        self.job, self.trained, self.planes = job, trained, planes
+        self.work = Path(job.work)
+        self.grid = Grid.of(planes, job.chunk)
+        self._stitching = None
+        if job.labels and trained.to_instances is not None:
+            self._stitching = Stitching(trained.to_instances, self.grid.plane, job.chunk)
         self._lock = threading.Lock()
         self._arrays: dict[str, Any] = {}
         self._numberings: dict[int, Numbering] = {}
         self._scales: dict[int, tuple[float, float]] = {}
 
-    @cached_property
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        """Open what a job names, in a process that was sent it.
+
+        Raises:
+            DataError: if the source cannot be read, or does not fit the network.
+            ConfigurationError: if the bundle is wrong.
+        """
+        trained = load_once(job.bundle, job.settings)
+        planes = open_planes(
+            Path(job.source), job.name, job.level, job.cache, trained.spatial_dims, job.channel
+        )
+        return cls(job, trained, planes)
+
+    def close(self) -> None:
+        """Close the source."""
+        self.planes.stored.close()
+
+    @property
     def stitching(self) -> Stitching:
         """From probabilities to labels, in one plane."""
-        assert self.trained.to_instances is not None  # checked before the job began
-        return Stitching(self.trained.to_instances, self.grid.plane, self.grid.chunk)
+        assert self._stitching is not None  # else probabilities are wanted
+        return self._stitching
 
     def folder(self, name: str) -> Path:
         """Of an array: ``probabilities``, ``cores``, or a level of the ``result``."""
@@ -130,13 +144,40 @@ class Opened:
     def scale(self, plane: int) -> tuple[float, float]:
         """The grey value of a plane that becomes 0, and the width that becomes 1."""
         if plane not in self._scales:
-            told = json.loads((self.work / "grey_values.json").read_text())
+            told = json.loads(self.scales_file.read_text())
             self._scales = {int(k): (float(a), float(b)) for k, (a, b) in told.items()}
         return self._scales[plane]
 
-    def note_unreadable(self, key: Key, why: str) -> None:
+    @cached_property
+    def grey(self) -> bool:
+        """Whether the source has several channels that are all equal: the first stage says so."""
+        return self.planes.mixed and bool(json.loads(self.grey_file.read_text()))
+
+    @property
+    def grey_file(self) -> Path:
+        """Where that is kept."""
+        return self.work / "grey.json"
+
+    @property
+    def scales_file(self) -> Path:
+        """Where `scale` is kept, for all planes."""
+        return self.work / "grey_values.json"
+
+    def pixels(self, plane: int, box: Box) -> NDArray[Any]:
+        """Grey values of the source in a box of a plane.
+
+        Raises:
+            DataError: if they cannot be read, or are NaN or infinite.
+        """
+        return self.planes.read(plane, box, self.grey)
+
+    def note_unreadable(self, key: Key, error: OvertileError) -> None:
         """Keep the name of a chunk that could not be read."""
-        write_text(self.work / "unreadable" / self.grid.name(key).replace("/", "."), why)
+        told = OvertileError(error.where, error.found).within(self.grid.text(key))
+        folder = self.work / "unreadable"
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole(folder / self.grid.name(key).replace("/", ".")) as file:
+            file.write_text(str(told))
 
 
 def is_whole(chunk: Path) -> bool:
@@ -152,45 +193,18 @@ def open_array(folder: Path) -> Any:
     return zarr.open_array(folder, mode="r+").with_config({"write_empty_chunks": True})
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"partial.{os.getpid()}.{path.name}")
-    with unfinished.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())  # else a power cut may leave the name and nothing in it
-    unfinished.replace(path)
+def load_once(bundle: str, settings: str) -> Trained:
+    """A bundle's network, loaded once for all jobs of the same files.
 
-
-def _stamp(bundle: Path) -> tuple[int, ...]:
-    files = [bundle / "configs" / "inference.json", *sorted((bundle / "models").glob("*"))]
-    return tuple(file.stat().st_mtime_ns for file in files if file.is_file())
+    Raises:
+        ConfigurationError: if the bundle or a setting of it is wrong.
+    """
+    folder = Path(bundle)
+    files = [folder / "configs" / "inference.json", *sorted((folder / "models").glob("*"))]
+    stamp = tuple(file.stat().st_mtime_ns for file in files if file.is_file())
+    return _loaded(bundle, settings, stamp)
 
 
 @lru_cache(maxsize=2)
-def _trained(bundle: str, settings: str, stamp: tuple[int, ...]) -> Trained:
-    """Loaded once for all jobs of the same files."""
+def _loaded(bundle: str, settings: str, stamp: tuple[int, ...]) -> Trained:
     return load_trained(Path(bundle), json.loads(settings))
-
-
-_KEPT = 4  # jobs that may be open at once: a worker of a cluster may serve several users
-_lock = threading.Lock()
-_opened: dict[Job, Opened] = {}
-
-
-def opened(job: Job) -> Opened:
-    """A job with its files, opened once in every process."""
-    with _lock:
-        if job not in _opened:
-            if len(_opened) == _KEPT:  # not closed: another thread may be using the oldest
-                del _opened[next(iter(_opened))]
-            _opened[job] = Opened(job)
-        return _opened[job]
-
-
-def close_jobs() -> None:
-    """Close the files of all jobs."""
-    with _lock:
-        while _opened:
-            _opened.popitem()[1].planes.stored.close()

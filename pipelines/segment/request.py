@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from overtile.pipelines.errors import ConfigurationError, DataError
+from overtile.pipelines.errors import ConfigurationError, DataError, Setting
 
 _LONGEST = 230  # bytes of a name, since what is made beside the target has a longer one
 
@@ -22,7 +20,7 @@ class Request:
         source: image file or folder.
         target: ``NAME.ome.zarr``, ``NAME.zarr``, ``NAME.tif`` or ``NAME.tiff``.
         bundle: folder of a bundle or a run.
-        labels: whether labels are wanted, else probabilities.
+        output: what is wanted.
         level: of the source's pyramid.
         channel: of several; None is what the bundle says.
         settings: other values for the bundle's configuration.
@@ -37,7 +35,7 @@ class Request:
     source: Path
     target: Path
     bundle: Path
-    labels: bool = True
+    output: Literal["labels", "probabilities"] = "labels"
     level: int = 0
     channel: int | str | None = None
     settings: dict[str, Any] | None = None
@@ -51,6 +49,16 @@ class Request:
     def work(self) -> Path:
         """The folder of unfinished work, beside the target."""
         return self.target.with_name(f"partial.{self.target.name}")
+
+    @property
+    def finished(self) -> Path:
+        """What there is to say of the result, once it is made; in the work folder."""
+        return self.work / "finished.json"
+
+    @property
+    def ready(self) -> Path:
+        """The finished result, before it is in its place."""
+        return self.work / ("result.tif" if is_tiff(self.target.name) else "result")
 
     @property
     def listing(self) -> Path:
@@ -88,52 +96,30 @@ def check_request(request: Request) -> None:
 
     Raises:
         ConfigurationError: saying what to name instead.
+        DataError: if there is no such source.
     """
-    target = request.target
+    target, another = request.target, "name another target"
     if not target.name.lower().endswith((".zarr", ".tif", ".tiff")):
-        raise ConfigurationError(
-            f"{target}: expected a target that ends in .ome.zarr, .zarr, .ome.tif or .tif"
-        )
+        expected = "a target that ends in .ome.zarr, .zarr, .ome.tif or .tif"
+        raise ConfigurationError(target, expected=expected)
     if len(os.fsencode(target.name)) > _LONGEST:
         raise ConfigurationError(
-            f"{target}: expected a name of at most {_LONGEST} bytes; name another target"
+            target, expected=f"a name of at most {_LONGEST} bytes", hint=another
         )
     if not target.absolute().parent.is_dir():
-        raise ConfigurationError(f"{target}: no folder {target.parent}; make it, or name another")
+        raise ConfigurationError(target, f"no folder {target.parent}", hint=("make it", another))
     if not request.source.exists():
-        raise DataError(f"{request.source}: no such file or folder")
+        raise DataError(request.source, "no such file or folder")
     if target.exists() and request.source.resolve().is_relative_to(target.resolve()):
         what = "is the source itself" if target.samefile(request.source) else "holds the source"
-        raise ConfigurationError(f"{target}: {what}; name another target")
+        raise ConfigurationError(target, what, hint=another)
     if target.is_symlink() and not target.exists():
-        raise ConfigurationError(f"{target}: a link that leads nowhere; remove it")
+        raise ConfigurationError(target, "a link that leads nowhere", hint="remove it")
     # stopped after the result was put into its place, but before the rest was removed
-    delivered = (request.work / "finished.json").is_file() and not ready(request).exists()
+    delivered = request.finished.is_file() and not request.ready.exists()
     if target.exists() and not request.overwrite and not delivered:
-        raise ConfigurationError(f"{target}: exists; name another target, or give --overwrite")
-
-
-def parse_settings(given: Sequence[str]) -> dict[str, Any]:
-    """``["threshold=0.6", ...]`` as a bundle's command line would take them.
-
-    Raises:
-        ConfigurationError: for one without a name or a value.
-    """
-    settings: dict[str, Any] = {}
-    for text in given:
-        name, mark, value = text.partition("=")
-        if not (name and mark and value):
-            raise ConfigurationError(f"--set {text}: expected KEY=VALUE, e.g. threshold=0.6")
-        try:
-            settings[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            settings[name] = value
-    return settings
-
-
-def ready(request: Request) -> Path:
-    """The finished result, before it is in its place."""
-    return request.work / (request.target.name if is_tiff(request.target.name) else "result")
+        hint = (another, Setting("overwrite", True))
+        raise ConfigurationError(target, "exists", hint=hint)
 
 
 def is_tiff(name: str) -> bool:

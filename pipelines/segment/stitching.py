@@ -10,8 +10,7 @@ holes reach.
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -23,7 +22,8 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from overtile.pipelines.errors import ConfigurationError
+from overtile.pipelines.errors import ConfigurationError, Setting
+from overtile.pipelines.files import whole
 from overtile.transforms import InstancesFromProbabilities
 
 Box = tuple[slice, ...]
@@ -74,12 +74,8 @@ class Numbering:
 
     def save(self, path: Path) -> None:
         """Write to an ``.npz`` file, whole or not at all."""
-        partial = path.with_name(f"partial.{path.name}")
-        with partial.open("wb") as file:
+        with whole(path) as file:
             np.savez(file, offsets=self.offsets, numbers=self.numbers)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave the name and nothing in it
-        partial.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Numbering:
@@ -112,7 +108,9 @@ class Stitching:
     ) -> None:
         if settings.grow and settings.growth == "watershed":
             raise ConfigurationError(
-                "growth 'watershed': a flood is not followed across chunks; give growth 'nearest'"
+                "growth 'watershed'",
+                "a flood is not followed across chunks",
+                hint=Setting("growth", "nearest"),
             )
         self.settings, self.shape, self.chunk = settings, tuple(shape), tuple(chunk)
         self._grid = tuple(-(-n // c) for n, c in zip(shape, chunk, strict=True))
@@ -151,25 +149,18 @@ class Stitching:
         low, high = zip(*ends, strict=True)
         return Pieces(np.bincount(found.ravel())[1:], low, high)
 
-    def join(
-        self,
-        cores: ChunkedArray,
-        each: Callable[[Callable[[Index], Pieces], Iterable[Index]], Iterable[Pieces]] = map,
-    ) -> Numbering:
+    def join(self, pieces: Iterable[Pieces]) -> Numbering:
         """Join what touches across the faces of chunks, and number what is large enough.
 
         Args:
-            cores: every chunk labelled.
-            each: applies a function to all chunks and hands out the answers in order: ``map``,
-                or that of a pool.
+            pieces: of all `chunks`, in their order.
         """
         sizes: list[NDArray[np.int64]] = []
         pairs = [np.empty((2, 0), np.int64)]
         open_faces: dict[tuple[int, Index], NDArray[np.int64]] = {}  # waiting for the chunk beyond
         total = 0
-        chunks = list(self.chunks())
         counts = [0]
-        for index, found in zip(chunks, each(lambda i: self.pieces(cores, i), chunks), strict=True):
+        for index, found in zip(self.chunks(), pieces, strict=True):
             for axis, (low, high) in enumerate(zip(found.low, found.high, strict=True)):
                 if index[axis]:
                     before = open_faces.pop((axis, index))

@@ -108,7 +108,7 @@ def describe(folder: Path, name: str, grid: Grid, spacing: dict[str, float], mea
 
 
 def shrink(
-    folder: str, level: int, mean: bool, chunks: tuple[int, ...], key: tuple[int, ...]
+    folder: Path, level: int, mean: bool, chunks: tuple[int, ...], key: tuple[int, ...]
 ) -> None:
     """Make one chunk of a level of the pyramid from the level above, unless it is there.
 
@@ -119,10 +119,10 @@ def shrink(
         chunks: size of a chunk.
         key: of the chunk, along each axis of the array.
     """
-    target = Path(folder) / str(level)
+    target = folder / str(level)
     if is_whole(target / "c" / "/".join(map(str, key))):
         return
-    above, array = open_array(Path(folder) / str(level - 1)), open_array(target)
+    above, array = open_array(folder / str(level - 1)), open_array(target)
     box = [
         slice(i * c, min(n, (i + 1) * c)) for i, c, n in zip(key, chunks, array.shape, strict=True)
     ]
@@ -149,6 +149,7 @@ def chunk_keys(shape: tuple[int, ...], chunks: tuple[int, ...]) -> list[tuple[in
 def write_tiff(
     array: Any,
     path: Path,
+    name: str,
     grid: Grid,
     spacing: dict[str, float],
     progress: Callable[[Iterator[Any], int], Iterator[Any]],
@@ -158,6 +159,7 @@ def write_tiff(
     Args:
         array: to write, in the grid's chunks.
         path: of the file.
+        name: that it will have.
         grid: of the array.
         spacing: micrometres a pixel by axis letter.
         progress: goes around the iterator over so many tiles.
@@ -183,7 +185,7 @@ def write_tiff(
     units = {f"PhysicalSize{a}Unit": "µm" for a in spacing}
     sizes = {f"PhysicalSize{a}": size for a, size in spacing.items()}
     # the file's identity follows from what is in it, so that it is the same when made again
-    name = uuid.uuid5(uuid.NAMESPACE_URL, f"{path.name} {array.shape} {array.dtype}")
+    own = uuid.uuid5(uuid.NAMESPACE_URL, f"{name} {array.shape} {array.dtype}")
     tifffile.imwrite(
         path,
         progress(tiles(), count),
@@ -194,5 +196,5 @@ def write_tiff(
         ome=True,
         photometric="minisblack",
         compression="zlib",
-        metadata={"axes": axes, "UUID": str(name), **sizes, **units},
+        metadata={"axes": axes, "UUID": str(own), **sizes, **units},
     )

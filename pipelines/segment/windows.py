@@ -10,12 +10,54 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overtile.networks.geometry import context_indices
-from overtile.pipelines.errors import DataError
+from overtile.pipelines.errors import (
+    ChannelError,
+    DataError,
+    OvertileError,
+    Setting,
+    size_text,
+)
 from overtile.pipelines.images.formats import Stored
 from overtile.pipelines.images.read import Channel, check_pixels
+from overtile.pipelines.images.sources import open_source
 from overtile.pipelines.images.view import view
 
 Box = tuple[slice, ...]
+
+
+def open_planes(
+    path: Path, name: str, level: int, cache: int, spatial_dims: int, channel: Channel
+) -> Planes:
+    """Open a stored image for reading in windows.
+
+    Args:
+        path: file or folder.
+        name: of it, as the user knows it.
+        level: of a pyramid.
+        cache: bytes to keep decoded.
+        spatial_dims: as `Planes`.
+        channel: as `Planes`.
+
+    Raises:
+        DataError: if it cannot be read, or is no such image.
+        ConfigurationError: if it has no such level.
+    """
+    try:
+        stored = open_source(path, level, cache)
+    except OvertileError as error:
+        raise _named(error, path, name) from error
+    try:
+        return Planes(stored, path, name, spatial_dims, channel)
+    except OvertileError:
+        stored.close()
+        raise
+
+
+def _named(error: OvertileError, path: Path, name: str) -> OvertileError:
+    """An error about what was opened, by the name under which the user knows it."""
+    if error.where != str(path):
+        return error
+    return type(error)(name, error.found, error.expected, error.hint)
 
 
 class Planes:
@@ -23,41 +65,37 @@ class Planes:
 
     Args:
         stored: whose ``pixels`` reads parts.
-        path: for messages.
+        path: that it was opened from.
+        name: of it, as the user knows it.
         spatial_dims: 2 takes every section and time point as a plane, 3 takes volumes.
         channel: of several the one to take, or ``"luminance"``.
-        grey: whether all channels are known to be equal.
 
     Raises:
         DataError: if the axes do not fit, or the pixels are no real numbers.
     """
 
     def __init__(
-        self,
-        stored: Stored,
-        path: str | Path,
-        spatial_dims: int = 2,
-        channel: Channel = None,
-        grey: bool = False,
+        self, stored: Stored, path: Path, name: str, spatial_dims: int, channel: Channel
     ) -> None:
-        self.stored, self.path, self.channel, self.grey = stored, path, channel, grey
-        size = f"{'x'.join(map(str, stored.shape))} pixels (axes {stored.axes})"
+        self.stored, self.path, self.name, self.channel = stored, path, name, channel
         try:
-            self.seen = seen = view(stored, path, spatial_dims)
+            self.seen = seen = view(stored, name, spatial_dims)
+        except ChannelError:
+            raise
         except DataError as error:
-            if "channels" in str(error):
-                raise
             raise DataError(
-                f"{path}: {size}; the bundle segments images of {spatial_dims} dimensions: give a "
-                "file that has them, or a bundle that fits"
+                name,
+                f"{size_text(stored.shape)} pixels (axes {stored.axes})",
+                f"{spatial_dims} dimensions, as the bundle segments them",
+                "give a file that has them, or a bundle that fits",
             ) from error
         if stored.dtype.kind not in "iufb":
-            raise DataError(f"{path}: pixels of {stored.dtype}; expected real numbers")
+            raise DataError(name, f"pixels of {stored.dtype}", "real numbers")
         self.shape, self.count = seen.shape, seen.count
         self.channels = 1 if seen.channel is None else stored.shape[seen.channel]
         if isinstance(channel, int) and channel >= self.channels > 1:
-            raise DataError(
-                f"{path}: {self.channels} channels; expected --channel 0 to {self.channels - 1}"
+            raise ChannelError(
+                name, f"{self.channels} channels", f"channel 0 to {self.channels - 1}"
             )
 
     @property
@@ -65,20 +103,29 @@ class Planes:
         """Whether one grey value has to be made of several channels."""
         return self.channels > 1 and not isinstance(self.channel, int)
 
-    def read(self, plane: int, box: Box) -> NDArray[Any]:
+    def read(self, plane: int, box: Box, grey: bool = False) -> NDArray[Any]:
         """Grey values of a box inside of a plane, in the file's own dtype.
+
+        Args:
+            plane: its number.
+            box: the pixels of it.
+            grey: whether all channels are known to be equal.
 
         Raises:
             DataError: if they cannot be read, or are NaN or infinite.
         """
-        array = self._pixels(plane, box, 0 if self.grey else self.channel)
-        if self.mixed and not self.grey:
+        array = self._pixels(plane, box, 0 if grey else self.channel)
+        if self.mixed and not grey:
             array = (array[..., :3] @ np.array([0.299, 0.587, 0.114])).astype(np.float32)
-        check_pixels(self.path, array)
+        check_pixels(self.name, array)
         return array
 
     def alike(self, plane: int, box: Box) -> bool:
-        """Whether all channels are equal in a box."""
+        """Whether all channels are equal in a box.
+
+        Raises:
+            DataError: if they cannot be read.
+        """
         array = self._pixels(plane, box, None)
         return bool((array == array[..., :1]).all())
 
@@ -86,15 +133,18 @@ class Planes:
         """Refuse channels that differ and of which none was chosen.
 
         Raises:
-            DataError: naming the choice.
+            ChannelError: naming the choice.
         """
         if self.channel == "luminance" and self.channels in (3, 4):
             return
-        choice = f"--channel 0 to {self.channels - 1}"
-        choice += " or --channel luminance" if self.channels < 5 else ""
-        raise DataError(
-            f"{self.path}: {self.channels} channels; the bundle wants one grey channel: "
-            f"give {choice}"
+        choice: list[Setting] = [Setting("channel", f"0 to {self.channels - 1}")]
+        if self.channels in (3, 4):  # the fourth is opacity
+            choice.append(Setting("channel", "luminance"))
+        raise ChannelError(
+            self.name,
+            f"{self.channels} channels",
+            "one grey channel, as the bundle wants it",
+            tuple(choice),
         )
 
     def _pixels(self, plane: int, box: Box, channel: Channel) -> NDArray[Any]:
@@ -109,7 +159,10 @@ class Planes:
             index[axis] = part
         if seen.channel is not None:
             index[seen.channel] = channel if isinstance(channel, int) else slice(None)
-        array = self.stored.pixels(tuple(index))
+        try:
+            array = self.stored.pixels(tuple(index))
+        except DataError as error:
+            raise _named(error, self.path, self.name) from error
         if isinstance(index[seen.channel] if seen.channel is not None else 0, slice):
             assert seen.channel is not None
             array = np.moveaxis(array, sum(axis < seen.channel for axis in seen.spatial), -1)

@@ -323,7 +323,7 @@ sys.exit(main(sys.argv[1:]))
     ("module", "name", "words"),
     [
         ("data.writing", "_save", ("data", "synth", "cells", *FEW)),
-        ("segment.run", "prepare", ("segment", "image.tif", "cells.tif", "--bundle", BUNDLE)),
+        ("segment.run", "plan", ("segment", "image.tif", "cells.tif", "--bundle", BUNDLE)),
     ],
 )
 def test_ctrl_c_that_an_import_swallows_is_not_lost(

@@ -96,13 +96,16 @@ def test_a_worker_killed_half_way_changes_nothing(
         file.truncate((tmp_path / "image.tif").stat().st_size // 2)
     done = bundle.overtile(*words[:2], "broken.zarr", *words[3:])
     assert done.returncode == 2
-    assert re.search(r"overtile: error: chunk \d+/\d+ \(y .*--skip_unreadable", done.stderr)
+    assert re.search(
+        r"overtile: error: chunk \d+/\d+ \(y .*: image.tif: .*--skip-unreadable", done.stderr
+    )
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
 def test_a_worker_lost_at_the_start_is_done_without(cluster: Cluster, tmp_path: Path) -> None:
     victim, _ = cluster.worker(), cluster.worker()
-    job = Job("x", *(str(tmp_path), 0, None, str(tmp_path), "{}", True, str(tmp_path), False))
+    folder = str(tmp_path)
+    job = Job("x", folder, 0, None, folder, "{}", True, folder, False, (16, 16), (16, 16), 0, "")
     with on_cluster(cluster.address, patience=60) as runner:
         wait_for(lambda: len(runner.client.nthreads()) == 2)
         os.kill(victim, signal.SIGKILL)  # the scheduler has not seen it yet

@@ -33,9 +33,14 @@ from overtile.pipelines.errors import ConfigurationError, DataError
 from overtile.pipelines.images.read import read_image
 from overtile.pipelines.images.sources import open_source
 from overtile.pipelines.inference.trained import load_trained
-from overtile.pipelines.segment import run as segment_module
+from overtile.pipelines.segment import resume as resume_module
+from overtile.pipelines.segment import run as run_module
+from overtile.pipelines.segment.job import Opened
+from overtile.pipelines.segment.plan import plan
 from overtile.pipelines.segment.request import Request
+from overtile.pipelines.segment.resume import target_alone
 from overtile.pipelines.segment.run import segment
+from overtile.pipelines.segment.tasks import write_probabilities
 from overtile.transforms import NormalizeImage
 
 SIZE = (150, 205)
@@ -131,7 +136,9 @@ def test_grey_values_are_those_of_the_whole_image(
     shifted = (image.astype(np.float64) * (0.37 if dtype == "float32" else 1) - 300).astype(dtype)
     tifffile.imwrite(tmp_path / "image.tif", shifted)
     settings = {"normalize": normalize}
-    found = run(tmp_path / "image.tif", tmp_path / "p.zarr", toy, labels=False, settings=settings)
+    found = run(
+        tmp_path / "image.tif", tmp_path / "p.zarr", toy, output="probabilities", settings=settings
+    )
     expected, _ = whole(toy, shifted, **settings)
     # grey values of thousands magnify even more
     assert np.abs(found - expected).max() < (10 if normalize == "none" else 1) * NEARLY
@@ -143,7 +150,7 @@ def test_versions_and_borders_are_those_of_the_whole_image(
     tmp_path: Path, toy: Path, tiled: Path, image: NDArray[Any], padding_mode: str
 ) -> None:
     settings = {"versions": 7, "padding_mode": padding_mode}
-    found = run(tiled, tmp_path / "p.zarr", toy, labels=False, settings=settings)
+    found = run(tiled, tmp_path / "p.zarr", toy, output="probabilities", settings=settings)
     trained = load_trained(toy, {})
     grey = torch.from_numpy(np.asarray(NormalizeImage("percentile")(image[None].astype("f4"))))
     inferer = RotationAveragingInferer(OverlapTileInferer(padding_mode=padding_mode), 7)
@@ -242,9 +249,11 @@ def test_colours_become_grey_as_the_reader_has_it(tmp_path: Path, toy: Path) -> 
     colours = np.random.default_rng(0).integers(0, 255, (70, 90, 3), np.uint8)
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, colours, tile=(32, 32), photometric="rgb")
-    with pytest.raises(DataError, match=r"3 channels.*--channel 0 to 2 or --channel luminance"):
-        run(path, tmp_path / "p.zarr", toy, labels=False)
-    found = run(path, tmp_path / "p.zarr", toy, labels=False, channel="luminance", overwrite=True)
+    with pytest.raises(DataError, match=r"3 channels.*give channel=0 to 2, or channel=luminance"):
+        run(path, tmp_path / "p.zarr", toy, output="probabilities")
+    found = run(
+        path, tmp_path / "p.zarr", toy, output="probabilities", channel="luminance", overwrite=True
+    )
     expected, _ = whole(toy, read_image(path, channel="luminance")[0])
     assert np.abs(found - expected).max() < NEARLY
 
@@ -294,7 +303,7 @@ def test_the_pyramid_halves_labels_and_averages_probabilities(
 ) -> None:
     for labels in (True, False):
         target = tmp_path / f"{labels}.ome.zarr"
-        full = run(tiled, target, toy, labels=labels)
+        full = run(tiled, target, toy, output="labels" if labels else "probabilities")
         group = zarr.open(target)
         assert [group[name].shape for name in "012"] == [(150, 205), (75, 103), (38, 52)]
         assert "3" in group
@@ -405,31 +414,29 @@ def test_other_settings_or_another_source_are_not_mixed_in(
     with pytest.raises(ConfigurationError, match=r"begun with threshold 0\.5, but now it is 0\.9"):
         run(tiled, target, toy, settings={"threshold": 0.9})
     with pytest.raises(ConfigurationError, match="begun with output labels"):
-        run(tiled, target, toy, labels=False)
+        run(tiled, target, toy, output="probabilities")
     (tmp_path / "other").mkdir()
     other = Path(shutil.copy2(tiled, tmp_path / "other"))
     with pytest.raises(ConfigurationError, match=r"begun with source .*, but now it is .*/other/"):
         run(other, target, toy)
     os.utime(tiled, (1, 1))
-    with pytest.raises(ConfigurationError, match=r"time of the source.*--overwrite"):
+    with pytest.raises(ConfigurationError, match=r"time of the source.*give overwrite=True"):
         run(tiled, target, toy)
     run(tiled, target, toy, overwrite=True)
 
 
 def stopped(source: Path, target: Path, toy: Path, **options: Any) -> None:
     """A run that ends after three chunks of the network."""
-    from overtile.pipelines.segment.tasks import PredictChunk
-
     with pytest.MonkeyPatch.context() as patched:
-        write, written = PredictChunk.write, []
+        written = []
 
-        def failing(self: PredictChunk, key: Any, found: Any) -> None:
+        def failing(here: Opened, key: Any, found: Any) -> None:
             if len(written) == 3:
                 raise OSError(5, "x")
             written.append(key)
-            write(self, key, found)
+            write_probabilities(here, key, found)
 
-        patched.setattr(PredictChunk, "write", failing)
+        patched.setattr("overtile.pipelines.segment.local.write_probabilities", failing)
         with pytest.raises(DataError):
             run(source, target, toy, **options)
 
@@ -438,7 +445,7 @@ def test_two_runs_do_not_make_one_target(tmp_path: Path, toy: Path, tiled: Path)
     target = tmp_path / "labels.tif"
     expected = run(tiled, target, toy)
     with (
-        segment_module._alone(Request(tiled, target, toy)),
+        target_alone(Request(tiled, target, toy)),
         pytest.raises(ConfigurationError, match="another run is making it"),
     ):
         run(tiled, target, toy, overwrite=True)
@@ -487,7 +494,7 @@ def test_a_file_that_a_power_cut_left_empty_is_made_anew(
     expected = run(tiled, target, toy)
     shutil.rmtree(target)
     with monkeypatch.context() as patched:
-        patched.setattr(segment_module, "_deliver", lambda *_: interrupted())
+        patched.setattr(run_module, "deliver", lambda *_: interrupted())
         with pytest.raises(KeyboardInterrupt):
             run(tiled, target, toy)
     work = tmp_path / "partial.labels.zarr"
@@ -502,7 +509,7 @@ def test_a_damaged_note_of_the_job_is_named(tmp_path: Path, toy: Path, tiled: Pa
     target = tmp_path / "labels.zarr"
     stopped(tiled, target, toy)
     (tmp_path / "partial.labels.zarr" / "job.json").write_bytes(b"")
-    with pytest.raises(ConfigurationError, match=r"job\.json: damaged; give --overwrite"):
+    with pytest.raises(ConfigurationError, match=r"job\.json: damaged; give overwrite=True"):
         run(tiled, target, toy)
     run(tiled, target, toy, overwrite=True)
 
@@ -512,7 +519,7 @@ def test_a_target_that_is_gone_is_not_called_made(
 ) -> None:
     target = tmp_path / "labels.zarr"
     with monkeypatch.context() as patched:
-        patched.setattr(segment_module, "_discard", interrupted)
+        patched.setattr(resume_module, "discard", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(tiled, target, toy)
     target.rename(tmp_path / "mine.zarr")
@@ -546,8 +553,9 @@ def test_a_checkpoint_is_found_from_everywhere(
     """A worker of a cluster has another folder to start from."""
     monkeypatch.chdir(toy / "models")
     request = Request(tiled, tmp_path / "a.zarr", toy, settings={"checkpoint": "model.pt"})
-    job, _ = segment_module.prepare(request)
-    assert json.loads(job.settings) == {"checkpoint": str(toy / "models" / "model.pt")}
+    here, _ = plan(request)
+    here.close()
+    assert json.loads(here.job.settings) == {"checkpoint": str(toy / "models" / "model.pt")}
 
 
 @pytest.mark.parametrize(("unit", "micrometres"), [(1, 1e6), (2, 1e3), (3, 1.0), (0, 1e3)])
@@ -632,11 +640,16 @@ def test_a_truncated_source_names_the_chunk(
     options: dict[str, Any] = {"tile": (32, 32), "compression": compression} if compression else {}
     tifffile.imwrite(path, image, **options)
     cut(path, 0.6)
-    with pytest.raises(DataError, match=r"chunk 1/\d \(y 48:96, x \d+:\d+\).*--skip_unreadable"):
-        run(path, target, toy, labels=False)
+    with pytest.raises(
+        DataError,
+        match=r"chunk 1/\d \(y 48:96, x \d+:\d+\).*give skip_unreadable=True to fill such",
+    ):
+        run(path, target, toy, output="probabilities")
     assert not target.exists()
     result = segment(
-        Request(path, target, toy, labels=False, chunk=CHUNK, skip_unreadable=True, show=False)
+        Request(
+            path, target, toy, output="probabilities", chunk=CHUNK, skip_unreadable=True, show=False
+        )
     )
     found = zarr.open(target)["0"][:]
     lines = (tmp_path / "p.zarr.unreadable.txt").read_text().splitlines()
@@ -680,7 +693,7 @@ def test_no_page_of_a_truncated_stack_is_left_out(
     cut(path, 0.55)
     with pytest.raises(DataError, match=r"the file ends before page \d"):
         run(path, tmp_path / "p.zarr", toy, skip_unreadable=True)
-    with pytest.raises(DataError, match=r"the file ends before page \d.*--skip_unreadable True"):
+    with pytest.raises(DataError, match=r"the file ends before page \d.*skip_unreadable=True"):
         read_image(path)
 
 
@@ -737,7 +750,7 @@ def test_parts_that_were_filled_are_not_taken_for_whole(
         patch.setattr("overtile.pipelines.segment.stages.Stages.labels", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(path, target, toy, skip_unreadable=True)
-    with pytest.raises(ConfigurationError, match="begun with --skip_unreadable"):
+    with pytest.raises(ConfigurationError, match="begun with skip_unreadable True"):
         run(path, target, toy)
     run(path, target, toy, skip_unreadable=True)
     assert (tmp_path / "p.zarr.unreadable.txt").read_text()
@@ -748,7 +761,7 @@ def test_a_start_that_computed_nothing_binds_to_nothing(
 ) -> None:
     path, target = tmp_path / "two.tif", tmp_path / "p.zarr"
     tifffile.imwrite(path, np.stack([image, image[::-1]]), metadata={"axes": "CYX"})
-    with pytest.raises(DataError, match="give --channel 0 to 1"):
+    with pytest.raises(DataError, match=r"give channel=0 to 1$"):
         run(path, target, toy)
     assert not list(tmp_path.glob("partial*"))
     with monkeypatch.context() as patch:  # killed at once
@@ -757,7 +770,7 @@ def test_a_start_that_computed_nothing_binds_to_nothing(
             run(path, target, toy)
     assert list(tmp_path.glob("partial*"))
     assert same_cells(run(path, target, toy, channel=1), whole(toy, image[::-1])[1])
-    with pytest.raises(DataError, match="one channel; expected --channel 0, or none"):
+    with pytest.raises(DataError, match="one channel; expected channel 0, or none"):
         run(tiled, tmp_path / "q.zarr", toy, channel=1)
 
 
@@ -783,7 +796,7 @@ def test_a_log_gets_a_line_a_minute(
     command = ["segment", str(tiled), str(tmp_path / "p.zarr"), "--bundle", str(toy)]
     assert main(command) == 0
     assert "%" not in capsys.readouterr().err  # it took less than a minute
-    monkeypatch.setattr("overtile.pipelines.segment.local.MINUTE", 1e-6)
+    monkeypatch.setattr("overtile.pipelines.segment.progress.MINUTE", 1e-6)
     assert main([*command, "--overwrite"]) == 0
     told = capsys.readouterr().err
     assert "\r" not in told
@@ -879,7 +892,10 @@ def test_what_cannot_be_is_refused_in_one_line(
         assert len(done.stderr.splitlines()) == 1, done.stderr
         assert "skip_unreadable" not in done.stderr  # nothing of these goes on without its image
     done = bundle.overtile("segment", tiled, "a.zarr", "--bundle", toy_3d)
-    assert "150x205 pixels (axes YX); the bundle segments images of 3 dimensions" in done.stderr
+    assert (
+        "150x205 pixels (axes YX); expected 3 dimensions, as the bundle segments them"
+        in done.stderr
+    )
     done = bundle.overtile("segment", tiled, "a.zarr", "--bundle", tmp_path)
     assert "no configs/inference.json" in done.stderr
     assert not (tmp_path / "a.zarr").exists()

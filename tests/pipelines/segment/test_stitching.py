@@ -33,7 +33,7 @@ def stitched(
     Random(seed).shuffle(order)
     for index in order:
         stitching.label_cores(probability, cores, index)
-    numbering = stitching.join(cores)
+    numbering = stitching.join(stitching.pieces(cores, index) for index in stitching.chunks())
     for index in reversed(order):
         stitching.finish(probability, cores, numbering, labels, index)
     assert numbering.count == len(np.unique(labels[labels > 0]))  # numbers without gaps

@@ -1,0 +1,157 @@
+"""From what a user asks for to the job that does it, with its source and its network open."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import uuid
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from overtile import __version__
+from overtile.pipelines.errors import ChannelError, ConfigurationError, Setting
+from overtile.pipelines.images.formats import files_of
+from overtile.pipelines.images.read import Channel
+from overtile.pipelines.images.sources import unpack
+from overtile.pipelines.inference.trained import Trained
+from overtile.pipelines.segment.job import Job, Opened, load_once
+from overtile.pipelines.segment.request import Request
+from overtile.pipelines.segment.resume import go_on, made_beside, note_job
+from overtile.pipelines.segment.windows import open_planes
+
+CHUNK = {2: 1024, 3: 128}
+"""Sides of a chunk in pixels, by the dimensions of the bundle."""
+_TILE = 16  # sides of a TIFF's tiles are multiples of it
+_LEAST = 2**28  # bytes beside the program itself, for a network's pass and the chunks around it
+_A_PIXEL = 200  # bytes of a chunk: windows and answers that wait, and labelling in two threads
+
+
+def plan(request: Request) -> tuple[Opened, bool]:
+    """The job in its work folder, which is made or gone on with; and whether it was begun already.
+
+    Raises:
+        ConfigurationError: if the work folder is of another job, or bundle, source, memory and
+            request do not go together.
+        DataError: if the source cannot be read.
+    """
+    settings, labels = json.dumps(_settings(request)), request.output == "labels"
+    trained = load_once(str(request.bundle.absolute()), settings)
+    if labels and trained.to_instances is None:
+        raise ConfigurationError(
+            request.bundle,
+            "its postprocessing makes no instances",
+            hint=Setting("output", "probabilities"),
+        )
+    channel = trained.channel if request.channel is None else request.channel
+    asked = _asked(request, trained, channel)
+    planned = go_on(request, asked)
+    cache: int = planned["cache"] if planned else _cache(request, trained)
+    with ExitStack() as stack:
+        name, path = str(request.source), request.source
+        if path.name.lower().endswith(".gz"):
+            path = unpack(path, request.work)
+        dims = trained.spatial_dims
+        planes = open_planes(path, name, request.level, cache, dims, channel)
+        stack.callback(planes.stored.close)
+        if isinstance(request.channel, int) and request.channel >= planes.channels:
+            raise ChannelError(name, "one channel", "channel 0, or none")
+        sizes = planned or {
+            "token": uuid.uuid4().hex,
+            "cache": cache,
+            **_sizes(request, trained, planes.shape),
+        }
+        job = Job(
+            name=name,
+            source=str(path.absolute()),
+            level=request.level,
+            channel=channel,
+            bundle=str(request.bundle.absolute()),
+            settings=settings,
+            labels=labels,
+            work=str(request.work.absolute()),
+            skip_unreadable=request.skip_unreadable,
+            chunk=tuple(sizes["chunk"]),
+            roi=tuple(sizes["roi"]),
+            cache=cache,
+            token=sizes["token"],
+        )
+        here = Opened(job, trained, planes)
+        if planned is None:
+            note_job(request, asked, sizes)
+        stack.pop_all()  # it stays open
+    return here, planned is not None
+
+
+def _settings(request: Request) -> dict[str, Any]:
+    """Values for the configuration; workers of a cluster have other folders to start from."""
+    settings = dict(request.settings or {})
+    given = settings.get("checkpoint")
+    if isinstance(given, str) and Path(given).is_file():
+        settings["checkpoint"] = str(Path(given).absolute())
+    return settings
+
+
+def _asked(request: Request, trained: Trained, channel: Channel) -> dict[str, str]:
+    """All that decides over the result, as text."""
+    # a target may lie in its source: labels of an OME-Zarr do
+    made = made_beside(request)
+    files = [
+        file.stat()
+        for file in files_of(request.source.resolve())
+        if not any(file.is_relative_to(one) for one in made)
+    ]
+    return {
+        **trained.facts,
+        "version": __version__,
+        "source": str(request.source.resolve()),
+        "size of the source": str(sum(f.st_size for f in files)),
+        "time of the source": str(max((f.st_mtime_ns for f in files), default=0)),
+        "output": request.output,
+        "level": str(request.level),
+        "channel": str(channel),
+        "chunk": str(request.chunk),
+    }
+
+
+def _cache(request: Request, trained: Trained) -> int:
+    """Bytes of the source to keep decoded, before its size is known: at most what is left then."""
+    side = request.chunk or CHUNK[trained.spatial_dims]
+    left = request.memory - _resident() - _A_PIXEL * int(side**trained.spatial_dims)
+    return max(left, _LEAST) // 4
+
+
+def _sizes(request: Request, trained: Trained, plane: tuple[int, ...]) -> dict[str, Any]:
+    """Sizes of chunks and tiles within the memory, for an image with planes of this size."""
+    inferer = trained.inferer
+    side = request.chunk or CHUNK[trained.spatial_dims]
+    units = [int(np.lcm(multiple, _TILE)) for multiple in inferer.multiple]
+    chunk = tuple(
+        min(-(-side // unit), -(-n // unit)) * unit for unit, n in zip(units, plane, strict=True)
+    )
+    taken = _resident()
+    left = request.memory - taken - _A_PIXEL * int(np.prod(chunk))
+    if left < _LEAST:
+        needed = (request.memory - left + _LEAST) / 2**30
+        raise ConfigurationError(
+            f"memory {request.memory / 2**30:.2g} GiB",
+            f"{needed:.2g} GiB are needed, {taken / 2**30:.2g} by the program alone",
+            hint=(
+                Setting("memory", f"{math.ceil(needed * 10) / 10}G"),
+                Setting("chunk", f"less than {side}"),
+            ),
+        )
+    return {"chunk": chunk, "roi": inferer.tile_size(chunk, left // 2)}
+
+
+def _resident() -> int:
+    """Bytes that this process takes."""
+    statm = Path("/proc/self/statm")
+    if statm.is_file():
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    import resource  # of systems without /proc: the most so far, in bytes on macOS
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
