@@ -9,7 +9,15 @@ from typing import TypeVar
 
 import click
 
-from overtile.pipelines.cli.options import Command, Size, channel_of, examples, is_, loudness, note
+from overtile.pipelines.cli.options import (
+    Command,
+    Size,
+    channel_option,
+    examples,
+    is_,
+    loudness,
+    note,
+)
 from overtile.pipelines.data.writing import FORMATS, check_format, check_target, write_data
 from overtile.pipelines.errors import DataError, as_argument
 from overtile.pipelines.interrupts import check_interrupt
@@ -58,7 +66,7 @@ def data() -> None:
     show_default=True,
     help="Take volumes plane by plane, or whole.",
 )
-@click.option("--channel", metavar="N|luminance", help="Of several channels, the one to take.")
+@channel_option
 @click.option(
     "--picture",
     type=click.Path(path_type=Path),
@@ -71,24 +79,24 @@ def look(
     layout: str,
     labels: str,
     spatial_dims: str,
-    channel: str | None,
+    channel: int | str | None,
     picture: Path | None,
     as_json: bool,
 ) -> None:
     """Say what the images and labels in DIR are, and which files deserve a look."""
-    number = channel_of(channel)
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; give one that holds images")
+        raise DataError(folder, "no such folder", hint="give one that holds images")
     picture = picture or Path(f"{folder.resolve().name}-look.png")
     if picture.suffix.lower() not in _PICTURES:
-        raise DataError(f"{picture}: expected a file ending in {', '.join(_PICTURES)}")
+        raise DataError(picture, expected=f"a file ending in {', '.join(_PICTURES)}")
     if not picture.parent.is_dir():
-        raise DataError(f"{picture}: no folder {picture.parent}; make it, or name another")
+        hint = ("make it", "name another")
+        raise DataError(picture, f"no folder {picture.parent}", hint=hint)
 
     from overtile.pipelines.reporting.look import as_text
     from overtile.pipelines.reporting.look import look as look_at
 
-    found = look_at(folder, layout, labels, int(spatial_dims), number, picture)
+    found = look_at(folder, layout, labels, int(spatial_dims), channel, picture)
     command = click.get_current_context().command
     wording = command.worded if isinstance(command, Command) else as_argument
     if as_json:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from overtile.pipelines.cli.options import Command, channel_of, examples, is_, loudness, note
+from overtile.pipelines.cli.options import Command, channel_option, examples, is_, loudness, note
 from overtile.pipelines.errors import DataError, Setting
 
 
@@ -40,7 +40,7 @@ from overtile.pipelines.errors import DataError, Setting
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
-@click.option("--channel", metavar="N|luminance", help="Of several channels, the one to take.")
+@channel_option
 @click.option("--read-only", "--read_only", is_flag=True, help="Propose labels, but keep none.")
 @click.option("--open/--no-open", "show_it", help="Open the page in the browser.")
 @loudness
@@ -50,7 +50,7 @@ def label(
     work: Path | None,
     host: str,
     port: int,
-    channel: str | None,
+    channel: int | str | None,
     read_only: bool,
     show_it: bool,
 ) -> None:
@@ -66,12 +66,12 @@ def label(
         serve,
     )
 
-    number = channel_of(channel)
     check_installed()
     check_host(host)
     check_port(host, port)
     if studies.is_dir() and work is None and not os.access(studies, os.W_OK):
-        raise DataError(studies, "read-only", hint=Setting("work", "DIR", "for networks and runs"))
+        hint = Setting("work", "DIR", "for networks and runs")
+        raise DataError(f"--studies {studies}", "read-only", hint=hint)
     work = work or studies / "overtile"
     prepare(studies, work)
     studies, work = studies.resolve(), work.resolve()  # runs are told by their paths
@@ -83,4 +83,4 @@ def label(
             click.echo(f"{address}  (Ctrl-C ends it; models: {', '.join(models)})")
         if show_it:
             open_page(address, host, port)
-        serve(studies, work, models, host, port, read_only, number)
+        serve(studies, work, models, host, port, read_only, channel)

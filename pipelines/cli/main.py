@@ -35,11 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
         click.echo(error.format_message())
         return 0
     except click.UsageError as error:
-        exit_with(OvertileError(_mistake(error)))
+        exit_with(OvertileError(found=_mistake(error)))
     except (OvertileError, click.ClickException) as error:
         exit_with(error)
     except OSError as error:
-        exit_with(OvertileError(f"{error.filename or 'a file'}: {error.strerror or error}"))
+        exit_with(OvertileError(error.filename or "a file", error.strerror or str(error)))
     except click.Abort as stop:  # click's name for Ctrl-C
         print("overtile: interrupted", *(stop.__cause__ or stop).args, sep="; ", file=sys.stderr)
         return 130

@@ -87,11 +87,29 @@ class Size(click.ParamType[tuple[int, int]]):
         return int(sides[0]), int(sides[-1])
 
 
-def channel_of(given: str | None) -> int | str | None:
-    """What ``--channel`` names."""
-    if given not in (None, "luminance") and not str(given).isdecimal():
-        raise click.UsageError(f"--channel {given}: expected a number from 0, or luminance")
-    return int(given) if given is not None and given.isdecimal() else given
+class _Channel(click.ParamType[int | str]):
+    """A number from 0, or ``luminance``."""
+
+    name = "channel"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        """The number or the word."""
+        given = str(value)
+        if given != "luminance" and not given.isdecimal():
+            self.fail(f"{given!r}; expected a number from 0, or luminance", param, ctx)
+        return int(given) if given.isdecimal() else given
+
+
+def channel_option(command: Callable[..., None]) -> Callable[..., None]:
+    """The option ``--channel``."""
+    return click.option(
+        "--channel",
+        type=_Channel(),
+        metavar="N|luminance",
+        help="Of several channels, the one to take.",
+    )(command)
 
 
 class Memory(click.ParamType[int]):

@@ -49,7 +49,7 @@ def show(run: Path, as_json: bool) -> None:
 def report(run: Path, output: Path | None, show_it: bool) -> None:
     """Make one HTML page of the training or evaluation in folder RUN."""
     if not run.is_dir():
-        raise DataError(f"{run}: no such folder; give that of a training or an evaluation")
+        raise DataError(run, "no such folder", hint="give that of a training or an evaluation")
 
     from overtile.pipelines.reporting.report import write_report
 
@@ -57,4 +57,4 @@ def report(run: Path, output: Path | None, show_it: bool) -> None:
     if not is_("quiet"):
         click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
     if show_it and not webbrowser.open(path.resolve().as_uri()):
-        raise ConfigurationError(f"{path}: no browser found; open it by hand")
+        raise ConfigurationError(path, "no browser found", hint="open it by hand")

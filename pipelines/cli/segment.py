@@ -12,7 +12,7 @@ from overtile.pipelines.cli.options import (
     Command,
     KeyValue,
     Memory,
-    channel_of,
+    channel_option,
     examples,
     is_,
     loudness,
@@ -46,7 +46,7 @@ from overtile.pipelines.cli.options import (
     help="Numbered cells, or P(cell).",
 )
 @click.option("--level", type=click.IntRange(0), default=0, show_default=True, help="Of a pyramid.")
-@click.option("--channel", metavar="N|luminance", help="Of several channels, the one to take.")
+@channel_option
 @click.option(
     "--set",
     "settings",
@@ -81,7 +81,7 @@ def segment(
     bundle: Path,
     output: Literal["labels", "probabilities"],
     level: int,
-    channel: str | None,
+    channel: int | str | None,
     settings: tuple[tuple[str, Any], ...],
     memory: int,
     chunk: int | None,
@@ -94,8 +94,6 @@ def segment(
 
     TARGET is NAME.ome.zarr or NAME.tif. Stopped at any moment, the same command goes on.
     """
-    number = channel_of(channel)
-
     from overtile.pipelines.segment.request import Request, check_request
 
     request = Request(
@@ -104,7 +102,7 @@ def segment(
         bundle=bundle,
         output=output,
         level=level,
-        channel=number,
+        channel=channel,
         settings=dict(settings),
         memory=memory,
         chunk=chunk,
