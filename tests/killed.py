@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import count
 
@@ -14,14 +14,17 @@ _TOUCH = (
 )
 
 
-def killed_everywhere(write: Callable[[], object]) -> Iterator[int]:
+def killed_everywhere(
+    write: Callable[[], object], at: Iterable[int] | None = None
+) -> Iterator[int]:
     """Run ``write`` in a forked process that is killed before the first, second ... such call.
 
-    And after every opening to write, with nothing written yet: so a file that is written under its
-    final name is seen empty. Hands out the number after each kill, to look at what there is; ends
-    with a run that was not killed.
+    Or before some of them alone, whose numbers grow without end. Also after every opening to
+    write, with nothing written yet: so a file that is written under its final name is seen empty.
+    Hands out the number after each kill, to look at what there is; ends with a run that was not
+    killed.
     """
-    for number in count(1):
+    for number in count(1) if at is None else at:
         child = os.fork()
         if child == 0:
             try:

@@ -786,6 +786,21 @@ def test_unpacking_alone_binds_to_nothing(
     assert run(tmp_path / "v.nii.gz", tmp_path / "l.zarr", toy_3d, chunk=32).any()
 
 
+def test_what_was_unpacked_of_another_file_is_not_read(
+    tmp_path: Path, toy_3d: Path, volume: NDArray[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "v.nii.gz"
+    _save(tmp_path / "v", volume, "nii.gz", (2.0, 0.5, 0.5))
+    with monkeypatch.context() as patch:  # before the job is noted
+        patch.setattr("overtile.pipelines.segment.plan.open_planes", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(source, tmp_path / "l.zarr", toy_3d, chunk=16)
+    assert list(tmp_path.glob("partial*/v.nii"))
+    _save(tmp_path / "v", volume[::-1], "nii.gz", (2.0, 0.5, 0.5))
+    expected = whole(toy_3d, read_image(source, 3)[0])[1].transpose()
+    assert same_cells(run(source, tmp_path / "l.zarr", toy_3d, chunk=16), expected)
+
+
 def test_a_log_gets_a_line_a_minute(
     tmp_path: Path,
     toy: Path,

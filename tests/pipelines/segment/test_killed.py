@@ -1,0 +1,119 @@
+"""A segmentation that is killed between any two of its steps, and started again."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tifffile
+import torch
+from killed import killed_everywhere
+from toy import files, toy_bundle
+
+from overtile.pipelines.data.synthesis import touching_cells
+from overtile.pipelines.files import remove
+from overtile.pipelines.segment import run as run_module
+from overtile.pipelines.segment.request import Request
+from overtile.pipelines.segment.run import segment
+
+TARGETS = ["cells.ome.zarr", "cells.tif"]
+
+
+@pytest.fixture
+def request_of(tmp_path: Path) -> Any:
+    image = touching_cells(5, (40, 30))[0]
+    tifffile.imwrite(tmp_path / "image.tif", image, tile=(32, 32))
+    toy = toy_bundle(tmp_path / "toy", image)
+
+    def made(target: str, **options: Any) -> Request:
+        return Request(
+            tmp_path / "image.tif", tmp_path / target, toy, chunk=32, show=False, **options
+        )
+
+    return made
+
+
+def alone(request: Request) -> None:
+    """In a fork, whose copy of the threads that compute does not run."""
+    torch.set_num_threads(1)
+    segment(request)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_killed_at_any_step_it_goes_on_to_the_same_result(request_of: Any, target: str) -> None:
+    """At every seventh step or so of more than a hundred; each time from the beginning."""
+    request: Request = request_of(target)
+    segment(request)
+    expected = files(request.target)
+    remove(request.target)
+    kills = 0
+    for _ in killed_everywhere(lambda: alone(request), some(random.Random(target))):
+        kills += 1
+        done = request.target.exists() and not request.work.exists()  # rubbish may be left
+        if request.target.exists():
+            assert files(request.target) == expected
+        segment(replace(request, overwrite=done))
+        assert files(request.target) == expected
+        assert {p.name for p in request.target.parent.iterdir()} == {"image.tif", "toy", target}
+        remove(request.target)
+    assert kills > 8
+
+
+def some(rng: random.Random) -> Iterator[int]:
+    """Numbers that grow by 1 to 13."""
+    number = 0
+    while True:
+        number += rng.randint(1, 13)
+        yield number
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_killed_at_any_step_of_its_delivery_it_puts_the_new_for_the_old(
+    request_of: Any, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is the old or the new one at any moment; a folder is away in between, never mixed."""
+    first = request_of(target, output="probabilities")
+    segment(first)
+    old = files(first.target)
+    request: Request = request_of(target, overwrite=True)
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module, "deliver", stop)
+        with pytest.raises(KeyboardInterrupt):
+            segment(request)
+    for array in ("probabilities", "cores"):  # there is less to remove
+        shutil.rmtree(request.work / array)
+    kept = [(path, path.with_name(f"kept.{path.name}")) for path in (request.work, request.target)]
+    for path, copy in kept:
+        copied(path, copy)
+    seen, new = [], None
+    for _ in killed_everywhere(lambda: alone(request)):
+        found = files(request.target) if request.target.exists() else None
+        if request.work.exists():  # else it is done, and was about to remove rubbish
+            segment(request)
+        assert new is None or files(request.target) == new
+        new = files(request.target)
+        assert found in (old, new, None if target.endswith("zarr") else new)
+        seen.append("old" if found == old else "new" if found == new else "away")
+        for left in request.work.parent.glob(f"{request.work.name}.*"):  # rubbish, and a lock
+            remove(left)
+        for path, copy in kept:
+            copied(copy, path)
+    assert seen == sorted(seen, key=("old", "away", "new").index)
+    assert {"old", "new"} <= set(seen)
+
+
+def copied(path: Path, target: Path) -> None:
+    remove(target)
+    if path.is_dir():
+        shutil.copytree(path, target)
+    else:
+        shutil.copy2(path, target)
