@@ -107,7 +107,7 @@ class UnreadableError(DataError):
 
 
 class ChannelError(DataError):
-    """Channels of which none, or one that is not there, is chosen."""
+    """An image whose channels do not make one grey value a pixel."""
 
 
 class ConfigurationError(OvertileError):

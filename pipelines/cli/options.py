@@ -30,8 +30,10 @@ class Command(click.Command):
             if isinstance(option, click.Option) and setting.name in (
                 name.lstrip("-").replace("-", "_") for name in option.opts
             ):
-                name = next(name for name in option.opts if name.startswith("--"))
-                return name if option.is_flag else f"{name} {setting.value}"
+                off = option.is_flag and setting.value is False
+                names = option.secondary_opts if off else option.opts
+                long = next((name for name in names if name.startswith("--")), None)
+                return long if option.is_flag else f"{long} {setting.value}"
         if any("--set" in option.opts for option in self.params):
             return f"--set {setting.name}={setting.value}"
         return None

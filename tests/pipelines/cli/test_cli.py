@@ -14,13 +14,17 @@ import termios
 import time
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import tifffile
 
 from overtile import __version__
+from overtile.pipelines.cli.main import overtile as program
+from overtile.pipelines.cli.options import Command
 from overtile.pipelines.data.synthesis import membranes, touching_cells
 from overtile.pipelines.data.writing import FORMATS
+from overtile.pipelines.errors import Setting
 
 HEAVY = ("torch", "monai", "matplotlib", "mlflow", "scipy", "numba", "itk", "zarr", "pandas")
 COMMANDS = (
@@ -184,6 +188,40 @@ for line in {LIGHT!r}:
     done = subprocess.run(command, cwd=run.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "seg" in done.stdout, "it did run the commands"
+
+
+@pytest.mark.parametrize(
+    ("words", "setting", "expected"),
+    [
+        ("segment", Setting("skip_unreadable", True), "--skip-unreadable"),
+        ("segment", Setting("channel", "0 to 2"), "--channel 0 to 2"),
+        ("segment", Setting("threshold", 0.6), "--set threshold=0.6"),
+        ("data look", Setting("spatial_dims", 3), "--spatial-dims 3"),
+        ("data look", Setting("skip_unreadable", True), None),
+        ("label", Setting("work", "DIR"), "--work DIR"),
+        ("label", Setting("read_only", False), None),
+        ("report", Setting("open", False), "--no-open"),
+    ],
+)
+def test_a_hint_is_worded_with_the_options_of_the_command(
+    words: str, setting: Setting, expected: str | None
+) -> None:
+    command: click.Command = program
+    for word in words.split():
+        assert isinstance(command, click.Group)
+        command = command.commands[word]
+    assert isinstance(command, Command)
+    assert command.worded(setting) == expected
+
+
+def test_every_command_words_hints() -> None:
+    groups: list[click.Group] = [program]
+    for group in groups:
+        for command in group.commands.values():
+            if isinstance(command, click.Group):
+                groups.append(command)
+            else:
+                assert isinstance(command, Command), command.name
 
 
 def test_show_prints_a_table_or_json(run: Path) -> None:
