@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from overtile import __version__
-from overtile.pipelines.errors import ChannelError, ConfigurationError, Setting
+from overtile.pipelines.errors import ChannelError, ConfigurationError, Setting, UnreadableError
 from overtile.pipelines.images.formats import files_of
 from overtile.pipelines.images.read import Channel
 from overtile.pipelines.images.sources import unpack
@@ -51,9 +51,7 @@ def plan(request: Request) -> tuple[Opened, bool]:
     planned = go_on(request, asked)
     cache: int = planned["cache"] if planned else _cache(request, trained)
     with ExitStack() as stack:
-        name, path = str(request.source), request.source
-        if path.name.lower().endswith(".gz"):
-            path = unpack(path, request.work)
+        name, path = str(request.source), _unpacked(request)
         dims = trained.spatial_dims
         planes = open_planes(path, name, request.level, cache, dims, channel)
         stack.callback(planes.stored.close)
@@ -84,6 +82,19 @@ def plan(request: Request) -> tuple[Opened, bool]:
             note_job(request, asked, sizes)
         stack.pop_all()  # it stays open
     return here, planned is not None
+
+
+def _unpacked(request: Request) -> Path:
+    """The source, or what was in it: in the work folder."""
+    source = request.source
+    if source.is_dir() or not source.name.lower().endswith(".gz"):
+        return source
+    try:
+        return unpack(source, request.work)
+    except OSError as error:
+        if error.filename != str(source):  # it cannot be written
+            raise
+        raise UnreadableError(source, f"cannot be read ({error.strerror})") from error
 
 
 def _settings(request: Request) -> dict[str, Any]:

@@ -786,6 +786,24 @@ def test_unpacking_alone_binds_to_nothing(
     assert run(tmp_path / "v.nii.gz", tmp_path / "l.zarr", toy_3d, chunk=32).any()
 
 
+def test_a_packed_source_that_cannot_be_read_is_named(
+    tmp_path: Path, toy_3d: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "v.nii.gz"
+    source.touch()
+
+    def refused(path: Path, *_: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("gzip.open", refused)
+    with pytest.raises(DataError, match=r"v\.nii\.gz: cannot be read \(Permission denied\)$"):
+        run(source, tmp_path / "l.zarr", toy_3d)
+    source.unlink()
+    source.mkdir()
+    with pytest.raises(DataError, match=r"v\.nii\.gz: "):
+        run(source, tmp_path / "l.zarr", toy_3d)
+
+
 def test_what_was_unpacked_of_another_file_is_not_read(
     tmp_path: Path, toy_3d: Path, volume: NDArray[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
