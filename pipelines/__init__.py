@@ -6,12 +6,16 @@ is loaded. The rooms behind may change; these names stay.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from importlib import import_module
+from importlib.abc import MetaPathFinder
+from types import ModuleType
 from typing import Any
 
 _PUBLIC = (
     "overtile.pipelines.bundle.checkpoints.Checkpoints",
-    "overtile.pipelines.bundle.configuration.check_keys",
+    "overtile.pipelines.bundle.check.check_configuration",
     "overtile.pipelines.bundle.configuration.check_tile",
     "overtile.pipelines.data.find.find_data",
     "overtile.pipelines.data.unlabelled.images_in",
@@ -72,3 +76,22 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_MODULE_OF])
+
+
+class _NotFound(MetaPathFinder):
+    """Asked last: for a module that nobody found.
+
+    A bundle of an earlier layout names such, before anything that it asks of us could tell the
+    user so: from then on MONAI's command ends with one line. Nothing is found here either.
+    """
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> None:
+        if name.startswith(f"{__name__}.") and "monai.bundle" in sys.modules:
+            from overtile.pipelines.bundle.messages import one_line_errors
+
+            one_line_errors()
+
+
+sys.meta_path.append(_NotFound())

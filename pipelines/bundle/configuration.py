@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,42 +34,6 @@ def current_parser() -> ConfigParser | None:
             return candidate
         frame = frame.f_back
     return None
-
-
-_UNUSED = {"bundle_root", "displayable_configs", "device"}  # MONAI and its servers ask for these
-
-
-_WORDS = {"true": "True", "false": "False", "null": "None"}
-
-
-def check_keys(parser: ConfigParser | None = None) -> None:
-    """Refuse a setting that nothing in the configuration uses, which is probably misspelt.
-
-    MONAI takes any ``--key value`` for a new entry of the configuration, without a word, and
-    ``false`` for a text, which counts as true.
-
-    Args:
-        parser: of the configuration; default: the one that evaluates this call.
-
-    Raises:
-        ConfigurationError: naming the key, and the one, or the value, that was probably meant.
-    """
-    parser = current_parser() if parser is None else parser
-    if parser is None:
-        return
-    config = {k: v for k, v in parser.get().items() if k != parser.meta_key}
-    names = list(config)
-    added = names[names.index("run") + 1 :] if "run" in config else names  # a bundle ends with run
-    used = set(re.findall(r"[@%](\w+)", json.dumps(config, default=str)))
-    for key, value in config.items():
-        if str(value).lower() in _WORDS and isinstance(value, str):
-            raise ConfigurationError(f"--{key} {value}: a text; expected {_WORDS[value.lower()]}")
-        plain = value is None or isinstance(value, (bool, int, float, str))
-        if not plain or key in used | _UNUSED or key not in added:
-            continue
-        near = difflib.get_close_matches(key, config.keys() - {key}, n=1)
-        meant = f"did you mean --{near[0]}?" if near else "leave it out"
-        raise ConfigurationError(f"--{key} {value}: nothing uses a key of this name; {meant}")
 
 
 def resolved_values(parser: ConfigParser) -> dict[str, str]:

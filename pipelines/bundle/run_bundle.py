@@ -11,13 +11,8 @@ from monai.bundle import ConfigParser
 from torch.nn import Module
 
 from overtile.networks import TileGeometry
+from overtile.pipelines.bundle.schema import carried
 from overtile.pipelines.errors import ConfigurationError
-
-TRAINED = (
-    *("spatial_dims", "channel", "labels", "val_fraction", "fold", "folds", "normalize"),
-    *("padding_mode", "network_def", "threshold", "extent", "grow", "min_size", "max_hole"),
-    *("growth", "line"),
-)
 
 
 def write_bundle(
@@ -26,7 +21,7 @@ def write_bundle(
     """Copy a bundle into the folder of a run, set as the run was.
 
     Its ``train.json`` is the run's configuration with all overrides. Its ``inference.json`` and
-    ``evaluation.json`` take from it what the network has to be used with (`TRAINED`), so
+    ``evaluation.json`` take from it what the network has to be used with, so
     ``models/model.pt`` needs no option at all.
 
     Args:
@@ -40,7 +35,7 @@ def write_bundle(
     for path in sorted((source / "configs").iterdir()):
         if path.name in ("inference.json", "evaluation.json"):
             config = json.loads(path.read_text())
-            own = {key: parser.get(key) for key in TRAINED if key in config and key in parser}
+            own = {key: parser.get(key) for key in carried() if key in config and key in parser}
             config.update(own, dataset_dir=None)
             _write(folder / "configs" / path.name, config)
         elif path.name == "train.json":

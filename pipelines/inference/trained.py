@@ -17,21 +17,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from overtile.networks import GeometryError, RegionInferer
+from overtile.pipelines.bundle.check import check_configuration
 from overtile.pipelines.bundle.checkpoints import check_settings, load_weights
-from overtile.pipelines.bundle.configuration import check_inferer, check_keys
+from overtile.pipelines.bundle.configuration import check_inferer
 from overtile.pipelines.bundle.messages import wrong_value
+from overtile.pipelines.bundle.schema import decides
 from overtile.pipelines.errors import ConfigurationError, Setting, size_text, users_mistake
 from overtile.pipelines.images.read import Channel
 from overtile.pipelines.images.read_transform import ReadImaged
 from overtile.transforms import InstancesFromProbabilities, InstancesFromProbabilitiesd
 from overtile.transforms.normalize import NormalizeImage, NormalizeImaged
-
-_ELSEWHERE = (
-    *("bundle_root", "checkpoint", "output_dir", "dataset_dir", "device", "imports", "initialize"),
-    *("run", "image_memory_limit", "skip_unreadable", "save_probabilities", "memory_limit"),
-    *("dataset", "dataloader", "handlers", "evaluator", "inference"),
-)
-"""Keys of a configuration that do not change what is found in an image."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +128,9 @@ def _load(file: Path, bundle: Path, settings: Mapping[str, Any]) -> Trained:
             parser[key] = value
         except (KeyError, IndexError, TypeError, ValueError):
             raise ConfigurationError(key, f"no such place in {file}") from None
-    check_keys(parser)
+    check_configuration(parser)
     config = {k: v for k, v in parser.get().items() if k != parser.meta_key}
-    facts = {k: json.dumps(v, default=str) for k, v in config.items() if k not in _ELSEWHERE}
+    facts = {k: json.dumps(v, default=str) for k, v in config.items() if decides(k)}
 
     reader, normalize = _preprocessing(parser)
     network: nn.Module = parser.get_parsed_content("network")

@@ -17,7 +17,10 @@ from monai.networks.nets import BasicUNet
 
 from overtile.networks import GeometryError, OverlapTileInferer, TileGeometry, ValidUNet
 from overtile.pipelines.bundle.checkpoints import load_weights
-from overtile.pipelines.bundle.configuration import check_inferer, check_keys, resolved_values
+from overtile.pipelines.bundle.configuration import (
+    check_inferer,
+    resolved_values,
+)
 from overtile.pipelines.bundle.messages import wrong_value
 from overtile.pipelines.errors import ConfigurationError, DataError, users_mistake
 from overtile.pipelines.inference.write_results import WriteResultsd
@@ -89,29 +92,6 @@ def test_a_mistake_is_found_under_what_other_packages_wrap_around_it() -> None:
     wrapped.__cause__ = mistake
     assert users_mistake(wrapped) is mistake
     assert users_mistake(KeyError("ours")) is None
-
-
-CONFIGS = ("train", "evaluation", "inference")
-
-
-@pytest.mark.parametrize("name", ["touching_cells", "em_membranes"])
-@pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.filterwarnings("ignore:parsing config_file")
-def test_a_misspelt_key_is_refused_and_no_other(root: Path, name: str, config: str) -> None:
-    parser = ConfigParser()
-    parser.read_config(str(root / "bundles" / name / "configs" / f"{config}.json"))
-    check_keys(parser)
-    parser["threshhold"] = 0.4
-    with pytest.raises(ConfigurationError, match=r"--threshhold 0.4: .*did you mean --threshold"):
-        check_keys(parser)
-    del parser.config["threshhold"]
-    parser["device"] = "false"
-    with pytest.raises(ConfigurationError, match="--device false: a text; expected False"):
-        check_keys(parser)
-    parser["device"] = "cpu"
-    parser["colour_of_the_cat"] = "black"
-    with pytest.raises(ConfigurationError, match="nothing uses a key of this name; leave it out"):
-        check_keys(parser)
 
 
 @pytest.mark.parametrize(

@@ -404,9 +404,12 @@ def broken(cells: Path, folder: Path, how: str) -> tuple[list[object], list[str]
     if how == "tile":
         return ["--dataset_dir", copy, "--tile", 61], ["61x61", "60x60 or 62x62"]
     if how == "misspelt key":
-        return ["--dataset_dir", copy, "--learning_rat", 1], ["did you mean --learning_rate?"]
+        return ["--dataset_dir", copy, "--learning_rat", 1], ["give --learning_rate 1"]
     if how == "wrong value":
-        return ["--dataset_dir", copy, "--normalize", "zcore"], ["normalize='zcore'", "zscore"]
+        return ["--dataset_dir", copy, "--normalize", "zcore"], [
+            "normalize: 'zcore'",
+            "give --normalize zscore",
+        ]
     if how == "sliding window":
         stock = ["--inferer", '{"_target_": "SlidingWindowInferer", "roi_size": 60}']
         return ["--dataset_dir", copy, *stock], ["SlidingWindowInferer", "OverlapTileInferer"]
@@ -446,8 +449,9 @@ def test_a_mistake_costs_one_line_and_exit_code_2(bundle: Any, cells: Path, how:
         (("--roi_size", 61), "roi_size 61x61 does not fit the network: expected at least 92"),
         (("--network_def#features", "[4,8]"), "contract.0.0.weight is (32, 1, 3, 3)"),
         (("--image_memory_limit", 10**6), "large.tif: 150x230 pixels need about"),
-        (("--save_probabilities", "false"), "--save_probabilities false: a text; expected False"),
-        (("--device", "gpu"), "configuration: $@network_def.to(@device)"),
+        (("--save_probabilities", "false"), "save_probabilities: 'false'; expected True or False"),
+        (("--device", "gpu"), "device: 'gpu'; expected a device"),
+        (("--device", "cuda:7"), "configuration: $@network_def.to(@device)"),
     ],
 )
 def test_a_mistake_in_inference_costs_one_line(
@@ -579,7 +583,7 @@ def test_a_forgotten_bundle_root_and_an_unknown_run_cost_one_line(bundle: Any, c
     assert "run ID 'trainin' doesn't exist" in done.stderr
     done = bundle.run("touching_cells", "training", "--max_epochs", 1, "--dataset_dir")
     assert done.returncode == 2
-    assert "--dataset_dir has no value" in done.stderr
+    assert "dataset_dir: no value" in done.stderr
 
 
 def test_images_are_not_normalised_otherwise_than_in_training(

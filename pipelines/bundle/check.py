@@ -1,0 +1,214 @@
+"""One check of all that a configuration says, before anything of it is built."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from monai.bundle import ConfigParser
+
+from overtile.pipelines.bundle.configuration import current_parser
+from overtile.pipelines.bundle.overrides import in_monais_command, is_none, typed, without_quotes
+from overtile.pipelines.bundle.schema import KEYS, Key
+from overtile.pipelines.bundle.values import (
+    LITERALS,
+    allowed,
+    is_expression,
+    meant,
+    refuses,
+    shown,
+    takes_text,
+)
+from overtile.pipelines.errors import ConfigurationError, Setting
+
+_UNUSED = {"bundle_root", "displayable_configs", "device"}  # MONAI and its servers ask for these
+_SECTIONS = ("train", "validate", "test")
+_IMPORT = re.compile(r"\$\s*from\s+(overtile[\w.]*)\s+import\s+(\w+)")
+
+
+def check_configuration(parser: ConfigParser | None = None) -> None:
+    """Refuse what the configuration cannot mean, before anything of it is built.
+
+    That is a value that is not what `overtile.pipelines.bundle.schema` allows, a key that nothing
+    uses, which is probably misspelt, and a name that this version of Overtile has not got. MONAI
+    itself takes any ``--key value`` for a new entry, and ``false`` for a text, that is, for true.
+
+    What was typed behind MONAI's command is taken as it was typed: a folder called ``2024_11_17``
+    is no number, and ``None`` is none.
+
+    Args:
+        parser: of the configuration; default: the one that evaluates this call.
+
+    Raises:
+        ConfigurationError: naming the key, its value, what is allowed, and what was probably meant.
+    """
+    parser = current_parser() if parser is None else parser
+    if parser is None:
+        return
+    if in_monais_command():
+        _take_as_typed(parser, sys.argv[1:])
+    config = {name: value for name, value in parser.get().items() if name != parser.meta_key}
+    present = _present(config)
+    values = {name: value for name, value in present.items() if not is_expression(value)}
+    for name, value in values.items():
+        check_value(KEYS[name], value)
+    _check_targets(config)
+    _check_names(config)
+    for name in present:
+        if name not in values and not KEYS[name].part:
+            values[name] = _evaluated(parser, KEYS[name])
+            check_value(KEYS[name], values[name])
+    _check_together(values)
+
+
+def check_value(key: Key, value: Any) -> None:
+    """Refuse a value that a key does not allow.
+
+    Raises:
+        ConfigurationError: naming the key, the value, what is allowed, and what was probably meant.
+    """
+    if not refuses(key.type, value):
+        return
+    found, hint = shown(value), tuple(Setting(key.name, guess) for guess in meant(key.type, value))
+    if takes_text(key.type) and not isinstance(value, str):
+        if value is True:
+            found = "no value"
+        elif not hint:
+            raise ConfigurationError(key.name, found, allowed(key.type), "put it in quotes")
+    unit = f", in {key.unit}" if key.unit else ""
+    raise ConfigurationError(key.name, found, allowed(key.type) + unit, hint)
+
+
+def _take_as_typed(parser: ConfigParser, words: list[str]) -> None:
+    """Put what was typed in the place of what Fire and MONAI made of it."""
+    changed = False
+    for name, text in typed(words).items():
+        key = KEYS.get(name.replace("::", "#"))
+        value: str | None
+        if is_none(text):
+            value = None
+        elif text is not None and key is not None and takes_text(key.type):
+            value = without_quotes(text)
+            if not is_expression(value):
+                check_value(key, value)  # MONAI takes a # out of it
+        else:
+            continue
+        if parser.get(name, ...) != value:
+            try:
+                parser[name] = value
+            except (KeyError, IndexError, TypeError, ValueError):
+                raise ConfigurationError(name, "no such place in the configuration") from None
+            changed = True
+    if changed:
+        parser.parse()
+
+
+def _present(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the configuration says of the keys of the schema."""
+    found = {}
+    network = config.get("network_def")
+    target = network.get("_target_") if isinstance(network, Mapping) else None
+    ours = str(target).startswith("overtile.networks.")
+    for name in KEYS:
+        if name.startswith("network_def#") and not ours:
+            continue  # another network's arguments mean what they mean there
+        value: Any = config
+        for step in name.split("#"):
+            value = value.get(step, ...) if isinstance(value, Mapping) else ...
+        if value is not ...:
+            found[name] = value
+    return found
+
+
+def _evaluated(parser: ConfigParser, key: Key) -> Any:
+    """The value of a setting that is an expression."""
+    try:
+        value = parser.get_parsed_content(key.name)
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+        raise ConfigurationError(
+            key.name,
+            f"{shown(parser[key.name])} cannot be evaluated ({type(cause).__name__}: {cause})",
+            allowed(key.type),
+        ) from error
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _check_together(values: Mapping[str, Any]) -> None:
+    """Values that limit each other."""
+    extent, threshold = values.get("extent"), values.get("threshold")
+    if extent is not None and threshold is not None and extent > threshold:
+        limit = f"a number from 0 to threshold, which is {threshold}"
+        raise ConfigurationError("extent", shown(extent), limit)
+    fold, folds = values.get("fold"), values.get("folds")
+    if fold is not None and folds is not None and fold >= folds:
+        raise ConfigurationError("fold", shown(fold), f"0 to {folds - 1}, one of {folds} folds")
+
+
+def _check_targets(config: Any, place: str = "") -> None:
+    """Names of Overtile that this version has not got: misspelt, or of an earlier layout."""
+    if isinstance(config, (dict, list)):
+        for name, value in config.items() if isinstance(config, dict) else enumerate(config):
+            _check_targets(value, f"{place}#{name}" if place else str(name))
+    elif isinstance(config, str):
+        imported = _IMPORT.match(config)
+        if imported:
+            _check_exists(imported[1], imported[2], place)
+        elif place.endswith("_target_") and config.startswith("overtile."):
+            module, _, name = config.rpartition(".")
+            _check_exists(module, name, place)
+
+
+def _check_exists(module: str, name: str, place: str) -> None:
+    try:
+        there = dir(import_module(module))
+    except ImportError:
+        there = []
+    if name not in there:
+        near = difflib.get_close_matches(name, [n for n in there if not n.startswith("_")], n=1)
+        raise ConfigurationError(
+            place,
+            f"{module}.{name} is not in this version of Overtile",
+            "",
+            f"did you mean {module}.{near[0]}?"
+            if near
+            else "if an earlier version wrote this configuration, train again with this one",
+        )
+
+
+def _check_names(config: Mapping[str, Any]) -> None:
+    """Entries that were added and that nothing uses."""
+    names = list(config)
+    added = names[names.index("run") + 1 :] if "run" in config else names  # a bundle ends with run
+    text = json.dumps(config, default=str).replace("#", "::")
+    used = set(re.findall(r"[@%](\w+(?:::\w+)?)", text))
+    used |= {name.partition("::")[0] for name in used}
+    for name in added:
+        value = config[name]
+        if name not in KEYS and isinstance(value, str) and value.lower() in LITERALS:
+            meant = LITERALS[value.lower()]
+            raise ConfigurationError(name, f"{value!r}, a text", str(meant), Setting(name, meant))
+        if not isinstance(value, dict) and name not in used | _UNUSED:
+            raise _unknown(name, value, names)
+    for section in _SECTIONS:
+        parts = config.get(section)
+        if isinstance(parts, dict) and "_target_" not in parts:
+            for name, value in parts.items():
+                known = f"{section}#{name}" in KEYS or f"{section}::{name}" in used
+                if not known and not isinstance(value, dict):
+                    raise _unknown(name, value, list(parts), f"{section}#")
+
+
+def _unknown(name: str, value: Any, known: list[str], part: str = "") -> ConfigurationError:
+    near = difflib.get_close_matches(name, [n for n in known if n != name], n=1)
+    return ConfigurationError(
+        f"{part}{name}",
+        f"{shown(value)}: nothing uses a key of this name",
+        hint=Setting(part + near[0], value) if near else "leave it out",
+    )

@@ -1,0 +1,739 @@
+"""The settings of a bundle: what each is called, may be, means, and where it stands.
+
+From here come the check of all values (`overtile.pipelines.bundle.check`), what the folder of a run
+remembers (`overtile.pipelines.bundle.run_bundle`), and the tables of the reference page
+(`overtile.pipelines.bundle.reference`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from overtile.networks.precision import PRECISIONS
+from overtile.networks.tiling import PADDING_MODES
+from overtile.pipelines.bundle.values import (
+    COMPONENT,
+    COMPONENTS,
+    DEVICE,
+    FEATURES,
+    LIST,
+    PART,
+    PATH,
+    SCALE,
+    SECTION,
+    SIDES,
+    TEXT,
+    number,
+    one_of,
+    whole,
+)
+from overtile.transforms.normalize import METHODS
+
+CONFIGURATIONS = ("train", "inference", "evaluation")
+
+
+@dataclass(frozen=True)
+class Key:
+    """A setting, or a part, of a configuration.
+
+    Attributes:
+        name: as in the configuration; ``network_def#features`` lies inside a part.
+        type: what it may be, for pydantic; see `overtile.pipelines.bundle.values`.
+        told: for each configuration that has it, what it means and when to change it.
+        unit: of a number.
+        part: whether it is no plain value.
+        carried: whether a trained network has to be used with the value of its training.
+        decides: whether it changes what is found in an image.
+    """
+
+    name: str
+    type: Any
+    told: Mapping[str, tuple[str, str]]
+    unit: str = ""
+    part: bool = False
+    carried: bool = False
+    decides: bool = True
+
+
+def _train(meaning: str, change: str) -> dict[str, tuple[str, str]]:
+    return {"train": (meaning, change)}
+
+
+def _all(meaning: str, change: str, others: tuple[str, str]) -> dict[str, tuple[str, str]]:
+    return {"train": (meaning, change), "inference": others, "evaluation": others}
+
+
+def _scoring(meaning: str, change: str, others: tuple[str, str]) -> dict[str, tuple[str, str]]:
+    return {"train": (meaning, change), "evaluation": others}
+
+
+def _using(meaning: str, change: str, scored: tuple[str, str]) -> dict[str, tuple[str, str]]:
+    return {"inference": (meaning, change), "evaluation": scored}
+
+
+_AS = ("as in training", "with training")
+_SEE = ("as in training", "see [instances](../concepts/instances.md#which-to-change)")
+_GPU = ("where to compute", "to choose between several GPUs")
+_NETWORK = ("the network, as it was in training", "whenever training had another")
+_ROOT = ("folder of the bundle", "always give it, as the commands show")
+_BROKEN = (
+    "go on without files that cannot be read, and list them",
+    "if some files are known to be broken",
+)
+_INFERER = (
+    "`RotationAveragingInferer` around a `MixedPrecisionInferer` around an `OverlapTileInferer`",
+    "no",
+)
+
+SETTINGS = (
+    Key(
+        "bundle_root",
+        PATH,
+        _all("folder of the bundle, kept with the run", _ROOT[1], _ROOT),
+        decides=False,
+    ),
+    Key(
+        "output_dir",
+        PATH,
+        {
+            "train": (
+                "folder of the run: networks, figures, summary; an earlier run is moved aside",
+                "for each run that should keep its own name",
+            ),
+            "inference": (
+                "gets the [results](layouts.md#what-inference-writes)",
+                "for each set of images",
+            ),
+            "evaluation": (
+                "gets `evaluation.csv` (a row an image), `evaluation.json` and "
+                "[`report.html`](report.md)",
+                "for each set of images",
+            ),
+        },
+        decides=False,
+    ),
+    Key(
+        "dataset_dir",
+        PATH | None,
+        {
+            "train": (
+                "folder of images and labels; none: generated cells (touching cells), an error "
+                "(membranes)",
+                "for your own data",
+            ),
+            "inference": (
+                "an image, or a folder of them; `stack.tif:3` is page 3, from 0",
+                "always",
+            ),
+            "evaluation": ("labelled images", "always"),
+        },
+        decides=False,
+    ),
+    Key(
+        "layout",
+        TEXT,
+        _scoring(
+            "how the folder is laid out: one of the [layouts](layouts.md), or `auto`, which looks",
+            "if `auto` takes the wrong one",
+            ("as in training", "if `auto` takes the wrong one"),
+        ),
+    ),
+    Key(
+        "split",
+        one_of("train", "val", "test", "all") | None,
+        {
+            "evaluation": (
+                "which images; none: the test images, where there are such, else all",
+                "`val` scores what training set aside",
+            )
+        },
+    ),
+    Key(
+        "labels",
+        one_of("instances", "mask", "membranes"),
+        _scoring(
+            "what labels hold: `instances`, one number a cell; `mask`, cells are what is not 0; "
+            "`membranes`, the same, refusing labels of more than two values",
+            "if your labels are the other kind",
+            ("as in training", "if your labels are the other kind"),
+        ),
+        carried=True,
+    ),
+    Key(
+        "checkpoint",
+        PATH,
+        _using(
+            "trained network",
+            "to use a network from elsewhere",
+            ("trained network", "to use a network from elsewhere"),
+        ),
+        decides=False,
+    ),
+    Key(
+        "spatial_dims",
+        whole(2, 3),
+        _all(
+            "2 takes volumes plane by plane, 3 whole",
+            "to 3 for volumes, with a smaller `tile`",
+            _AS,
+        ),
+        carried=True,
+    ),
+    Key(
+        "channel",
+        whole(0) | one_of("luminance") | None,
+        _all(
+            "of several channels or colours the one to take, or `luminance`; none: images are grey",
+            "for colour images",
+            _AS,
+        ),
+        carried=True,
+    ),
+    Key(
+        "normalize",
+        one_of(*METHODS),
+        _all(
+            "grey values of each image: `zscore` (mean 0, deviation 1), `percentile` (1st to "
+            "99.8th becomes 0 to 1), `none`",
+            "for few very bright spots; it is kept with the network",
+            ("as in training; another than the network's is refused", "with training"),
+        ),
+        carried=True,
+    ),
+    Key("skip_unreadable", bool, _all(*_BROKEN, _BROKEN), decides=False),
+    Key(
+        "image_memory_limit",
+        whole(1) | None,
+        {
+            "inference": (
+                "what segmenting one image may take, at about 64 a pixel; a larger image is "
+                "refused; none: the memory of the machine",
+                "to try a larger image all the same",
+            )
+        },
+        unit="bytes",
+        decides=False,
+    ),
+    Key(
+        "save_probabilities",
+        bool,
+        {"inference": ("write P(cell) too", "to look at them, or to find instances otherwise")},
+        decides=False,
+    ),
+    Key(
+        "val_fraction",
+        number(0, below=1),
+        _scoring(
+            "share of the training images, the last ones, that validates where the folder brings "
+            "no `val/`. 0 validates on none: then the last network is kept, not the best",
+            "with very few or very many images",
+            _AS,
+        ),
+        carried=True,
+    ),
+    Key(
+        "fold",
+        whole(0) | None,
+        _scoring(
+            "for a cross-validation, below `folds`: this one of `folds` contiguous blocks of the "
+            "training images is the unseen test set",
+            "to train once for each block",
+            ("as in training: the fold that the network has not seen", "with training"),
+        ),
+        carried=True,
+    ),
+    Key("folds", whole(2), _scoring("how many blocks", "10, for few images", _AS), carried=True),
+    Key(
+        "train_subset",
+        whole(1) | None,
+        _train(
+            "train with so few of the training images, spread evenly",
+            "to see what fewer annotations give",
+        ),
+    ),
+    Key(
+        "cache_dir",
+        PATH | None,
+        _scoring(
+            "where decoded images are kept for the next run; none: `$OVERTILE_CACHE`, else "
+            "`overtile` in the user's cache folder. It may be deleted at any time",
+            "to a fast disk",
+            ("as in training", "to a fast disk"),
+        ),
+    ),
+    Key(
+        "cache_memory",
+        whole(0),
+        _train(
+            "decoded images to hold in memory; the rest is mapped from `cache_dir`",
+            "with the machine",
+        ),
+        unit="bytes",
+    ),
+    Key(
+        "tracking_uri",
+        TEXT | None,
+        _train(
+            "MLflow's store; none: `mlflow.db` beside `output_dir`. The environment's "
+            "`MLFLOW_TRACKING_URI` has precedence",
+            "to send runs to a server",
+        ),
+    ),
+    Key(
+        "resume",
+        bool,
+        _train(
+            "go on with the run in `output_dir` from its last completed epoch",
+            "after a run was stopped, or to raise `max_epochs`",
+        ),
+    ),
+    Key(
+        "initial_weights",
+        PATH | None,
+        _train(
+            "a checkpoint to start from, e.g. the `models/model.pt` of a bundle; not for `resume`",
+            "to train a network further on images of your own: with a third of the `learning_rate`",
+        ),
+    ),
+    Key("device", DEVICE, _all(*_GPU, _GPU), decides=False),
+    Key(
+        "seed",
+        whole(0),
+        _train("of weights, samples, dropout and generated data", "to see how much results vary"),
+    ),
+    Key(
+        "num_workers",
+        whole(0),
+        _train(
+            "processes that prepare samples; results do not depend on it",
+            "up, if the GPU waits; 0 if processes are a problem",
+        ),
+    ),
+    Key(
+        "precision",
+        one_of(*PRECISIONS),
+        {
+            "train": (
+                "in which the network multiplies: `bfloat16` leaves weights in float32; `auto`: "
+                "bfloat16 where the hardware has it",
+                "`float32`, to get the same network on another kind of machine",
+            ),
+            "inference": (
+                "as in training",
+                "`float32`, for the same probabilities on every machine",
+            ),
+            "evaluation": (
+                "as in inference; scores are compared between machines, so they are made in "
+                "float32",
+                "`auto`, to score what `inference` does",
+            ),
+        },
+    ),
+    Key(
+        "max_epochs",
+        whole(1),
+        _train("epochs in all", "up, while the validation scores still rise"),
+    ),
+    Key(
+        "samples_per_epoch",
+        whole(1),
+        _train("training tiles an epoch", "to validate and save more or less often"),
+    ),
+    Key(
+        "batch_size",
+        whole(1),
+        _train(
+            "tiles a step; they have to fit into memory together",
+            "rather enlarge `tile`: large tiles waste less on context",
+        ),
+    ),
+    Key(
+        "val_interval",
+        whole(1),
+        _train("validate every so many epochs", "up, if validation takes longer than an epoch"),
+    ),
+    Key(
+        "learning_rate",
+        number(above=0),
+        _train("largest learning rate, after the warm-up", "down, if the loss diverges"),
+    ),
+    Key(
+        "momentum",
+        number(0, below=1),
+        _train("of SGD, in `configs/experiments/sgd.json` alone", "seldom"),
+    ),
+    Key("weight_decay", number(0), _train("of AdamW", "seldom")),
+    Key(
+        "warmup_steps",
+        whole(0),
+        _train("steps until the learning rate is reached", "up, if the first steps diverge"),
+    ),
+    Key("clip_norm", number(above=0), _train("largest norm of a gradient", "seldom")),
+    Key(
+        "tile",
+        whole(1),
+        _train(
+            "side of a training tile, input of the network",
+            "up, if cells are as large as a tile's output (`tile` - 2 margins)",
+        ),
+        unit="pixels",
+    ),
+    Key(
+        "separation_width",
+        whole(1),
+        _train("background drawn between touching cells", "up for high magnification"),
+        unit="pixels",
+    ),
+    Key(
+        "w0",
+        number(0),
+        _train(
+            "weight of a gap of width 0, added to the class weight",
+            "up, if cells run together; 0 turns it off",
+        ),
+    ),
+    Key(
+        "sigma",
+        number(above=0),
+        _train(
+            "reach of that weight: it falls with the distances to the two nearest cells",
+            "with the magnification",
+        ),
+        unit="pixels",
+    ),
+    Key(
+        "weight_where",
+        one_of("background", "everywhere"),
+        _train("where it is added", "to follow the equation as printed"),
+    ),
+    Key(
+        "balance_classes",
+        bool,
+        _train(
+            "class weights w_c that give cells and background the same total; else 1",
+            "to `true`, if cells are so rare that none are found",
+        ),
+    ),
+    Key(
+        "deformation_sigma",
+        number(0),
+        _train(
+            "standard deviation of the displacements on the 3x3 grid",
+            "down, if deformed cells look unnatural",
+        ),
+        unit="pixels",
+    ),
+    Key(
+        "scale",
+        SCALE,
+        _train(
+            "smallest and largest magnification of a tile",
+            "wider, if the images to come are of other magnifications",
+        ),
+    ),
+    Key(
+        "padding_mode",
+        one_of(*PADDING_MODES),
+        _all(
+            "context beyond the image's edge: `reflect` mirrors it, `replicate` repeats the edge, "
+            "`constant` is 0; in training and inference alike",
+            "for comparison",
+            _AS,
+        ),
+        carried=True,
+    ),
+    Key(
+        "threshold",
+        number(0, 1),
+        _all(
+            "P(cell) above which a pixel is the core of a cell", "up, if cells run together", _SEE
+        ),
+        carried=True,
+    ),
+    Key(
+        "extent",
+        number(0, 1),
+        _all(
+            "P(cell) above which a pixel may be taken back by a cell, at most `threshold`",
+            "down, if cells come out too small",
+            _SEE,
+        ),
+        carried=True,
+    ),
+    Key(
+        "grow",
+        number(0),
+        _all("how far cells may take back", "with the magnification", _SEE),
+        unit="pixels",
+        carried=True,
+    ),
+    Key(
+        "min_size",
+        whole(0),
+        _all("cores of fewer pixels are dropped", "up, if debris is counted", _SEE),
+        unit="pixels",
+        carried=True,
+    ),
+    Key(
+        "max_hole",
+        whole(0),
+        _all(
+            "holes of up to so many pixels inside one cell are filled",
+            "up, if cells come out with holes",
+            _SEE,
+        ),
+        unit="pixels",
+        carried=True,
+    ),
+    Key(
+        "growth",
+        one_of("nearest", "watershed"),
+        _all(
+            "how cells take back: `nearest`, each pixel by the nearest cell, or `watershed`, by "
+            "flooding P(cell)",
+            "see [instances](../concepts/instances.md)",
+            _SEE,
+        ),
+        carried=True,
+    ),
+    Key(
+        "line",
+        whole(0),
+        _all(
+            "gaps of up to so many pixels between two cells are given back to them; the width of "
+            "the lines in the training labels, or a pixel more",
+            "with `separation_width`",
+            _SEE,
+        ),
+        unit="pixels",
+        carried=True,
+    ),
+    Key(
+        "versions",
+        whole(1, 8),
+        _using(
+            "rotated and mirrored versions of the image to average over; the paper's 7 take 7 "
+            "times as long",
+            "7, for the last bit of accuracy",
+            (
+                "as in inference; the paper's default here",
+                "1, to score what `inference` does by default",
+            ),
+        ),
+    ),
+    Key(
+        "roi_size",
+        whole(1) | SIDES | None,
+        _using(
+            "side of an input tile; none: the fastest within `memory_limit`. The result does not "
+            "depend on it",
+            "seldom",
+            ("as in inference", "seldom"),
+        ),
+        unit="pixels",
+    ),
+    Key(
+        "memory_limit",
+        whole(1),
+        _using(
+            "what the activations of one tile may take",
+            "up on a GPU; down, if memory runs out",
+            ("as in inference", "up on a GPU; down, if memory runs out"),
+        ),
+        unit="bytes",
+        decides=False,
+    ),
+    Key(
+        "compile",
+        bool,
+        {
+            "inference": (
+                "run the network through `torch.compile`; needs a C++ compiler on a CPU",
+                "for [thousands of tiles](../concepts/tiles.md#how-large-a-tile)",
+            )
+        },
+    ),
+)
+
+
+def _part(
+    name: str,
+    told: Mapping[str, tuple[str, str]],
+    type: Any = COMPONENT,
+    *,
+    carried: bool = False,
+    decides: bool = True,
+) -> Key:
+    return Key(name, type, told, part=True, carried=carried, decides=decides)
+
+
+_OWN_SGD = (
+    "the paper's SGD with momentum 0.99 is `configs/experiments/sgd.json`: `--config_file "
+    "\"['$BUNDLE/configs/train.json','$BUNDLE/configs/experiments/sgd.json']\"`"
+)
+_UNTOLD = ("", "")
+
+PARTS = (
+    _part(
+        "network_def",
+        _all(
+            "the network: `ValidUNet`, its channels a level in `features`, its `dropout`",
+            "wider or deeper for more data; [another network](../how-to/own-network.md)",
+            _NETWORK,
+        ),
+        carried=True,
+    ),
+    Key("network_def#features", FEATURES, _all(*_UNTOLD, _UNTOLD)),
+    Key("network_def#dropout", number(0, below=1), _all(*_UNTOLD, _UNTOLD)),
+    Key("network_def#in_channels", whole(1), _all(*_UNTOLD, _UNTOLD)),
+    Key("network_def#out_channels", whole(1), _all(*_UNTOLD, _UNTOLD)),
+    Key("network_def#spatial_dims", whole(2, 3), _all(*_UNTOLD, _UNTOLD)),
+    _part("network", _all("the same on `device`", "no", ("the same on `device`", "no"))),
+    _part(
+        "geometry",
+        _train("sizes and margin of the network; its own", "for a network without `geometry`"),
+    ),
+    _part("data", _train("the data set that `find_data` finds", "no; see `dataset_dir`")),
+    _part(
+        "settings",
+        _all(
+            "how images are read and normalised; kept with the network, and compared before it is "
+            "used",
+            "no",
+            ("as in training", "no"),
+        ),
+        SECTION,
+    ),
+    _part(
+        "loss",
+        _train(
+            "cross-entropy under the weight map",
+            "for a loss of (logits, labels, weights) of your own",
+        ),
+    ),
+    _part("optimizer", _train("AdamW", _OWN_SGD)),
+    _part(
+        "lr_scheduler",
+        _train("warm-up and cosine, by steps", "for another schedule of MONAI or PyTorch"),
+    ),
+    _part(
+        "inferer",
+        {
+            "train": (
+                "how whole images are run: `OverlapTileInferer`",
+                "its `roi_size` or `memory_limit`, if validation runs out of memory",
+            ),
+            "inference": _INFERER,
+            "evaluation": _INFERER,
+        },
+    ),
+    _part(
+        "read",
+        _train(
+            "transforms that read and normalise, once an image",
+            "to normalise otherwise; then in inference too",
+        ),
+        LIST,
+    ),
+    _part(
+        "preprocessing",
+        _using(
+            "reads and normalises", "as `read` in training", ("reads and normalises", "as there")
+        ),
+    ),
+    _part(
+        "dataset",
+        _using("the images", "no", ("the labelled images", "no")),
+        decides=False,
+    ),
+    _part("dataloader", _using("its loader", "no", ("its loader", "no")), decides=False),
+    _part(
+        "postprocessing",
+        _using(
+            "probabilities, instances, files",
+            "to write other files",
+            ("probabilities, instances", "no"),
+        ),
+    ),
+    _part(
+        "train",
+        _train(
+            "the trainer: augmentation, data set, loader, handlers",
+            "`train#augmentation`: [own transform](../how-to/own-transform.md)",
+        ),
+        SECTION,
+    ),
+    _part("train#preprocessing", _train(*_UNTOLD)),
+    _part("train#augmentation", _train(*_UNTOLD), LIST),
+    _part("train#dataset", _train(*_UNTOLD)),
+    _part("train#sampler", _train(*_UNTOLD)),
+    _part("train#dataloader", _train(*_UNTOLD)),
+    _part("train#inferer", _train(*_UNTOLD)),
+    _part("train#handlers", _train(*_UNTOLD), LIST),
+    _part("train#trainer", _train(*_UNTOLD)),
+    Key("train#trainer#max_epochs", whole(1), _train(*_UNTOLD)),
+    _part(
+        "validate",
+        _train(
+            "the evaluator: data set, postprocessing, metrics; its key metric chooses the best "
+            "epoch",
+            "to add a metric of MONAI",
+        ),
+        SECTION,
+    ),
+    _part("validate#preprocessing", _train(*_UNTOLD)),
+    _part("validate#dataset", _train(*_UNTOLD)),
+    _part("validate#dataloader", _train(*_UNTOLD)),
+    _part("validate#inferer", _train(*_UNTOLD)),
+    _part("validate#postprocessing", _train(*_UNTOLD)),
+    _part("validate#key_metric", _train(*_UNTOLD), COMPONENTS),
+    _part("validate#additional_metrics", _train(*_UNTOLD), COMPONENTS),
+    _part("validate#handlers", _train(*_UNTOLD), LIST),
+    _part("validate#evaluator", _train(*_UNTOLD)),
+    _part("test", _train("loader of the unseen images", "no"), SECTION),
+    _part("test#dataset", _train(*_UNTOLD)),
+    _part("test#dataloader", _train(*_UNTOLD)),
+    _part("checkpoints", _train("what is saved, and which score is best", "no")),
+    _part(
+        "tracker",
+        _train(
+            "what is recorded in MLflow, under which experiment",
+            "`tracker#experiment`, to group runs",
+        ),
+    ),
+    Key("tracker#experiment", TEXT, _train(*_UNTOLD)),
+    _part("key_metric", {"evaluation": ("the first score", "for another metric")}, COMPONENTS),
+    _part(
+        "additional_metrics",
+        {"evaluation": ("further scores", "to add a metric of MONAI")},
+        COMPONENTS,
+    ),
+    _part("metrics", {"evaluation": ("all of them", "no")}, COMPONENTS),
+    _part(
+        "evaluator",
+        _using("runs all of this", "no", ("runs all of this", "no")),
+        decides=False,
+    ),
+    _part("training", _train("what `run training` runs", "no"), PART),
+    _part("inference", {"inference": ("what `run inference` runs", "no")}, PART, decides=False),
+    _part("evaluation", {"evaluation": ("what `run evaluation` runs", "no")}, PART),
+    # MONAI's own
+    _part("handlers", _using(*_UNTOLD, _UNTOLD), LIST, decides=False),
+    _part("imports", _all(*_UNTOLD, _UNTOLD), LIST, decides=False),
+    _part("initialize", _all(*_UNTOLD, _UNTOLD), PART, decides=False),
+    _part("run", _all(*_UNTOLD, _UNTOLD), PART, decides=False),
+)
+
+KEYS = {key.name: key for key in (*SETTINGS, *PARTS)}
+
+
+def carried() -> tuple[str, ...]:
+    """What a trained network has to be used with."""
+    return tuple(name for name, key in KEYS.items() if key.carried)
+
+
+def decides(name: str) -> bool:
+    """Whether a key of a configuration changes what is found in an image; an unknown one may."""
+    return name not in KEYS or KEYS[name].decides

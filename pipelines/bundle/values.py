@@ -1,0 +1,229 @@
+"""What a value of a configuration may be: types that pydantic checks, in words too."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import reprlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import torch
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
+
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+LITERALS = {"true": True, "false": False, "null": None, "none": None}
+"""What texts stand for that a command line did not take for what they mean."""
+_LIMITS: dict[str, Any] = {"from": Ge, "above": Gt, "to": Le, "to below": Lt}
+_BASES = {int: "a whole number", float: "a number", bool: "True or False", NoneType: "none"}
+
+
+class Words(str):
+    """What a type allows, where that cannot be read from the type itself."""
+
+
+def whole(low: int, high: int | None = None) -> Any:
+    """A whole number."""
+    return Annotated[(int, Ge(low), *(() if high is None else (Le(high),)))]
+
+
+def number(
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A finite number from ``low`` to ``high``, or ``above`` to ``below`` these."""
+    limits = (_LIMITS["from"], low), (_LIMITS["to"], high)
+    strict = (_LIMITS["above"], above), (_LIMITS["to below"], below)
+    return Annotated[(float, *(kind(n) for kind, n in (*limits, *strict) if n is not None))]
+
+
+def one_of(*names: str) -> Any:
+    """One of these texts."""
+    return Literal[names]
+
+
+def _checked(good: Callable[[Any], bool]) -> AfterValidator:
+    def check(value: Any) -> Any:
+        if not good(value):
+            raise ValueError
+        return value
+
+    return AfterValidator(check)
+
+
+def _is_device(value: Any) -> bool:
+    if isinstance(value, torch.device):
+        return True
+    try:
+        return isinstance(value, str) and bool(torch.device(value))
+    except RuntimeError:
+        return False
+
+
+def is_expression(value: Any) -> bool:
+    """Whether MONAI evaluates a value: ``$...``, ``@...`` or ``%...``."""
+    return isinstance(value, str) and value[:1] in ("$", "@", "%") and len(value) > 1
+
+
+def _is_component(value: Any) -> bool:
+    target = value.get("_target_") if isinstance(value, dict) else None
+    return is_expression(value) or (isinstance(target, str) and bool(target.strip(" $")))
+
+
+def _is_list(value: Any) -> bool:
+    return is_expression(value) or (
+        isinstance(value, list) and all(isinstance(v, dict) or is_expression(v) for v in value)
+    )
+
+
+def _is_section(value: Any) -> bool:
+    return is_expression(value) or (isinstance(value, dict) and bool(value))
+
+
+def _are_components(value: Any) -> bool:
+    return is_expression(value) or (
+        isinstance(value, dict) and bool(value) and all(map(_is_component, value.values()))
+    )
+
+
+def _is_scale(value: Any) -> bool:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        return False
+    return all(_is_number(v) for v in value) and 0 < value[0] <= value[1]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_whole(value: Any, counts: range) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) in counts
+        and all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in value)
+    )
+
+
+def _is_text(value: Any) -> bool:
+    # "null" and the like are what a command line makes of a value that was meant to be none
+    return bool(value.strip()) and value.strip().lower() not in LITERALS
+
+
+def _is_path(value: Any) -> bool:
+    return _is_text(str(value)) and not any(mark in str(value) for mark in ("#", "::", "\0"))
+
+
+TEXT = Annotated[str, _checked(_is_text), Words("a text")]
+PATH = Annotated[
+    str | Path, _checked(_is_path), Words("a path (# and :: would mark parts for MONAI)")
+]
+DEVICE = Annotated[Any, _checked(_is_device), Words("a device, as cpu, cuda or cuda:1")]
+SCALE = Annotated[
+    Any, _checked(_is_scale), Words("two numbers above 0, the smaller one first, as [0.8, 1.25]")
+]
+FEATURES = Annotated[
+    Any,
+    _checked(lambda value: _are_whole(value, range(2, 17))),
+    Words("a list of at least two whole numbers from 1, as [32, 64, 128]"),
+]
+SIDES = Annotated[
+    Any, _checked(lambda value: _are_whole(value, range(2, 4))), Words("one for each axis")
+]
+COMPONENT = Annotated[
+    Any, _checked(_is_component), Words("an object with _target_, or an expression")
+]
+SECTION = Annotated[Any, _checked(_is_section), Words("an object of parts, or an expression")]
+COMPONENTS = Annotated[
+    Any, _checked(_are_components), Words("an object of objects with _target_, or an expression")
+]
+LIST = Annotated[Any, _checked(_is_list), Words("a list of objects and expressions")]
+PART = Annotated[
+    Any,
+    _checked(lambda value: _is_component(value) or (bool(value) and _is_list(value))),
+    Words("an object with _target_, a list of these, or an expression"),
+]
+
+
+def allowed(kind: Any) -> str:
+    """What a type allows, in words."""
+    if get_origin(kind) in (Union, UnionType):
+        return _listed([allowed(part) for part in get_args(kind)])
+    if get_origin(kind) is Literal:
+        return _listed(list(get_args(kind)))
+    if get_origin(kind) is not Annotated:
+        return _BASES[kind]
+    words = [note for note in kind.__metadata__ if isinstance(note, Words)]
+    limits = (f" {word} {limit:g}" for word, limit in limits_of(kind).items())
+    return words[0] if words else _BASES[get_args(kind)[0]] + "".join(limits)
+
+
+def _listed(names: list[str]) -> str:
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def limits_of(kind: Any) -> dict[str, float]:
+    """Of a number: the limit for each of ``from``, ``above``, ``to`` and ``to below`` it has."""
+    notes = {type(note): note for note in kind.__metadata__}
+    found = ((word, notes.get(limit)) for word, limit in _LIMITS.items())
+    return {
+        word: getattr(note, type(note).__name__.lower()) for word, note in found if note is not None
+    }
+
+
+def refuses(kind: Any, value: Any) -> bool:
+    """Whether a value is none of a type; ``5.0`` is no whole number, ``True`` no number."""
+    try:
+        _adapter(kind).validate_python(value)
+    except ValidationError:
+        return True
+    return False
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind, config=_STRICT)
+
+
+def choices(kind: Any) -> list[Any]:
+    """The texts and truth values that a type names one by one."""
+    if get_origin(kind) in (Union, UnionType):
+        return [name for part in get_args(kind) for name in choices(part)]
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return [True, False] if kind is bool else []
+
+
+def takes_text(kind: Any) -> bool:
+    """Whether a type allows any text."""
+    return not refuses(kind, "text of any kind")
+
+
+def meant(kind: Any, value: Any) -> tuple[Any, ...]:
+    """The value of a type that was probably meant by another, if that can be told."""
+    if isinstance(value, (list, tuple, dict)):
+        return ()
+    named = {str(name).lower(): name for name in choices(kind)}
+    near = difflib.get_close_matches(str(value).lower(), named, n=1)
+    if near:
+        return (named[near[0]],)
+    guess = LITERALS.get(str(value).lower(), value) if isinstance(value, str) else value
+    if guess is not None and not isinstance(guess, bool):
+        try:
+            number = float(guess)
+        except (TypeError, ValueError, OverflowError):
+            return ()
+        guess = int(number) if number.is_integer() else number
+    return () if guess is value or refuses(kind, guess) else (guess,)
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: short, texts in quotes."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+    return short.repr(value)
