@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from overtile.networks.precision import PRECISIONS
-from overtile.networks.tiling import PADDING_MODES
+from overtile.networks.geometry import PADDING_MODES
+from overtile.networks.inferers.precision import PRECISIONS
 from overtile.pipelines.bundle.values import (
     COMPONENT,
     COMPONENTS,
