@@ -10,7 +10,7 @@ RUN := runs/touching_cells
 BUNDLE := bundles/touching_cells
 MONAI := $(BIN)/python -W ignore -m monai.bundle run
 
-.PHONY: help setup train label install-label test test-all lint format docs pictures bench clean
+.PHONY: help setup train label install-label test test-all lint format reference docs pictures bench clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -59,6 +59,10 @@ lint: setup ## ruff, format check, strict types
 format: setup ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: $(STAMP) ## build the tables of docs/reference/configuration.md from the schema
+	$(BIN)/python -m overtile.pipelines.bundle.reference docs/reference/configuration.md \
+		bundles/touching_cells bundles/em_membranes
 
 docs: $(DOCS_STAMP) ## build the documentation as a site into build/docs
 	$(BIN)/python -m sphinx -W --keep-going -E -a -q docs build/docs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import os
 import re
 import runpy
@@ -25,9 +24,6 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 PAGES += sorted(ROOT.glob("bundles/*/docs/README.md"))
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-CONFIGURATION = DOCS / "reference" / "configuration.md"
-# MONAI's own keys: modules for expressions, what runs first, further handlers, the default run
-PLUMBING = {"imports", "initialize", "handlers", "run"}
 
 
 def blocks_of(name: str, language: str) -> list[str]:
@@ -175,47 +171,6 @@ def bundled(config: str) -> Path:
     """A configuration of a bundle; that of a run's folder has the keys of the bundle's."""
     path = ROOT / config
     return path if path.is_file() else ROOT / "bundles/touching_cells/configs" / path.name
-
-
-def rows_of(config: str) -> dict[str, list[str]]:
-    """The cells of each row of the tables under ``## {config}: ...``, by its key."""
-    pattern = rf"^## {re.escape(config)}: .*?(?=^## |\Z)"
-    parts = re.findall(pattern, CONFIGURATION.read_text(), flags=re.DOTALL | re.MULTILINE)
-    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", "\n".join(parts), flags=re.MULTILINE)
-    return {key: [cell.strip() for cell in cells.split(" | ")] for key, cells in rows}
-
-
-BUNDLES = ("touching_cells", "em_membranes")  # in the order of the page's defaults
-
-
-@pytest.mark.parametrize("config", ["train.json", "evaluation.json", "inference.json"])
-def test_every_key_of_the_bundles_is_described_with_its_default(config: str) -> None:
-    assert sorted(BUNDLES) == sorted(p.parent.name for p in ROOT.glob("bundles/*/configs"))
-    contents = {
-        b: json.loads((ROOT / "bundles" / b / "configs" / config).read_text()) for b in BUNDLES
-    }
-    rows = rows_of(config)
-    used = {key for content in contents.values() for key in content} - PLUMBING
-    page = CONFIGURATION.relative_to(ROOT)
-    assert not used - rows.keys(), (
-        f"{page} lacks rows under {config} for {sorted(used - rows.keys())}"
-    )
-    assert not rows.keys() - used, f"{page} describes {sorted(rows.keys() - used)}, not in {config}"
-    wrong = []
-    for place, (bundle, content) in enumerate(contents.items()):
-        for key, cells in rows.items():
-            if len(cells) < 3 or isinstance(content.get(key), (dict, list)):
-                continue  # a part, not a setting
-            printed = cells[1].split(" / ")
-            default = printed[min(place, len(printed) - 1)]
-            found = as_printed(content[key], bundle) if key in content else "-"
-            if found != default and "$" not in found:
-                wrong.append(f"{key} of {bundle}: {default}, is {found}")
-    assert not wrong, f"{page}, {config}: {'; '.join(wrong)}"
-
-
-def as_printed(value: object, bundle: str) -> str:
-    return "none" if value is None else f"`{json.dumps(value).replace(bundle, 'NAME')}`"
 
 
 @pytest.mark.parametrize("package", ["networks", "transforms"])

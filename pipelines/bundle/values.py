@@ -19,7 +19,7 @@ _STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=T
 LITERALS = {"true": True, "false": False, "null": None, "none": None}
 """What texts stand for that a command line did not take for what they mean."""
 _LIMITS: dict[str, Any] = {"from": Ge, "above": Gt, "to": Le, "to below": Lt}
-_BASES = {int: "a whole number", float: "a number", bool: "True or False", NoneType: "none"}
+_BASES = {int: "a whole number", float: "a number", bool: "True or False", NoneType: "None"}
 
 
 class Words(str):
@@ -120,9 +120,7 @@ def _is_path(value: Any) -> bool:
 
 
 TEXT = Annotated[str, _checked(_is_text), Words("a text")]
-PATH = Annotated[
-    str | Path, _checked(_is_path), Words("a path (# and :: would mark parts for MONAI)")
-]
+PATH = Annotated[str | Path, _checked(_is_path), Words("a path without # and ::")]
 DEVICE = Annotated[Any, _checked(_is_device), Words("a device, as cpu, cuda or cuda:1")]
 SCALE = Annotated[
     Any, _checked(_is_scale), Words("two numbers above 0, the smaller one first, as [0.8, 1.25]")

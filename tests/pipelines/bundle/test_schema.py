@@ -20,6 +20,7 @@ from monai.bundle import ConfigParser
 from overtile.pipelines.bundle.check import check_configuration
 from overtile.pipelines.bundle.messages import as_override
 from overtile.pipelines.bundle.overrides import typed, without_quotes
+from overtile.pipelines.bundle.reference import page_with_tables
 from overtile.pipelines.bundle.schema import CONFIGURATIONS, KEYS, Key, decides
 from overtile.pipelines.bundle.values import SECTION, allowed, limits_of
 from overtile.pipelines.errors import ConfigurationError
@@ -243,6 +244,25 @@ def test_a_name_that_this_version_has_not_is_refused(target: str, hint: str) -> 
     assert hint in said
     said = said_of("touching_cells", "inference", imports=["$from overtile.pipelines import gone"])
     assert said.startswith("imports#0: overtile.pipelines.gone is not in this version")
+
+
+def test_the_reference_page_is_built_from_the_schema() -> None:
+    page = (ROOT / "docs" / "reference" / "configuration.md").read_text()
+    bundles = [ROOT / "bundles" / bundle for bundle in BUNDLES]
+    assert page == page_with_tables(page, bundles), "make reference"
+    assert sorted(BUNDLES) == sorted(p.parent.name for p in ROOT.glob("bundles/*/configs"))
+    for name, key in KEYS.items():
+        for config, (meaning, _) in key.told.items():
+            described = f"| `{name}` | {meaning} |" in page
+            assert described or not meaning, f"{name} of {config}"
+
+
+def test_every_key_is_described() -> None:
+    own = {"imports", "initialize", "handlers", "run"}  # MONAI's; the page has a sentence on them
+    for name, key in KEYS.items():
+        for config, (meaning, change) in key.told.items():
+            described = bool(meaning and change)
+            assert described != (name in own or "#" in name), f"{name} of {config}"
 
 
 def test_labels_are_what_reading_knows() -> None:

@@ -1,0 +1,72 @@
+"""The tables of the reference page of the configurations, built from the schema and the bundles.
+
+``make reference`` puts them into ``docs/reference/configuration.md``, between two marks.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from overtile.pipelines.bundle.schema import CONFIGURATIONS, KEYS, Key
+from overtile.pipelines.bundle.values import allowed
+
+BEGIN = "<!-- built by `make reference` -->\n"
+END = "<!-- end of what is built -->\n"
+
+
+def page_with_tables(page: str, bundles: Sequence[Path]) -> str:
+    """The page with its tables as the schema and the bundles have them now.
+
+    Args:
+        page: with the two marks.
+        bundles: folders, in the order of the defaults in a row.
+    """
+    before, _, rest = page.partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        raise ValueError(f"a page without {BEGIN.strip()} and {END.strip()}")
+    tables = "\n".join(line for config in CONFIGURATIONS for line in _tables(config, bundles))
+    return f"{before}{BEGIN}\n{tables}\n{END}{after}"
+
+
+def _tables(config: str, bundles: Sequence[Path]) -> Iterator[str]:
+    defaults = [
+        (bundle.name, json.loads((bundle / "configs" / f"{config}.json").read_text()))
+        for bundle in bundles
+    ]
+    rows = [key for key in KEYS.values() if key.told.get(config, ("", ""))[0]]
+    yield f"## {config}.json: settings\n"
+    yield "| key | meaning | allowed | default | change it |\n|---|---|---|---|---|"
+    for key in rows:
+        if not key.part:
+            meaning, change = key.told[config]
+            told = " / ".join(dict.fromkeys(_default(key.name, *one) for one in defaults))
+            yield f"| `{key.name}` | {meaning} | {_allowed(key)} | {told} | {change} |"
+    yield f"\n## {config}.json: parts\n"
+    yield "| key | what it is | change it |\n|---|---|---|"
+    for key in rows:
+        if key.part:
+            yield f"| `{key.name}` | {' | '.join(key.told[config])} |"
+    yield ""
+
+
+def _allowed(key: Key) -> str:
+    return allowed(key.type) + (f", in {key.unit}" if key.unit else "")
+
+
+def _default(name: str, bundle: str, content: dict[str, Any]) -> str:
+    value = content.get(name, ...)
+    if value is ... or value is None:
+        return "-" if value is ... else "None"
+    if name == "device":
+        return "a GPU, if any"
+    return f"`{json.dumps(value).replace(bundle, 'NAME')}`"
+
+
+if __name__ == "__main__":
+    file, *folders = map(Path, sys.argv[1:])
+    file.write_text(page_with_tables(file.read_text(), folders))
