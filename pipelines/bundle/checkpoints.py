@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,20 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from overtile.pipelines.errors import ConfigurationError
+from overtile.pipelines.errors import ConfigurationError, Setting
+from overtile.pipelines.files import settle, together, whole
 
 _SETTINGS = "settings.json"
 
 
 class Checkpoints:
-    """Save the last and the best state of a run, each in one atomic step.
+    """Save the last and the best state of a run, each at once or not at all.
 
     ``last.pt`` holds all that a run needs to go on (weights, optimiser, schedule, epoch, best
     value so far, and ``extra``), ``model.pt`` the bare ``state_dict`` of the best network, as
     MONAI's tools expect it, and ``settings.json`` how its images were read. Both ``.pt`` load with
-    ``weights_only=True``. A crash at any moment leaves the previous file whole.
+    ``weights_only=True``. A crash at any moment leaves what was saved before, and never the network
+    of one epoch with the settings of another.
 
     Args:
         directory: where to write them.
@@ -73,7 +74,11 @@ class Checkpoints:
                 images otherwise.
         """
         if not self.last_path.is_file():
-            raise ConfigurationError(f"resume: {self.last_path} does not exist; start without it")
+            raise ConfigurationError(
+                "resume",
+                f"{self.last_path} does not exist",
+                hint=Setting("resume", False, "to start anew"),
+            )
         state = read_checkpoint(self.last_path)
         check_weights(state["model"], self.parts["model"], self.last_path)
         check_settings(self.settings, self.best_path)
@@ -103,9 +108,10 @@ class Checkpoints:
     def _save_best(self, engine: Engine, score: float) -> None:
         if self.best is None or score > self.best:
             self.best, self.best_epoch = score, engine.state.epoch
-            save_atomically(self.parts["model"].state_dict(), self.best_path)
-            settings = self.directory / _SETTINGS
-            settings.write_text(json.dumps(self.settings, indent=2) + "\n")
+            with together(self.directory) as folder:
+                torch.save(self.parts["model"].state_dict(), folder / self.best_path.name)
+                told = json.dumps(self.settings, indent=2)
+                (folder / _SETTINGS).write_text(f"{told}\n")
 
     def _save_last(self, engine: Engine) -> None:
         state = {name: part.state_dict() for name, part in self.parts.items()}
@@ -116,18 +122,9 @@ class Checkpoints:
             best_epoch=self.best_epoch,
             extra=self.extra,
         )
-        save_atomically(state, self.last_path)
-
-
-def save_atomically(state: Mapping[str, Any], path: Path) -> None:
-    """``torch.save`` that replaces the old file only once the new one is whole on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with whole(self.last_path) as path:
+            torch.save(state, path)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -136,14 +133,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigurationError: if the file is missing, or no such checkpoint.
     """
+    settle(Path(path).parent)
     if not Path(path).is_file():
-        raise ConfigurationError(f"{path}: no such file; train first, or give --checkpoint")
+        raise ConfigurationError(
+            path, "no such file", hint=("train first", Setting("checkpoint", "FILE"))
+        )
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigurationError(
-            f"{path}: no checkpoint of tensors ({reason}); expected one that a training wrote"
+            path, f"no checkpoint of tensors ({reason})", "one that a training wrote"
         ) from error
     return state
 
@@ -171,12 +171,14 @@ def check_settings(settings: Mapping[str, Any], path: str | Path) -> None:
         ConfigurationError: naming the first setting that differs.
     """
     file = Path(path).with_name(_SETTINGS)
+    settle(file.parent)
     trained = json.loads(file.read_text()) if file.is_file() else {}
     for name, value in settings.items():
         if name in trained and trained[name] != value:
             raise ConfigurationError(
-                f"{path}: trained with {name}={trained[name]}, but {name} is {value}; "
-                f"give --{name} {trained[name]}, or take the configuration beside the network"
+                path,
+                f"trained with {name}={trained[name]}, but {name} is {value}",
+                hint=(Setting(name, trained[name]), "take the configuration beside the network"),
             )
 
 
@@ -188,8 +190,9 @@ def check_weights(weights: Mapping[str, Any], network: nn.Module, path: str | Pa
         expected = tuple(wanted[name].shape) if name in wanted else "missing"
         if found != expected:
             raise ConfigurationError(
-                f"{path}: {name} is {found}, the network has {expected}; "
-                "set network_def as it was in training"
+                path,
+                f"{name} is {found}, the network has {expected}",
+                hint="set network_def as it was in training",
             )
 
 

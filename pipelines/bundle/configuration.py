@@ -99,9 +99,10 @@ def check_inferer(inferer: Any, network: Any) -> None:
     has_geometry = isinstance(getattr(network, "geometry", None), TileGeometry)
     if has_geometry and isinstance(inferer, SlidingWindowInferer):
         raise ConfigurationError(
-            f"inferer {type(inferer).__name__} with {type(network).__name__}: a sliding window "
-            "misreads the smaller output of a valid network; set its _target_ to "
-            "overtile.networks.OverlapTileInferer"
+            "inferer",
+            f"{type(inferer).__name__} with {type(network).__name__}: a sliding window misreads "
+            "the smaller output of a valid network",
+            hint="set its _target_ to overtile.networks.OverlapTileInferer",
         )
     if isinstance(inferer, OverlapTileInferer) and inferer.geometry is None:
         geometry_of(network)

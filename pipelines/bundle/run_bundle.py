@@ -12,13 +12,14 @@ from torch.nn import Module
 
 from overtile.networks import TileGeometry
 from overtile.pipelines.bundle.schema import carried
-from overtile.pipelines.errors import ConfigurationError
+from overtile.pipelines.errors import ConfigurationError, Setting
+from overtile.pipelines.files import settle, together
 
 
 def write_bundle(
     parser: ConfigParser, bundle_root: str | Path, folder: Path, network: Module
 ) -> None:
-    """Copy a bundle into the folder of a run, set as the run was.
+    """Copy a bundle into the folder of a run, set as the run was; all of it, or nothing.
 
     Its ``train.json`` is the run's configuration with all overrides. Its ``inference.json`` and
     ``evaluation.json`` take from it what the network has to be used with, so
@@ -31,28 +32,33 @@ def write_bundle(
         network: whose geometry, if it has one, gives the sizes in ``metadata.json``.
     """
     source = check_bundle(bundle_root)
-    (folder / "configs").mkdir(parents=True, exist_ok=True)
-    for path in sorted((source / "configs").iterdir()):
-        if path.name in ("inference.json", "evaluation.json"):
-            config = json.loads(path.read_text())
-            own = {key: parser.get(key) for key in carried() if key in config and key in parser}
-            config.update(own, dataset_dir=None)
-            _write(folder / "configs" / path.name, config)
-        elif path.name == "train.json":
-            merged = {k: v for k, v in parser.get().items() if k != parser.meta_key}
-            _write(folder / "configs" / path.name, merged)
-        elif path.name == "metadata.json":
-            metadata = json.loads(path.read_text())
-            geometry = getattr(network, "geometry", None)
-            if isinstance(geometry, TileGeometry):
-                _put_sizes(metadata, geometry, int(parser.get("spatial_dims", 2)))
-            _write(folder / "configs" / path.name, metadata)
-        elif path.name == "logging.conf":
-            shutil.copyfile(path, folder / "configs" / path.name)
-    if (source / "LICENSE").is_file():
-        shutil.copyfile(source / "LICENSE", folder / "LICENSE")
-    if (source / "docs").is_dir():
-        shutil.copytree(source / "docs", folder / "docs", dirs_exist_ok=True)
+    merged = {k: v for k, v in parser.get().items() if k != parser.meta_key}
+    with together(folder) as unfinished:
+        for name in ("configs", "docs"):
+            if (folder / name).is_dir():  # with files of the user's own, perhaps
+                shutil.copytree(folder / name, unfinished / name)
+        configs = unfinished / "configs"
+        configs.mkdir(exist_ok=True)
+        for path in sorted((source / "configs").iterdir()):
+            if path.name in ("inference.json", "evaluation.json"):
+                config = json.loads(path.read_text())
+                own = {key: merged[key] for key in carried() if key in config and key in merged}
+                config.update(own, dataset_dir=None)
+                _write(configs / path.name, config)
+            elif path.name == "train.json":
+                _write(configs / path.name, merged)
+            elif path.name == "metadata.json":
+                metadata = json.loads(path.read_text())
+                geometry = getattr(network, "geometry", None)
+                if isinstance(geometry, TileGeometry):
+                    _put_sizes(metadata, geometry, int(parser.get("spatial_dims", 2)))
+                _write(configs / path.name, metadata)
+            elif path.name == "logging.conf":
+                shutil.copyfile(path, configs / path.name)
+        if (source / "LICENSE").is_file():
+            shutil.copyfile(source / "LICENSE", unfinished / "LICENSE")
+        if (source / "docs").is_dir():
+            shutil.copytree(source / "docs", unfinished / "docs", dirs_exist_ok=True)
 
 
 def check_bundle(bundle_root: str | Path) -> Path:
@@ -62,10 +68,12 @@ def check_bundle(bundle_root: str | Path) -> Path:
         ConfigurationError: if it is none.
     """
     source = Path(bundle_root)
+    settle(source)
     if not (source / "configs" / "train.json").is_file():
         raise ConfigurationError(
-            f"bundle_root {source}: no configs/train.json in it; give --bundle_root with the "
-            "bundle's folder"
+            f"bundle_root {source}",
+            "no configs/train.json in it",
+            hint=Setting("bundle_root", "DIR", "with the bundle's folder"),
         )
     return source
 

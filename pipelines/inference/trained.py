@@ -23,6 +23,7 @@ from overtile.pipelines.bundle.configuration import check_inferer
 from overtile.pipelines.bundle.messages import wrong_value
 from overtile.pipelines.bundle.schema import decides
 from overtile.pipelines.errors import ConfigurationError, Setting, size_text, users_mistake
+from overtile.pipelines.files import settle
 from overtile.pipelines.images.read import Channel
 from overtile.pipelines.images.read_transform import ReadImaged
 from overtile.transforms import InstancesFromProbabilities, InstancesFromProbabilitiesd
@@ -101,6 +102,7 @@ def load_trained(bundle: Path, settings: Mapping[str, Any]) -> Trained:
         ConfigurationError: if there is no such bundle, a setting or a file of it is wrong, or it
             does more to an image than can be done in parts.
     """
+    settle(bundle)
     file = bundle / "configs" / "inference.json"
     if not file.is_file():
         raise ConfigurationError(
