@@ -14,7 +14,7 @@ from overtile.pipelines.data.facts import FactBook, Item, default_cache
 from overtile.pipelines.data.layouts import Pair, find_pairs
 from overtile.pipelines.data.split import folded, thinned, validated
 from overtile.pipelines.errors import DataError, UnreadableError, size_text
-from overtile.pipelines.images.read import Channel, as_path, check_labels_kind
+from overtile.pipelines.images.read import Channel, check_labels_kind
 from overtile.pipelines.images.view import plane_names, split_plane
 
 log = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ def _labelled(
 ) -> tuple[Path, str, dict[str, list[Item]], list[str], FactBook]:
     if dataset_dir is None:
         raise DataError("dataset_dir is not set; give --dataset_dir DIR")
-    root = as_path(dataset_dir)
+    root = Path(dataset_dir)
     if not root.is_dir():
         raise DataError(
             f"dataset_dir {root}: no such folder; give one that holds images and labels"

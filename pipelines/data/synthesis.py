@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from overtile.pipelines.data.writing import write_data
-from overtile.pipelines.images.read import as_path
 
 Image = NDArray[np.uint16]
 Instances = NDArray[np.uint16]
@@ -73,7 +72,7 @@ def membranes(
 def given_or_made(dataset_dir: str | Path | None, folder: str | Path, seed: int = 0) -> Path:
     """The user's data where there are some, else a generated set in ``folder``, made once."""
     if dataset_dir is not None:
-        return as_path(dataset_dir)
+        return Path(dataset_dir)
     folder = Path(folder)
     with FileLock(folder.with_name(f".{folder.name}.lock")):  # two runs may start at once
         if not folder.is_dir():

@@ -12,7 +12,7 @@ from overtile.pipelines.data.facts import Item
 from overtile.pipelines.data.layouts import image_of, images_by_stem
 from overtile.pipelines.errors import DataError, UnreadableError, size_text
 from overtile.pipelines.images.formats import is_image
-from overtile.pipelines.images.read import as_path, open_view, read_image
+from overtile.pipelines.images.read import open_view, read_image
 from overtile.pipelines.images.view import plane_names, split_plane, stem
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def images_in(
     """
     if source is None:
         return []
-    path = as_path(source)
+    path = Path(source)
     file, plane = split_plane(path)
     if not file.exists():
         raise DataError(f"{path}: no such file or folder")

@@ -18,17 +18,6 @@ Channel = int | str | None
 LABELS = ("instances", "mask", "membranes")
 
 
-def as_path(given: Any) -> Path:
-    """A path that the command line may have taken for a number (``2024``) or a list (``a,b``).
-
-    Raises:
-        DataError: for an option without a value, which the command line takes for True.
-    """
-    if isinstance(given, bool):
-        raise DataError("--dataset_dir has no value; give --dataset_dir DIR")
-    return Path(",".join(map(str, given)) if isinstance(given, (tuple, list)) else str(given))
-
-
 def read_image(
     path: str | Path,
     spatial_dims: int = 2,
