@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from overtile.pipelines.data.cache import CachedDataset
+from overtile.pipelines.errors import ConfigurationError
 
 
 class TileDataset(CachedDataset):
@@ -31,7 +32,7 @@ class TileDataset(CachedDataset):
         cache_dir: as of `CachedDataset`.
 
     Raises:
-        ValueError: for ``samples`` below 1.
+        ConfigurationError: for ``samples`` below 1.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class TileDataset(CachedDataset):
         cache_dir: str | Path | None = None,
     ) -> None:
         if samples is not None and samples < 1:
-            raise ValueError(f"samples={samples}: expected at least 1 tile an epoch")
+            raise ConfigurationError("samples", str(samples), "at least 1 tile an epoch")
         super().__init__(data, transform, memory_limit, cache_dir)
         self.samples, self.seed = samples, seed
 

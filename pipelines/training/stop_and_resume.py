@@ -21,6 +21,7 @@ from overtile.pipelines.bundle.checkpoints import (
     load_weights,
     read_checkpoint,
 )
+from overtile.pipelines.bundle.messages import as_override
 from overtile.pipelines.errors import ConfigurationError, Setting
 from overtile.pipelines.files import alone
 
@@ -107,7 +108,8 @@ def stoppable(
         if state["epoch"]:
             message = (
                 f"\nStopped. Everything up to the end of epoch {state['epoch']} is saved in "
-                f"{checkpoints.last_path}; the same command with --resume True goes on from there."
+                f"{checkpoints.last_path}; the same command with "
+                f"{as_override(Setting('resume', True))} goes on from there."
             )
         tqdm.write(message)
         raise SystemExit(130) from None
