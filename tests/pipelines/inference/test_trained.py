@@ -11,6 +11,8 @@ from toy import toy_bundle
 from overtile.pipelines.errors import ConfigurationError, DataError, OvertileError, Setting
 from overtile.pipelines.inference.trained import load_trained
 
+READER = "preprocessing#transforms#0#labels"
+
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
@@ -20,10 +22,10 @@ def bundle(tmp_path: Path) -> Path:
 
 def test_a_mistake_comes_as_it_was_raised(bundle: Path) -> None:
     with pytest.raises(DataError) as raised:
-        load_trained(bundle, {"channel": "red"})
-    assert "channel 'red'" in raised.value.where + ": " + raised.value.found
+        load_trained(bundle, {READER: "cells"})
+    assert "'cells'" in str(raised.value)
     with pytest.raises(ConfigurationError) as refused:
-        load_trained(bundle, {"network_def#x": 3, "nowhere#x": 3})
+        load_trained(bundle, {"nowhere#x": 3})
     assert (refused.value.where, refused.value.found[:13]) == ("nowhere#x", "no such place")
 
 
