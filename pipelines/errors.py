@@ -106,6 +106,10 @@ class UnreadableError(DataError):
     """A file that is broken, and that a data set may go on without."""
 
 
+class ChannelError(DataError):
+    """An image whose channels do not make one grey value a pixel."""
+
+
 class ConfigurationError(OvertileError):
     """A configuration that contradicts itself."""
 

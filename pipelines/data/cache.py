@@ -20,7 +20,7 @@ from tqdm import tqdm
 from overtile import __version__
 from overtile.pipelines.data.facts import default_cache, stamp
 from overtile.pipelines.files import whole
-from overtile.pipelines.images.view import split_plane
+from overtile.pipelines.images.plane import Plane
 
 _VERSION = 2  # of the files in the cache
 
@@ -95,7 +95,7 @@ class CachedDataset(Dataset):
             return None
         parts = [self._transform_key]
         for key, name in sorted(item.items()):
-            file = split_plane(name)[0].resolve()
+            file = Plane.of(name).file.resolve()
             if not file.exists():
                 return None
             parts += [key, str(Path(name).resolve()), stamp(file)]

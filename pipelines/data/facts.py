@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from overtile import __version__
-from overtile.pipelines.images.formats import files_of, unreadable
+from overtile.pipelines.files import whole
+from overtile.pipelines.images.plane import Plane
 from overtile.pipelines.images.read import (
     Channel,
     check_channel,
@@ -24,7 +25,7 @@ from overtile.pipelines.images.read import (
     read_image,
     read_label,
 )
-from overtile.pipelines.images.view import split_plane
+from overtile.pipelines.images.stored import files_of, unreadable
 
 Item = dict[str, str]
 """Names of an image and its label, ``{"image": ..., "label": ...}``."""
@@ -173,17 +174,17 @@ class FactBook:
         """Remember for the next run; where that is impossible, go without."""
         if self._file is None or not self._changed:
             return
-        partial = self._file.with_name(f"{self._file.name}.{os.getpid()}")
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps({"version": _VERSION, "facts": self._known}))
-            partial.replace(self._file)
+            with whole(self._file) as unfinished:
+                unfinished.write_text(json.dumps({"version": _VERSION, "facts": self._known}))
         except OSError:
             self._file = None
 
     def _remembered(self, path: str, kind: str, facts: type[_F], find: Any) -> _F:
-        file, plane = split_plane(path)
-        key = f"{kind} {file.resolve()}:{plane}"
+        plane = Plane.of(path)
+        file = plane.file
+        key = f"{kind} {file.resolve()}:{plane.number}"
         entry = self._known.get(key)
         if entry is not None and entry["stamp"] == self._stamp(file):
             values = entry["facts"]

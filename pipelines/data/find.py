@@ -14,8 +14,8 @@ from overtile.pipelines.data.facts import FactBook, Item, default_cache
 from overtile.pipelines.data.layouts import Pair, find_pairs
 from overtile.pipelines.data.split import folded, thinned, validated
 from overtile.pipelines.errors import DataError, UnreadableError, size_text
+from overtile.pipelines.images.plane import Plane, planes_of
 from overtile.pipelines.images.read import Channel, as_path, check_labels_kind
-from overtile.pipelines.images.view import plane_names, split_plane
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class DataSet:
     def digest(self) -> str:
         """SHA-256 over the paths and bytes of every file, in order of the paths."""
         state = hashlib.sha256()
-        for file in sorted({split_plane(item[key])[0] for item in self.items for key in item}):
+        for file in sorted({Plane.of(item[key]).file for item in self.items for key in item}):
             state.update(str(file.relative_to(self.root)).encode())
             state.update(self.facts.sha256(file).encode())
         self.facts.save()
@@ -216,7 +216,7 @@ def items_of(pair: Pair, facts: FactBook) -> list[Item]:
     """
     planes, size = facts.planes(pair.image)
     labelled, label_size = facts.planes(pair.label, like=pair.image)
-    images = plane_names(pair.image, planes)
+    images = planes_of(pair.image, planes)
     if pair.plane is not None:
         if pair.plane >= planes:
             raise DataError(
@@ -233,8 +233,8 @@ def items_of(pair: Pair, facts: FactBook) -> list[Item]:
             f"{pair.label}: {labelled} planes, but its image {pair.image} has {len(images)}; "
             "expected one label plane for every image plane"
         )
-    names = zip(images, plane_names(pair.label, labelled), strict=True)
-    items = [{"image": image, "label": label} for image, label in names]
+    both = zip(images, planes_of(pair.label, labelled), strict=True)
+    items = [{"image": str(image), "label": str(label)} for image, label in both]
     for item in items:
         facts.image(item["image"])
         facts.label(**item)

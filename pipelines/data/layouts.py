@@ -12,8 +12,9 @@ from typing import Any
 
 from overtile.pipelines.data.annotations import FINAL_LABELS, noted_owner, notes_of, suffix_of
 from overtile.pipelines.errors import DataError, UnknownLayoutError
-from overtile.pipelines.images.formats import TIFF, is_image
-from overtile.pipelines.images.view import stem
+from overtile.pipelines.images.formats import is_image, stem
+
+TIFF = (".tif", ".tiff")
 
 log = logging.getLogger(__name__)
 

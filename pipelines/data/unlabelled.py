@@ -11,9 +11,9 @@ from pathlib import Path
 from overtile.pipelines.data.facts import Item
 from overtile.pipelines.data.layouts import image_of, images_by_stem
 from overtile.pipelines.errors import DataError, UnreadableError, size_text
-from overtile.pipelines.images.formats import is_image
+from overtile.pipelines.images.formats import is_image, stem
+from overtile.pipelines.images.plane import Plane, planes_of
 from overtile.pipelines.images.read import as_path, open_view, read_image
-from overtile.pipelines.images.view import plane_names, split_plane, stem
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +47,10 @@ def images_in(
     if source is None:
         return []
     path = as_path(source)
-    file, plane = split_plane(path)
+    file = Plane.of(path).file
     if not file.exists():
         raise DataError(f"{path}: no such file or folder")
-    if plane is not None:
+    if file != path:  # one plane of it
         return [{"image": str(path)}]
     if file.is_file() or is_image(file):
         files = [file]
@@ -79,16 +79,16 @@ def images_in(
         try:
             seen = open_view(file, spatial_dims)
             check_memory(file, seen.shape, image_memory_limit)
-            names = plane_names(file, seen.count)
+            planes = planes_of(file, seen.count)
             if skip_unreadable:
-                for name in names:
-                    read_image(name, spatial_dims, channel=0)
+                for plane in planes:
+                    read_image(plane, spatial_dims, channel=0)
         except UnreadableError as error:
             if not skip_unreadable:
                 raise
             log.warning("left out: %s", error)
             continue
-        items += [{"image": name} for name in names]
+        items += [{"image": str(plane)} for plane in planes]
     if not items:
         raise DataError(f"{path}: none of its {len(files)} images can be read; replace them")
     return items

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overtile.pipelines.errors import DataError, size_text
+from overtile.pipelines.images.formats import write_image, writer_of
+from overtile.pipelines.images.stored import Spacing
 
 Array = NDArray[Any]
 Splits = Mapping[str, Iterable[tuple[Array, Array]]]
-Spacing = tuple[float, float, float]
 
 FORMATS: dict[str, tuple[str, ...]] = {
     "pairs": ("tif", "png", "nii.gz", "ome.tif", "ome.zarr", "dicom"),
@@ -27,9 +28,6 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "kaggle": ("png",),
 }
 """Layouts, and the formats that each can have; the first one is its default."""
-
-ORIGIN = (12.0, -7.0, 30.0)
-"""Centre of the first voxel (x, y, z) in DICOM's axes, for formats that know a position."""
 
 
 def write_data(
@@ -75,7 +73,7 @@ def write_data(
     """
     folder, format = Path(folder), check_format(layout, format)
     with _all_or_nothing(folder) as partial:
-        flat = layout == "stack" or format == "png"
+        flat = layout == "stack" or 3 not in writer_of(format).dims
         checked = {split: _checked(split, pairs, flat) for split, pairs in splits.items()}
         if layout == "pairs":
             _write_pairs(partial, checked, format, spacing)
@@ -172,23 +170,24 @@ def _checked(
 
 
 def _write_pairs(root: Path, splits: Splits, format: str, spacing: Spacing) -> None:
-    label_format = {"ome.tif": "tif", "ome.zarr": "tif", "dicom": "nii.gz"}.get(format, format)
+    own = writer_of(format)
     for split, pairs in splits.items():
         for kind in ("images", "labels"):
             (root / split / kind).mkdir(parents=True)
         for index, (image, labels) in enumerate(pairs):
-            if format == "dicom" and image.ndim == 2:  # a series of one slice is a volume
+            if 2 not in own.dims and image.ndim == 2:  # a series of one slice is a volume
                 image, labels = image[None], labels[None]
-            _save(root / split / "images" / f"{index:03d}", image, format, spacing)
-            _save(root / split / "labels" / f"{index:03d}", labels, label_format, spacing)
+            path = write_image(root / split / "images" / f"{index:03d}", image, format, spacing)
+            suffix = own.label_suffix(path.name).removeprefix(".")
+            write_image(root / split / "labels" / f"{index:03d}", labels, suffix, spacing)
 
 
 def _write_suffixes(root: Path, splits: Splits, format: str, spacing: Spacing) -> None:
     for split, pairs in splits.items():
         (root / split).mkdir(parents=True)
         for index, (image, labels) in enumerate(pairs):
-            _save(root / split / f"{index:03d}", image, format, spacing)
-            _save(root / split / f"{index:03d}_masks", labels, format, spacing)
+            write_image(root / split / f"{index:03d}", image, format, spacing)
+            write_image(root / split / f"{index:03d}_masks", labels, format, spacing)
 
 
 def _write_stack(root: Path, splits: Splits, kind: str) -> None:
@@ -205,7 +204,7 @@ def _write_stack(root: Path, splits: Splits, kind: str) -> None:
         if len(kinds) > 1:
             raise DataError(f"{name}.tif: {' and '.join(kinds)}; expected images that are alike")
         if planes:
-            _save_tif(root / f"{name}.tif", np.stack(planes))
+            write_image(root / name, np.stack(planes), "tif")
 
 
 def _write_ctc(root: Path, splits: Splits) -> None:
@@ -218,12 +217,12 @@ def _write_ctc(root: Path, splits: Splits) -> None:
             path.mkdir(parents=True)
         tracks: list[str] = []
         for frame, (image, labels) in enumerate(pairs):
-            _save_tif(frames / f"t{frame:03d}.tif", image)
-            _save_tif(silver / f"man_seg{frame:03d}.tif", labels)
+            write_image(frames / f"t{frame:03d}", image, "tif")
+            write_image(silver / f"man_seg{frame:03d}", labels, "tif")
             if frame % 3 == 0:
-                _save_tif(gold / f"man_seg{frame:03d}.tif", labels)
+                write_image(gold / f"man_seg{frame:03d}", labels, "tif")
             marked, count = _mark(labels, len(tracks))
-            _save_tif(markers / f"man_track{frame:03d}.tif", marked)
+            write_image(markers / f"man_track{frame:03d}", marked, "tif")
             tracks += [f"{len(tracks) + k} {frame} {frame} 0" for k in range(1, count + 1)]
         (markers / "man_track.txt").write_text("".join(f"{line}\n" for line in tracks))
 
@@ -257,14 +256,14 @@ def _write_kaggle(root: Path, splits: Splits) -> None:
             grey = _eight_bits(image)
             (root / split / name / "images").mkdir(parents=True)
             picture = np.stack([grey, grey, grey, np.full_like(grey, 255)], axis=-1)
-            _save_png(root / split / name / "images" / f"{name}.png", picture)
+            write_image(root / split / name / "images" / name, picture, "png")
             if split == "test":
                 continue
             masks = root / split / name / "masks"
             masks.mkdir()
             for cell in np.unique(labels[labels > 0]):
                 mask = np.where(labels == cell, 255, 0).astype(np.uint8)
-                _save_png(masks / f"{_hex(name, cell)}.png", mask)
+                write_image(masks / _hex(name, cell), mask, "png")
 
 
 def _hex(*parts: object) -> str:
@@ -277,129 +276,3 @@ def _eight_bits(image: Array) -> NDArray[np.uint8]:
     low, high = float(image.min()), float(image.max())
     scaled = (image.astype(np.float64) - low) * (255 / max(high - low, np.finfo(float).tiny))
     return np.round(scaled).astype(np.uint8)
-
-
-def _save(path: Path, array: Array, format: str, spacing: Spacing) -> None:
-    """Write an array as ``path`` with the format's suffix."""
-    kinds = _KINDS.get(format, "u1 i1 u2 i2 u4 i4 f4 f8").split()
-    if array.dtype not in map(np.dtype, kinds):
-        names = ", ".join(np.dtype(kind).name for kind in kinds)
-        raise DataError(f"{array.dtype} image: {format} is written from {names}; convert it")
-    if format != "dicom":
-        path = path.with_name(f"{path.name}.{format}")
-    _SAVE[format](path, array, spacing)
-
-
-def _save_tif(path: Path, array: Array, spacing: Spacing | None = None) -> None:
-    import tifffile
-
-    tifffile.imwrite(path, array, photometric="minisblack", compression="zlib")
-
-
-def _save_png(path: Path, array: Array, spacing: Spacing | None = None) -> None:
-    from PIL import Image
-
-    Image.fromarray(array).save(path)
-
-
-def _save_nifti(path: Path, array: Array, spacing: Spacing) -> None:
-    """NIfTI counts x first, and its x and y run against DICOM's (RAS, not LPS)."""
-    import nibabel
-
-    affine = np.diag([-spacing[2], -spacing[1], spacing[0], 1.0])
-    affine[:3, 3] = -ORIGIN[0], -ORIGIN[1], ORIGIN[2]
-    image = nibabel.Nifti1Image(array.T, affine)
-    image.header.set_xyzt_units("mm")
-    nibabel.save(image, path)
-
-
-def _save_ome_tif(path: Path, array: Array, spacing: Spacing) -> None:
-    import tifffile
-
-    metadata: dict[str, Any] = {"axes": "ZYX"[-array.ndim :]}
-    for axis, step in list(zip("ZYX", spacing, strict=True))[-array.ndim :]:
-        metadata |= {f"PhysicalSize{axis}": step, f"PhysicalSize{axis}Unit": "µm"}
-    tifffile.imwrite(
-        path, array, ome=True, photometric="minisblack", compression="zlib", metadata=metadata
-    )
-
-
-def _save_ome_zarr(path: Path, array: Array, spacing: Spacing) -> None:
-    """OME-NGFF 0.5 (ngff.openmicroscopy.org/0.5): full resolution, and half of it in the plane."""
-    import zarr
-
-    axes = list("zyx"[-array.ndim :])
-    group = zarr.open_group(path, mode="w", zarr_format=3)
-    datasets = []
-    for level, pixels in enumerate((array, _halved(array))):
-        group.create_array(
-            str(level),
-            data=pixels,
-            chunks=tuple(min(n, 256) for n in pixels.shape),
-            dimension_names=axes,
-        )
-        factors = [1.0, 2.0**level, 2.0**level][-array.ndim :]
-        scale = [f * s for f, s in zip(factors, spacing[-array.ndim :], strict=True)]
-        shift = [(f - 1) / 2 * s for f, s in zip(factors, spacing[-array.ndim :], strict=True)]
-        steps = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": shift}]
-        datasets.append({"path": str(level), "coordinateTransformations": steps})
-    group.attrs["ome"] = {
-        "version": "0.5",
-        "multiscales": [
-            {
-                "name": path.name.removesuffix(".ome.zarr"),
-                "axes": [{"name": a, "type": "space", "unit": "micrometer"} for a in axes],
-                "datasets": datasets,
-            }
-        ],
-    }
-
-
-def _halved(array: Array) -> Array:
-    """Means of 2x2 pixels; an odd last row or column is doubled."""
-    *depth, height, width = array.shape
-    padded = np.pad(array, [(0, 0)] * len(depth) + [(0, height % 2), (0, width % 2)], "edge")
-    blocks = padded.reshape(*depth, (height + 1) // 2, 2, (width + 1) // 2, 2)
-    means = blocks.mean(axis=(-3, -1))
-    halved: Array = (np.round(means) if array.dtype.kind in "iu" else means).astype(array.dtype)
-    return halved
-
-
-def _save_dicom(path: Path, array: Array, spacing: Spacing) -> None:
-    """A series of MR slices; of other kinds, GDCM drops position and spacing."""
-    import itk
-
-    path.mkdir()
-    content = hashlib.sha256(array.tobytes()).hexdigest()
-    uid = f"2.25.{int(_hex(path.parent.parent.name, path.name, content)[:28], 16)}"
-    tags = {
-        "0008|0008": "ORIGINAL\\PRIMARY",
-        "0008|0060": "MR",
-        "0018|0050": str(spacing[0]),  # thickness of a slice
-        "0018|0088": str(spacing[0]),  # distance between slices
-        "0020|000d": f"{uid}.1",  # study, series, frame of reference
-        "0020|000e": f"{uid}.2",
-        "0020|0052": f"{uid}.3",
-    }
-    for index, plane in enumerate(np.ascontiguousarray(array)):
-        image = itk.image_from_array(plane[None])
-        image.SetSpacing(spacing[::-1])
-        image.SetOrigin((*ORIGIN[:2], ORIGIN[2] + index * spacing[0]))
-        for tag, value in tags.items():
-            image[tag] = value
-        image["0008|0018"] = f"{uid}.4.{index + 1}"
-        image["0020|0013"] = str(index + 1)
-        file = itk.GDCMImageIO.New()
-        file.KeepOriginalUIDOn()
-        itk.imwrite(image, str(path / f"{index:03d}.dcm"), imageio=file)
-
-
-_SAVE: dict[str, Callable[[Path, Array, Spacing], None]] = {
-    "tif": _save_tif,
-    "png": _save_png,
-    "nii.gz": _save_nifti,
-    "ome.tif": _save_ome_tif,
-    "ome.zarr": _save_ome_zarr,
-    "dicom": _save_dicom,
-}
-_KINDS = {"png": "u1 u2", "dicom": "u1 u2 i2"}

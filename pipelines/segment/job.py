@@ -17,7 +17,7 @@ from typing import Any
 
 import zarr
 
-from overtile.pipelines.images.sources import open_source
+from overtile.pipelines.images.formats import open_source
 from overtile.pipelines.inference.trained import Trained, load_trained
 from overtile.pipelines.segment.grid import Grid, Key, PlaneOf
 from overtile.pipelines.segment.stitching import Numbering, Stitching
@@ -76,7 +76,7 @@ class Opened:
         self.job, self.work = job, Path(job.work)
         self.trained = _trained(job.bundle, job.settings, _stamp(Path(job.bundle)))
         path = Path(job.source)
-        stored = open_source(path, job.level, job.cache)
+        stored = open_source(path, job.level, job.cache, job.name)
         channel = self.trained.channel if job.channel is None else job.channel
         try:
             self.planes = Planes(stored, path, self.trained.spatial_dims, channel, job.grey)

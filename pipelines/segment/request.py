@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from overtile.pipelines.errors import ConfigurationError, DataError
+from overtile.pipelines.images.formats import all_formats, target_format
 
 _LONGEST = 230  # bytes of a name, since what is made beside the target has a longer one
 
@@ -90,10 +91,9 @@ def check_request(request: Request) -> None:
         ConfigurationError: saying what to name instead.
     """
     target = request.target
-    if not target.name.lower().endswith((".zarr", ".tif", ".tiff")):
-        raise ConfigurationError(
-            f"{target}: expected a target that ends in .ome.zarr, .zarr, .ome.tif or .tif"
-        )
+    if target_format(target.name) is None:
+        endings = ", ".join(suffix for format in all_formats() for suffix in format.targets)
+        raise ConfigurationError(target, expected=f"a target that ends in {endings}")
     if len(os.fsencode(target.name)) > _LONGEST:
         raise ConfigurationError(
             f"{target}: expected a name of at most {_LONGEST} bytes; name another target"
@@ -133,9 +133,6 @@ def parse_settings(given: Sequence[str]) -> dict[str, Any]:
 
 def ready(request: Request) -> Path:
     """The finished result, before it is in its place."""
-    return request.work / (request.target.name if is_tiff(request.target.name) else "result")
-
-
-def is_tiff(name: str) -> bool:
-    """Whether a target of this name is to be a TIFF file; else it is an OME-Zarr folder."""
-    return name.lower().endswith((".tif", ".tiff"))
+    format = target_format(request.target.name)
+    file = format is not None and not format.folders
+    return request.work / (request.target.name if file else "result")

@@ -23,8 +23,8 @@ from filelock import FileLock, Timeout
 from overtile import __version__
 from overtile.networks import GeometryError
 from overtile.pipelines.errors import ConfigurationError, DataError, OvertileError
-from overtile.pipelines.images.formats import files_of
-from overtile.pipelines.images.sources import unpack
+from overtile.pipelines.images.formats import unpacked
+from overtile.pipelines.images.stored import files_of
 from overtile.pipelines.segment.job import Job, Opened, close_jobs, is_whole, opened, write_text
 from overtile.pipelines.segment.local import LocalRunner, Runner
 from overtile.pipelines.segment.request import Request, Result, check_request, ready
@@ -160,8 +160,7 @@ def prepare(request: Request) -> tuple[Job, bool]:
             Stitching(here.trained.to_instances, here.grid.plane, planned["chunk"])  # may refuse
         work.mkdir(exist_ok=True)
         write_text(file, json.dumps({"asked": asked, "planned": planned}, indent=2))
-    if request.source.name.lower().endswith(".gz"):
-        planned["source"] = str(unpack(request.source, work).absolute())
+    planned["source"] = str(unpacked(request.source, work).absolute())
     return replace(job, **planned), resumed
 
 

@@ -10,20 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from overtile.pipelines.images.formats import stem, target_format
+from overtile.pipelines.images.formats.ome_zarr import level_shapes
 from overtile.pipelines.segment.grid import Key
 from overtile.pipelines.segment.job import Job, is_whole, open_array, opened, write_text
 from overtile.pipelines.segment.local import Runner, progress
 from overtile.pipelines.segment.percentiles import scale_of
-from overtile.pipelines.segment.request import is_tiff
-from overtile.pipelines.segment.targets import (
-    chunk_keys,
-    describe,
-    level_shapes,
-    make_array,
-    shrink,
-    spacing_of,
-    write_tiff,
-)
+from overtile.pipelines.segment.targets import chunk_keys, describe_target, make_array, shrink
 from overtile.pipelines.segment.tasks import (
     PredictChunk,
     channels_alike,
@@ -155,19 +148,21 @@ class Stages:
         """The pyramid and the metadata of OME-Zarr, or a TIFF."""
         here = opened(self.job)
         grid, folder, mean = here.grid, here.folder("result"), not self.job.labels
-        spacing = spacing_of(here.planes.stored, grid.axes)
+        spacing = here.planes.stored.spacing_um(grid.axes)
         array = open_array(folder / "0")
-        if is_tiff(name):
-            write_tiff(array, here.work / name, grid, spacing, partial(self._bar, "TIFF"))
+        format = target_format(name)
+        if format is not None and not format.folders:
+            bar = partial(self._bar, format.name)
+            tile = (grid.chunks[-2], grid.chunks[-1])
+            format.write_target(here.work / name, name, array, grid.axes, tile, spacing, bar)
             return
-        for level, shape in list(enumerate(level_shapes(grid)))[1:]:
+        for level, shape in list(enumerate(level_shapes(grid.shape, grid.chunks)))[1:]:
             make_array(folder / str(level), grid, array.dtype, shape)
             keys = chunk_keys(shape, grid.chunks)
             run = partial(shrink, str(folder), level, mean, grid.chunks)
             for _ in self._bar(f"level {level}", self.runner.map(run, keys), len(keys)):
                 pass
-        plain = name.removesuffix(".zarr").removesuffix(".ome")
-        describe(folder, plain, grid, spacing, mean)
+        describe_target(folder, stem(name), grid, spacing, mean)
         for left in folder.rglob("*.partial"):  # of writers that were killed
             left.unlink()
 

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overtile.pipelines.errors import DataError, UnreadableError
-from overtile.pipelines.images.formats import GOES_ON
 from overtile.pipelines.segment.grid import Key
 from overtile.pipelines.segment.job import Job, Opened, opened
 from overtile.pipelines.segment.stitching import Pieces
@@ -45,12 +44,11 @@ def _readable(here: Opened, key: Key, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except DataError as error:
-        told = str(error).replace(here.job.source, here.job.name)
+        placed = error.within(here.grid.text(key))
         if here.job.skip_unreadable and isinstance(error, UnreadableError):
-            here.note_unreadable(key, f"{here.grid.text(key)}: {told.removesuffix(f' {GOES_ON}')}")
+            here.note_unreadable(key, placed.worded(lambda _: None))
             return None
-        told = told.replace("--skip_unreadable True", "--skip_unreadable")
-        raise type(error)(f"{here.grid.text(key)}: {told}") from error
+        raise placed from error
 
 
 class PredictChunk:

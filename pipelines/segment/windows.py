@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overtile.networks.geometry import context_indices
-from overtile.pipelines.errors import DataError
-from overtile.pipelines.images.formats import Stored
+from overtile.pipelines.errors import ChannelError, DataError
 from overtile.pipelines.images.read import Channel, check_pixels
+from overtile.pipelines.images.stored import Stored
 from overtile.pipelines.images.view import view
 
 Box = tuple[slice, ...]
@@ -44,9 +44,9 @@ class Planes:
         size = f"{'x'.join(map(str, stored.shape))} pixels (axes {stored.axes})"
         try:
             self.seen = seen = view(stored, path, spatial_dims)
+        except ChannelError:
+            raise
         except DataError as error:
-            if "channels" in str(error):
-                raise
             raise DataError(
                 f"{path}: {size}; the bundle segments images of {spatial_dims} dimensions: give a "
                 "file that has them, or a bundle that fits"

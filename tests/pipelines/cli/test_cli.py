@@ -322,7 +322,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.parametrize(
     ("module", "name", "words"),
     [
-        ("data.writing", "_save", ("data", "synth", "cells", *FEW)),
+        ("data.writing", "write_image", ("data", "synth", "cells", *FEW)),
         ("segment.run", "prepare", ("segment", "image.tif", "cells.tif", "--bundle", BUNDLE)),
     ],
 )

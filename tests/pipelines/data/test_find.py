@@ -14,9 +14,10 @@ from overtile.pipelines.data.find import find_data, labelled_images
 from overtile.pipelines.data.synthesis import touching_cells, write_touching_cells
 from overtile.pipelines.data.unlabelled import images_in
 from overtile.pipelines.errors import DataError
+from overtile.pipelines.images.formats import stem
+from overtile.pipelines.images.plane import Plane
 from overtile.pipelines.images.read import open_view, read_image
 from overtile.pipelines.images.read_transform import ReadImaged
-from overtile.pipelines.images.view import stem
 from overtile.transforms import SeparateTouching
 
 
@@ -242,7 +243,7 @@ def test_pages_of_stacks_in_folders_are_images(tmp_path: Path) -> None:
         f"s.tif:{i}" for i in range(3)
     ]
     assert [Path(i["image"]).name for i in images_in(tmp_path / "images")][-1] == "s.tif:2"
-    assert stem(data.train[1]["image"]) == "s_0001"
+    assert Plane.of(data.train[1]["image"]).stem == "s_0001"
 
 
 @pytest.mark.parametrize("fraction", [-1, 1, 2])
@@ -274,9 +275,9 @@ def test_colour_asks_for_a_channel(tmp_path: Path, mode: str) -> None:
     suffix = "jpg" if mode == "CMYK" else "png"
     picture = Image.new("RGB", (5, 4), (200, 100, 50)).convert(mode)
     picture.save(tmp_path / f"x.{suffix}")
-    with pytest.raises(DataError, match=rf"x\.{suffix}: 3 channels .*--channel 0 to 2.*luminance"):
+    with pytest.raises(DataError, match=rf"x\.{suffix}: 3 channels .*channel=0 to 2.*luminance"):
         read_image(tmp_path / f"x.{suffix}")
-    with pytest.raises(DataError, match="expected --channel 0 to 2"):
+    with pytest.raises(DataError, match=r"3 channels.*channel=0 to 2"):
         read_image(tmp_path / f"x.{suffix}", channel=3)
     red = read_image(tmp_path / f"x.{suffix}", channel=0)[0]
     assert red.shape == (4, 5)

@@ -236,7 +236,7 @@ def test_planes_of_image_and_label_agree_whatever_their_order(tmp_path: Path) ->
 def test_one_channel_of_several_is_taken(tmp_path: Path) -> None:
     array = np.arange(2 * 3 * 8 * 9, dtype=np.uint16).reshape(2, 3, 8, 9)
     tifffile.imwrite(tmp_path / "a.ome.tif", array, ome=True, metadata={"axes": "ZCYX"})
-    with pytest.raises(DataError, match=r"3 channels .*--channel 0 to 2"):
+    with pytest.raises(DataError, match=r"3 channels .*channel=0 to 2"):
         read_image(f"{tmp_path}/a.ome.tif:1")
     assert np.array_equal(read_image(f"{tmp_path}/a.ome.tif:1", channel=2)[0], array[1, 2])
     assert np.array_equal(read_image(tmp_path / "a.ome.tif", 3, channel=1)[0], array[:, 1])
@@ -644,7 +644,7 @@ def test_masks_say_which_option_reads_them(folder: Path) -> None:
 def test_a_truncated_file_is_named_or_left_out(folder: Path) -> None:
     path = folder / "train" / "images" / "001.tif"
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(DataError, match=r"001\.tif: cannot be read.*--skip_unreadable True"):
+    with pytest.raises(DataError, match=r"001\.tif: cannot be read.*skip_unreadable=True"):
         find_data(folder)
     data = find_data(folder, skip_unreadable=True)
     assert len(data.items) == 3
@@ -668,7 +668,7 @@ def test_pixels_that_are_no_numbers_and_colour_are_named(folder: Path) -> None:
         find_data(folder)
     rng = np.random.default_rng(0)
     tifffile.imwrite(path, rng.integers(0, 9, (256, 256, 3), np.uint8), photometric="rgb")
-    with pytest.raises(DataError, match=r"000\.tif: 3 channels .*--channel luminance"):
+    with pytest.raises(DataError, match=r"000\.tif: 3 channels .*channel=luminance"):
         find_data(folder)
     with pytest.raises(DataError, match="000"):
         find_data(folder, channel=3)

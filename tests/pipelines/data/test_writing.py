@@ -14,10 +14,10 @@ import tifffile
 import zarr
 from PIL import Image
 
-from overtile.pipelines.data import writing
 from overtile.pipelines.data.synthesis import generate, membranes, touching_cells
 from overtile.pipelines.data.writing import FORMATS, write_data
 from overtile.pipelines.errors import DataError
+from overtile.pipelines.images.formats.tiff import Tiff
 
 SIZE = (48, 61)  # unequal and odd, so that no exchange of axes passes
 SPACING = (2.0, 0.5, 0.25)
@@ -279,10 +279,10 @@ def test_a_folder_that_exists_is_filled_if_empty_and_refused_if_not(
 def test_a_full_disk_costs_one_line(
     tmp_path: Path, cells: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setitem(writing._SAVE, "tif", full)
+    monkeypatch.setattr(Tiff, "write", full)
     with pytest.raises(DataError, match=r"data: cannot be written \(No space left on device\)"):
         write_data(tmp_path / "data", cells)
     assert list(tmp_path.iterdir()) == []

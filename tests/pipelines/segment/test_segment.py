@@ -28,10 +28,9 @@ from toy import ROOT, files, same_cells, toy_bundle
 from overtile.networks import OverlapTileInferer, RotationAveragingInferer
 from overtile.pipelines.cli.main import main
 from overtile.pipelines.data.synthesis import touching_cells
-from overtile.pipelines.data.writing import _save
 from overtile.pipelines.errors import ConfigurationError, DataError
+from overtile.pipelines.images.formats import open_source, write_image
 from overtile.pipelines.images.read import read_image
-from overtile.pipelines.images.sources import open_source
 from overtile.pipelines.inference.trained import load_trained
 from overtile.pipelines.segment import run as segment_module
 from overtile.pipelines.segment.request import Request
@@ -194,7 +193,7 @@ def slide(folder: Path, image: NDArray[Any]) -> tuple[Path, dict[str, Any]]:
 
 
 def ome_zarr(folder: Path, image: NDArray[Any]) -> tuple[Path, dict[str, Any]]:
-    _save(folder / "image", image, "ome.zarr", (2.0, 0.5, 0.25))
+    write_image(folder / "image", image, "ome.zarr", (2.0, 0.5, 0.25))
     return folder / "image.ome.zarr", {}
 
 
@@ -275,7 +274,7 @@ def test_volumes_are_segmented_whole(
 
         nibabel.save(nibabel.Nifti1Image(volume.T, np.diag([0.5, 0.5, 2, 1])), tmp_path / "v.nii")
     else:
-        _save(tmp_path / "v", volume, format, (2.0, 0.5, 0.5))
+        write_image(tmp_path / "v", volume, format, (2.0, 0.5, 0.5))
     source = next(tmp_path.glob("v*"))
     target = tmp_path / "labels.ome.zarr"
     found = run(source, target, toy_3d, chunk=16)
@@ -593,7 +592,9 @@ def test_chunks_that_are_too_large_are_refused(tmp_path: Path) -> None:
         tmp_path / "a.zarr", shape=(3000, 3000), chunks=(3000, 3000), dtype="f4"
     )
     large[:2, :2] = 1
-    with pytest.raises(DataError, match=r"chunks of 34 MiB.*only 16 MiB.*more --memory"):
+    with pytest.raises(
+        DataError, match=r"chunks of 34 MiB.*only 16 MiB.*give memory=SIZE to allow more"
+    ):
         open_source(tmp_path / "a.zarr", 0, 2**24)
     assert open_source(tmp_path / "a.zarr", 0, 2**26).pixels((0, 0)) == 1
 
@@ -632,7 +633,7 @@ def test_a_truncated_source_names_the_chunk(
     options: dict[str, Any] = {"tile": (32, 32), "compression": compression} if compression else {}
     tifffile.imwrite(path, image, **options)
     cut(path, 0.6)
-    with pytest.raises(DataError, match=r"chunk 1/\d \(y 48:96, x \d+:\d+\).*--skip_unreadable"):
+    with pytest.raises(DataError, match=r"chunk 1/\d \(y 48:96, x \d+:\d+\).*skip_unreadable=True"):
         run(path, target, toy, labels=False)
     assert not target.exists()
     result = segment(
@@ -680,7 +681,7 @@ def test_no_page_of_a_truncated_stack_is_left_out(
     cut(path, 0.55)
     with pytest.raises(DataError, match=r"the file ends before page \d"):
         run(path, tmp_path / "p.zarr", toy, skip_unreadable=True)
-    with pytest.raises(DataError, match=r"the file ends before page \d.*--skip_unreadable True"):
+    with pytest.raises(DataError, match=r"the file ends before page \d.*skip_unreadable=True"):
         read_image(path)
 
 
@@ -764,7 +765,7 @@ def test_a_start_that_computed_nothing_binds_to_nothing(
 def test_unpacking_alone_binds_to_nothing(
     tmp_path: Path, toy_3d: Path, volume: NDArray[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _save(tmp_path / "v", volume, "nii.gz", (2.0, 0.5, 0.5))
+    write_image(tmp_path / "v", volume, "nii.gz", (2.0, 0.5, 0.5))
     with monkeypatch.context() as patch:
         patch.setattr("overtile.pipelines.segment.run.make", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -832,11 +833,11 @@ def test_a_broken_chunk_of_a_zarr_array_is_named(tmp_path: Path, toy: Path) -> N
 def test_truncated_nifti_and_missing_slices_are_named(
     tmp_path: Path, toy_3d: Path, volume: NDArray[Any]
 ) -> None:
-    _save(tmp_path / "v", volume, "nii.gz", (2.0, 0.5, 0.5))
+    write_image(tmp_path / "v", volume, "nii.gz", (2.0, 0.5, 0.5))
     cut(tmp_path / "v.nii.gz", 0.5)
     with pytest.raises(DataError, match=r"chunk \d/\d/\d \(z \d+:\d+, y .*v\.nii\.gz"):
         run(tmp_path / "v.nii.gz", tmp_path / "l.zarr", toy_3d, chunk=16)
-    _save(tmp_path / "d", volume, "dicom", (2.0, 0.5, 0.5))
+    write_image(tmp_path / "d", volume, "dicom", (2.0, 0.5, 0.5))
     cut(tmp_path / "d" / "012.dcm", 0.4)
     with pytest.raises(DataError, match=r"012\.dcm: a DICOM file that is no slice"):
         run(tmp_path / "d", tmp_path / "l.zarr", toy_3d, chunk=16, overwrite=True)
