@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from overtile.pipelines.data.synthesis import write_touching_cells
+from overtile.pipelines.data.synthesis.datasets import write_touching_cells
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

@@ -11,9 +11,10 @@ from tqdm import tqdm
 
 from overtile.pipelines.data.checks import check_labels
 from overtile.pipelines.data.facts import FactBook, Item, default_cache
-from overtile.pipelines.data.layouts import Pair, find_pairs
+from overtile.pipelines.data.layout import Pair
+from overtile.pipelines.data.layouts import find_pairs
 from overtile.pipelines.data.split import folded, thinned, validated
-from overtile.pipelines.errors import DataError, UnreadableError, size_text
+from overtile.pipelines.errors import DataError, Setting, UnreadableError, size_text
 from overtile.pipelines.images.plane import Plane, planes_of
 from overtile.pipelines.images.read import Channel, as_path, check_labels_kind
 
@@ -85,7 +86,7 @@ def find_data(
     What was found out is remembered in ``cache_dir`` until a file changes.
 
     Args:
-        dataset_dir: in one of the layouts of `overtile.pipelines.data.layouts.LAYOUTS`.
+        dataset_dir: in one of the layouts of `overtile.pipelines.data.layouts`.
         layout: ``"auto"`` looks which of them it is.
         val_fraction: share of the training images, the last ones, that validates where the
             folder brings no ``val/``. Of a stack these are the last slices, because
@@ -108,7 +109,7 @@ def find_data(
     """
     check_labels_kind(labels)
     if not 0 <= val_fraction < 1:
-        raise DataError(f"val_fraction {val_fraction}: expected at least 0 and less than 1")
+        raise DataError("val_fraction", str(val_fraction), "at least 0 and less than 1")
     root, found, splits, skipped, facts = _labelled(
         dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir
     )
@@ -116,11 +117,9 @@ def find_data(
     train = splits["train"]
     check_labels(splits, labels, facts)
     if not any(facts.label(**item).cells for item in train):
-        raise DataError(f"{train[0]['label']}: no cell in it, nor in any other training label")
+        raise DataError(train[0]["label"], "no cell in it, nor in any other training label")
     if not splits.get("val") and len(train) < 2 and val_fraction:
-        raise DataError(
-            f"{root}: {len(train)} labelled image; expected at least 2, one to validate"
-        )
+        raise DataError(root, f"{len(train)} labelled image", "at least 2, one to validate")
     train, val = validated(splits, val_fraction)
     if train_subset is not None:
         train = thinned(train, train_subset)
@@ -165,7 +164,7 @@ def labelled_images(
         return [item for items in splits.values() for item in items]
     splits["train"], splits["val"] = validated(splits, val_fraction)
     if not splits.get(split):
-        raise DataError(f"{root}: no split {split!r}; expected all, {', '.join(splits)}")
+        raise DataError(root, f"no split {split!r}", f"all, {', '.join(splits)}")
     return splits[split]
 
 
@@ -178,12 +177,11 @@ def _labelled(
     cache_dir: str | Path | None,
 ) -> tuple[Path, str, dict[str, list[Item]], list[str], FactBook]:
     if dataset_dir is None:
-        raise DataError("dataset_dir is not set; give --dataset_dir DIR")
+        raise DataError("dataset_dir", "it is not set", hint=Setting("dataset_dir", "DIR"))
     root = as_path(dataset_dir)
     if not root.is_dir():
-        raise DataError(
-            f"dataset_dir {root}: no such folder; give one that holds images and labels"
-        )
+        hint = "give one that holds images and labels"
+        raise DataError(f"dataset_dir {root}", "no such folder", hint=hint)
     facts = FactBook(Path(cache_dir or default_cache()), root, spatial_dims, channel)
     found, pairs = find_pairs(root, layout)
     skipped: list[str] = []
@@ -198,13 +196,14 @@ def _labelled(
                 except UnreadableError as error:
                     if not skip_unreadable:
                         raise
-                    skipped.append(str(error))
+                    skipped.append(error.worded(lambda _: None))
                 bar.update()
     facts.save()
     for what in skipped:
         log.warning("left out: %s", what)
     if not splits["train"]:
-        raise DataError(f"{root}: none of its {len(skipped)} images can be read; replace them")
+        found_none = f"none of its {len(skipped)} images can be read"
+        raise DataError(root, found_none, hint="replace them")
     return root, found, splits, skipped, facts
 
 
@@ -219,20 +218,15 @@ def items_of(pair: Pair, facts: FactBook) -> list[Item]:
     images = planes_of(pair.image, planes)
     if pair.plane is not None:
         if pair.plane >= planes:
-            raise DataError(
-                f"{pair.label}: no plane {pair.plane} in {pair.image} ({planes} planes)"
-            )
+            raise DataError(pair.label, f"no plane {pair.plane} in {pair.image} ({planes} planes)")
         images = images[pair.plane : pair.plane + 1]
     if label_size != size:
-        raise DataError(
-            f"{pair.label}: size {size_text(label_size)}, but its image {pair.image} is "
-            f"{size_text(size)}; expected the same size"
-        )
+        other = f"but its image {pair.image} is {size_text(size)}"
+        raise DataError(pair.label, f"size {size_text(label_size)}, {other}", "the same size")
     if labelled != len(images):
-        raise DataError(
-            f"{pair.label}: {labelled} planes, but its image {pair.image} has {len(images)}; "
-            "expected one label plane for every image plane"
-        )
+        other = f"but its image {pair.image} has {len(images)}"
+        wanted = "one label plane for every image plane"
+        raise DataError(pair.label, f"{labelled} planes, {other}", wanted)
     both = zip(images, planes_of(pair.label, labelled), strict=True)
     items = [{"image": str(image), "label": str(label)} for image, label in both]
     for item in items:

@@ -155,13 +155,13 @@ def check_channel(channel: Channel) -> Channel:
     number = isinstance(channel, int) and not isinstance(channel, bool) and channel >= 0
     if channel is None or channel == "luminance" or number:
         return channel
-    raise DataError(f"channel {channel!r}", expected="a number from 0, or luminance")
+    raise DataError("channel", repr(channel), "a number from 0, or luminance")
 
 
 def check_labels_kind(labels: str) -> str:
     """``labels``, if it is one of the known kinds."""
     if labels not in LABEL_KINDS:
-        raise DataError(f"labels {labels!r}", expected=f"one of {', '.join(LABEL_KINDS)}")
+        raise DataError("labels", repr(labels), f"one of {', '.join(LABEL_KINDS)}")
     return labels
 
 

@@ -19,8 +19,9 @@ import pytest
 import tifffile
 
 from overtile import __version__
-from overtile.pipelines.data.synthesis import membranes, touching_cells
-from overtile.pipelines.data.writing import FORMATS
+from overtile.pipelines.data.synthesis.cells import touching_cells
+from overtile.pipelines.data.synthesis.membranes import membranes
+from overtile.pipelines.data.write import written_layouts
 
 HEAVY = ("torch", "monai", "matplotlib", "mlflow", "scipy", "numba", "itk", "zarr", "pandas")
 COMMANDS = (
@@ -212,7 +213,7 @@ def test_synth_makes_the_images_of_its_seed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("layout", "format"),
-    [(layout, f) for layout, fs in FORMATS.items() for f in sorted({fs[0], fs[-1]})],
+    [(layout, f) for layout, fs in written_layouts().items() for f in sorted({fs[0], fs[-1]})],
 )
 @pytest.mark.parametrize("kind", ["cells", "membranes"])
 def test_synth_writes_every_layout(tmp_path: Path, kind: str, layout: str, format: str) -> None:
@@ -322,7 +323,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.parametrize(
     ("module", "name", "words"),
     [
-        ("data.writing", "write_image", ("data", "synth", "cells", *FEW)),
+        ("data.write", "_made", ("data", "synth", "cells", *FEW)),
         ("segment.run", "prepare", ("segment", "image.tif", "cells.tif", "--bundle", BUNDLE)),
     ],
 )

@@ -11,7 +11,8 @@ import tifffile
 from PIL import Image
 
 from overtile.pipelines.data.find import find_data, labelled_images
-from overtile.pipelines.data.synthesis import touching_cells, write_touching_cells
+from overtile.pipelines.data.synthesis.cells import touching_cells
+from overtile.pipelines.data.synthesis.datasets import write_touching_cells
 from overtile.pipelines.data.unlabelled import images_in
 from overtile.pipelines.errors import DataError
 from overtile.pipelines.images.formats import stem
@@ -91,13 +92,13 @@ def test_fewer_training_images_are_spread_evenly(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"fold": 5}, "fold 5: expected 0 to 4, one of 5 folds"),
-        ({"fold": -1}, "fold -1: expected 0 to 4"),
-        ({"fold": 0, "folds": 9}, "folds 9: .* has 8 training images; expected 2 to 8"),
-        ({"fold": 0, "folds": 1}, "folds 1: .* expected 2 to 8"),
-        ({"train_subset": 7}, "train_subset 7: expected 1 to 6, all that there are"),
-        ({"train_subset": 0}, "train_subset 0: expected 1 to 6"),
-        ({"val_fraction": 1}, "val_fraction 1: expected at least 0 and less than 1"),
+        ({"fold": 5}, "fold: 5; expected 0 to 4, one of 5 folds"),
+        ({"fold": -1}, "fold: -1; expected 0 to 4"),
+        ({"fold": 0, "folds": 9}, "folds: 9; .* has 8 training images; expected 2 to 8"),
+        ({"fold": 0, "folds": 1}, "folds: 1; .* expected 2 to 8"),
+        ({"train_subset": 7}, "train_subset: 7; expected 1 to 6, all that there are"),
+        ({"train_subset": 0}, "train_subset: 0; expected 1 to 6"),
+        ({"val_fraction": 1}, "val_fraction: 1; expected at least 0 and less than 1"),
     ],
 )
 def test_impossible_splits_are_refused(tmp_path: Path, wrong: dict[str, int], said: str) -> None:
@@ -168,7 +169,7 @@ def test_class_weights_balance_the_training_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("layout", "named"),
     [
-        ("pears", "expected auto, pairs, suffixes, stack, ctc, kaggle"),
+        ("pears", "expected auto, stack, ctc, annotated, pairs, kaggle, suffixes"),
         ("stack", "train-volume.tif: no such file"),
     ],
 )
@@ -204,7 +205,7 @@ def test_masks_are_not_taken_for_instances(tmp_path: Path) -> None:
     mask[1:3, 1:3] = mask[5:7, 5:7] = 255
     for name in "abc":
         tifffile.imwrite(folder / "labels" / f"{name}.tif", mask)
-    with pytest.raises(DataError, match=r"a\.tif: 1 value.s. for 2 separate cells.*--labels mask"):
+    with pytest.raises(DataError, match=r"a\.tif: 1 value.s. for 2 separate cells.*labels=mask"):
         find_data(folder)
     assert len(find_data(folder, labels="mask").train) == 2
     mask[5:7, 5:7] = 254

@@ -27,7 +27,7 @@ from toy import ROOT, files, same_cells, toy_bundle
 
 from overtile.networks import OverlapTileInferer, RotationAveragingInferer
 from overtile.pipelines.cli.main import main
-from overtile.pipelines.data.synthesis import touching_cells
+from overtile.pipelines.data.synthesis.cells import touching_cells
 from overtile.pipelines.errors import ConfigurationError, DataError
 from overtile.pipelines.images.formats import open_source, write_image
 from overtile.pipelines.images.read import read_image
