@@ -96,9 +96,8 @@ def check_format(layout: str, format: str | None = None) -> str:
     if format is None:
         return known[layout][0]
     if format not in known[layout]:
-        raise DataError(
-            f"format {format!r}", f"layout {layout} is written as {', '.join(known[layout])}"
-        )
+        found = f"layout {layout} is written as {', '.join(known[layout])}"
+        raise DataError(f"format {format!r}", found)
     return format
 
 
@@ -123,7 +122,8 @@ def _made(folder: Path) -> AbstractContextManager[Path]:
     target = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would follow links
     if target.is_dir():
         return together(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.parent.exists():
+        target.parent.mkdir(parents=True)
     return _new(target)
 
 
