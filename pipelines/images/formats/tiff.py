@@ -80,14 +80,14 @@ class Tiff(Format):
         import tifffile
 
         options = dict(_PLAIN)
-        axes, sizes = "", {}
+        axes = "ZYX"[-array.ndim :] if like is None else _axes_of(like)
+        sizes: Mapping[str, float] = {}
         if like is not None:
-            axes, sizes = _axes_of(like), like.spacing
+            sizes = like.spacing
             if {"XResolution", "YResolution"} <= like.tags.keys():
                 options["resolution"] = (like.tags["XResolution"], like.tags["YResolution"])
                 options["resolutionunit"] = like.tags.get("ResolutionUnit", 2)
         elif spacing is not None:
-            axes = "ZYX"[-array.ndim :]
             sizes = dict(zip(axes, spacing[-array.ndim :], strict=True))
         if path.name.lower().endswith(_OME):
             options.update(ome=True, metadata={"axes": axes, **_ome_sizes(sizes)})
