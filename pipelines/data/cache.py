@@ -18,9 +18,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from overtile import __version__
-from overtile.pipelines.data.facts import default_cache, stamp
+from overtile.pipelines.data.facts import default_cache
 from overtile.pipelines.files import whole
 from overtile.pipelines.images.plane import Plane
+from overtile.pipelines.images.stored import stamp
 
 _VERSION = 2  # of the files in the cache
 

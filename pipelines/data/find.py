@@ -15,6 +15,7 @@ from overtile.pipelines.data.layout import Pair
 from overtile.pipelines.data.layouts import find_pairs
 from overtile.pipelines.data.split import folded, thinned, validated
 from overtile.pipelines.errors import DataError, Setting, UnreadableError, size_text
+from overtile.pipelines.images.handed_on import handed_on
 from overtile.pipelines.images.plane import Plane, planes_of
 from overtile.pipelines.images.read import Channel, as_path, check_labels_kind
 
@@ -83,7 +84,8 @@ def find_data(
 ) -> DataSet:
     """The labelled images of a folder, every one of them read and checked.
 
-    What was found out is remembered in ``cache_dir`` until a file changes.
+    What was found out is remembered in ``cache_dir`` until a file changes. What was decoded for
+    it of training and validation images is handed on to whoever reads them next.
 
     Args:
         dataset_dir: in one of the layouts of `overtile.pipelines.data.layouts`.
@@ -110,8 +112,9 @@ def find_data(
     check_labels_kind(labels)
     if not 0 <= val_fraction < 1:
         raise DataError("val_fraction", str(val_fraction), "at least 0 and less than 1")
+    handed_on.only(())  # what an earlier call left
     root, found, splits, skipped, facts = _labelled(
-        dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir
+        dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir, hand_on=True
     )
     splits = folded(root, splits, fold, folds)
     train = splits["train"]
@@ -123,6 +126,7 @@ def find_data(
     train, val = validated(splits, val_fraction)
     if train_subset is not None:
         train = thinned(train, train_subset)
+    handed_on.only({path for item in (*train, *val) for path in item.values()})
     name, test = root.resolve().name, splits.get("test", [])
     return DataSet(name, found, root, train, val, test, skipped, facts=facts)
 
@@ -175,6 +179,7 @@ def _labelled(
     channel: Channel,
     skip_unreadable: bool,
     cache_dir: str | Path | None,
+    hand_on: bool = False,
 ) -> tuple[Path, str, dict[str, list[Item]], list[str], FactBook]:
     if dataset_dir is None:
         raise DataError("dataset_dir", "it is not set", hint=Setting("dataset_dir", "DIR"))
@@ -182,7 +187,7 @@ def _labelled(
     if not root.is_dir():
         hint = "give one that holds images and labels"
         raise DataError(f"dataset_dir {root}", "no such folder", hint=hint)
-    facts = FactBook(Path(cache_dir or default_cache()), root, spatial_dims, channel)
+    facts = FactBook(Path(cache_dir or default_cache()), root, spatial_dims, channel, hand_on)
     found, pairs = find_pairs(root, layout)
     skipped: list[str] = []
     splits: dict[str, list[Item]] = {}

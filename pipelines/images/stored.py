@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -223,6 +224,21 @@ def too_large(path: Path, what: str, limit: int, cure: str) -> DataError:
 def files_of(path: Path) -> list[Path]:
     """The files that one image is made of."""
     return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def stamp(path: Path) -> str:
+    """Changes when the files of an image are written again: names, sizes and times of change.
+
+    Raises:
+        UnreadableError: for a link that leads nowhere.
+    """
+    try:
+        stats = [(str(f.relative_to(path)), f.stat()) for f in files_of(path)]
+    except OSError as error:
+        raise unreadable(path, error) from error
+    # the time of the last change of a file cannot be set back, that of its content can
+    text = repr([(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def spans_of(index: Sequence[Any], shape: Sequence[int]) -> list[tuple[int, int]]:

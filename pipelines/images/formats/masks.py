@@ -57,5 +57,7 @@ def _decoded(path: Path) -> NDArray[Any]:
     stored = open_image(path, labels=True)
     try:
         return stored.pixels((slice(None),) * len(stored.axes))
-    except Exception as error:
+    except DataError:
+        raise
+    except Exception as error:  # decoders raise whatever their formats suggest
         raise unreadable(path, error) from error

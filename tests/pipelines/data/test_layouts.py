@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from monai.transforms import Compose
 from PIL import Image
 
 from overtile.pipelines.data.cache import CachedDataset
@@ -25,8 +28,12 @@ from overtile.pipelines.data.synthesis.datasets import generate
 from overtile.pipelines.data.unlabelled import images_in
 from overtile.pipelines.data.write import write_data, written_layouts
 from overtile.pipelines.errors import DataError, UnknownLayoutError
+from overtile.pipelines.images.formats import all_formats
+from overtile.pipelines.images.handed_on import handed_on
+from overtile.pipelines.images.plane import Plane
 from overtile.pipelines.images.read import read_image, read_label
 from overtile.pipelines.images.read_transform import ReadImaged
+from overtile.pipelines.images.stored import Format, Stored
 from overtile.pipelines.reporting.look import look
 
 Pair = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
@@ -755,3 +762,82 @@ def test_a_broken_cache_costs_nothing_but_time(
     anyway, _ = decoded(monkeypatch, data, blocked)
     assert np.array_equal(first[0]["image"], anyway[0]["image"])
     assert len(find_data(folder, cache_dir=blocked).items) == 4
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
+    """How often each file is decoded from now on, by every format's own reader of pixels."""
+    counts: Counter[Path] = Counter()
+    for kind in {type(format) for format in all_formats()}:
+
+        def counting(
+            self: Format, path: Path, labels: bool = False, inner: Any = kind.open
+        ) -> Stored:
+            stored = inner(self, path, labels)
+
+            def pixels(index: Any) -> Any:
+                counts[path] += 1
+                return stored.pixels(index)
+
+            return replace(stored, pixels=pixels)
+
+        monkeypatch.setattr(kind, "open", counting)
+    return counts
+
+
+@pytest.mark.parametrize(("layout", "format"), CASES)
+@pytest.mark.parametrize("limit", [2**30, 100_000])
+def test_a_first_training_decodes_every_image_once(
+    nuclei: dict[str, list[Pair]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    layout: str,
+    format: str,
+    limit: int,
+) -> None:
+    """However little is kept in memory; and a second one decodes nothing."""
+    monkeypatch.setattr(handed_on, "limit", limit)
+    folder = write_data(tmp_path / "data", nuclei, layout, format)
+    counts = counted(monkeypatch)
+    read = ReadImaged(["image", "label"], ("float32", "int32"))
+
+    def prepare(cache: Path) -> tuple[DataSet, list[Any]]:
+        data = find_data(folder, cache_dir=cache)
+        sets = [CachedDataset(s, Compose([read]), cache_dir=cache) for s in (data.train, data.val)]
+        return data, [item for one in sets for item in one]
+
+    data, first = prepare(tmp_path / "cache")
+    pages = 6 if layout == "stack" else 1  # which are decoded one by one
+    assert set(counts.values()) == {pages}
+    assert {Plane.of(item["label"]).file for item in data.items} <= {*counts}
+    counts.clear()
+    _, again = prepare(tmp_path / "cache")
+    assert not counts
+    for one, other in zip(first, again, strict=True):
+        for key in ("image", "label"):
+            assert np.array_equal(one[key], other[key])
+            expected, _ = (
+                read_image(one[key].meta["filename_or_obj"])
+                if key == "image"
+                else read_label(
+                    one[key].meta["filename_or_obj"], 2, one["image"].meta["filename_or_obj"]
+                )
+            )
+            assert np.array_equal(one[key][0], expected)
+
+
+def test_an_image_that_was_written_again_is_not_handed_on(folder: Path, tmp_path: Path) -> None:
+    data = find_data(folder, cache_dir=tmp_path / "cache")
+    path = Path(data.train[0]["image"])
+    new = 255 - tifffile.imread(path)
+    tifffile.imwrite(path, new)
+    assert np.array_equal(read_image(str(path))[0], new)
+
+
+def test_nothing_is_kept_of_what_does_not_train(folder: Path, tmp_path: Path) -> None:
+    data = find_data(folder, cache_dir=tmp_path / "cache", fold=0, folds=2, train_subset=1)
+    wanted = {path for item in (*data.train, *data.val) for path in item.values()}
+    assert {reading.path for reading in handed_on._kept} == wanted
+    with pytest.raises(DataError):
+        find_data(tmp_path / "nothing")
+    assert not handed_on._kept
+    assert handed_on._size == 0

@@ -308,3 +308,17 @@ def test_what_is_unpacked_is_whole_wherever_it_is_killed(tmp_path: Path) -> None
             assert np.array_equal(read_image(file, 3)[0], volume.T)
             file.unlink()
     assert np.array_equal(read_image(formats.unpacked(packed, home), 3)[0], volume.T)
+
+
+def test_a_result_is_old_or_new_wherever_its_writer_is_killed(tmp_path: Path) -> None:
+    home = tmp_path / "results"
+    home.mkdir()
+    like = open_image(write_image(tmp_path / "a", np.zeros((8, 9), np.uint8), "ome.tif"))
+    old, new = np.zeros((8, 9), np.uint16), np.full((8, 9), 3, np.uint16)
+    file = write_like(home / "a", old, like)
+    for _ in killed_everywhere(lambda: write_like(home / "a", new, like)):
+        found = read_image(file)[0]
+        assert np.array_equal(found, old) or np.array_equal(found, new)
+        assert [path for path in home.iterdir() if is_image(path)] == [file]
+        write_like(home / "a", old, like)
+    assert np.array_equal(read_image(write_like(home / "a", new, like))[0], new)

@@ -532,7 +532,7 @@ def test_a_disk_that_fails_is_named(
 
     read = os.pread
     monkeypatch.setattr(os, "pread", pread)
-    with pytest.raises(DataError, match=r"chunk \d/\d .*image\.tif, row \d+.*Input/output error"):
+    with pytest.raises(DataError, match=r"chunk \d/\d .*image\.tif: row \d+.*Input/output error"):
         run(tmp_path / "image.tif", tmp_path / "a.zarr", toy)
     labels = run(tmp_path / "image.tif", tmp_path / "b.zarr", toy, skip_unreadable=True)
     assert labels[:50].any()
