@@ -20,6 +20,7 @@ from tqdm import tqdm
 from overtile import __version__
 from overtile.pipelines.data.facts import default_cache
 from overtile.pipelines.files import whole
+from overtile.pipelines.images.handed_on import handed_on
 from overtile.pipelines.images.plane import Plane
 from overtile.pipelines.images.stored import stamp
 
@@ -76,7 +77,9 @@ class CachedDataset(Dataset):
         path = self._cache_file(item)
         if path is not None and path.is_file():
             try:
-                return _load(path)
+                found = _load(path)
+                handed_on.without(item.values())
+                return found
             except Exception:  # a broken cache is an empty one
                 path.unlink(missing_ok=True)
         done: dict[str, Any] = self.transform(dict(item), end=self._first_random)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,8 +72,15 @@ class HandedOn:
 
     def only(self, paths: Container[str]) -> None:
         """Keep nothing but these images and labels."""
+        self._drop(lambda path: path not in paths)
+
+    def without(self, paths: Container[str]) -> None:
+        """Do not keep these images and labels, which nobody will ask for."""
+        self._drop(lambda path: path in paths)
+
+    def _drop(self, unwanted: Callable[[str], bool]) -> None:
         with self._lock:
-            for reading in [one for one in self._kept if one.path not in paths]:
+            for reading in [one for one in self._kept if unwanted(one.path)]:
                 self._forget(self._kept.pop(reading)[1])
 
     def _forget(self, array: NDArray[Any]) -> None:

@@ -810,6 +810,12 @@ def test_a_first_training_decodes_every_image_once(
     assert set(counts.values()) == {pages}
     assert {Plane.of(item["label"]).file for item in data.items} <= {*counts}
     counts.clear()
+    for file in (tmp_path / "cache").glob("facts-*"):
+        file.unlink()  # so they are looked at again, and not read again
+    prepare(tmp_path / "cache")
+    assert set(counts.values()) == {pages}
+    assert not handed_on._kept
+    counts.clear()
     _, again = prepare(tmp_path / "cache")
     assert not counts
     for one, other in zip(first, again, strict=True):

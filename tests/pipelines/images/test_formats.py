@@ -304,7 +304,7 @@ def test_what_is_unpacked_is_whole_wherever_it_is_killed(tmp_path: Path) -> None
     home = tmp_path / "work"
     home.mkdir()
     for _ in killed_everywhere(lambda: formats.unpacked(packed, home)):
-        for file in home.glob("*.nii"):
+        for file in filter(is_image, home.iterdir()):
             assert np.array_equal(read_image(file, 3)[0], volume.T)
             file.unlink()
     assert np.array_equal(read_image(formats.unpacked(packed, home), 3)[0], volume.T)
