@@ -21,9 +21,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.experiments import ROOT, RUNS, Experiment, chosen, data_folder, table
-from overtile.pipelines.images.formats import is_image
+from overtile.pipelines.images.formats import is_image, stem
 from overtile.pipelines.images.read import read_image
-from overtile.pipelines.images.view import stem
 from overtile.pipelines.inference.trained import load_trained
 from overtile.pipelines.inference.uncertainty import METHODS, uncertainty
 

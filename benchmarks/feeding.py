@@ -19,8 +19,8 @@ from ignite.engine import Events
 from monai.bundle import ConfigParser
 
 from benchmarks.figure import Figure
-from overtile.pipelines.data.synthesis import generate
-from overtile.pipelines.data.writing import write_data
+from overtile.pipelines.data.synthesis.datasets import generate
+from overtile.pipelines.data.write import write_data
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "touching_cells"
 STEPS, FIRST, IMAGES = 26, 6, 8

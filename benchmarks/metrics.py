@@ -26,7 +26,8 @@ import tifffile
 from scipy import ndimage
 
 from benchmarks.figure import Figure
-from overtile.pipelines.data.synthesis import membranes, touching_cells
+from overtile.pipelines.data.synthesis.cells import touching_cells
+from overtile.pipelines.data.synthesis.membranes import membranes
 from overtile.pipelines.metrics.instances import average_precision, seg_measure
 from overtile.pipelines.metrics.membranes import THRESHOLDS, THRESHOLDS_OF_V, em_report
 

@@ -34,7 +34,7 @@ import zarr
 from benchmarks.experiments import chosen
 from benchmarks.figure import Figure
 from overtile.networks import ValidUNet
-from overtile.pipelines.data.synthesis import touching_cells
+from overtile.pipelines.data.synthesis.cells import touching_cells
 from overtile.pipelines.inference.trained import load_trained
 from overtile.pipelines.segment.cluster import ClusterRunner, on_cluster
 from overtile.pipelines.segment.local import LocalRunner

@@ -17,8 +17,8 @@ from monai.transforms import Compose
 from benchmarks.figure import Figure
 from overtile.pipelines.data.cache import CachedDataset
 from overtile.pipelines.data.find import find_data
-from overtile.pipelines.data.synthesis import generate
-from overtile.pipelines.data.writing import write_data
+from overtile.pipelines.data.synthesis.datasets import generate
+from overtile.pipelines.data.write import write_data
 from overtile.pipelines.images.read_transform import ReadImaged
 from overtile.transforms import NormalizeImaged
 

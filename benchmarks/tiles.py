@@ -39,7 +39,7 @@ from overtile.networks.inferers.cost import exact_memory, pass_cost
 from overtile.networks.inferers.precision import has_bfloat16
 from overtile.networks.inferers.tile_size import choose_tile
 from overtile.pipelines.bundle.checkpoints import load_weights
-from overtile.pipelines.data.synthesis import generate
+from overtile.pipelines.data.synthesis.datasets import generate
 
 FEATURES, SIZE, PART, LIMIT = (16, 32, 64, 128, 256), 4096, 1024, 256 * 1024**2
 WINDOWS, OVERLAPS, REPEATS, STEPS = (256, 384, 512), (0.25, 0.5), 3, 60

@@ -27,7 +27,7 @@ from torch import nn
 
 from overtile.networks import TileGeometry, ValidUNet, plan_tiles, read_tile
 from overtile.networks.inferers.tiling import Tile
-from overtile.pipelines.data.synthesis import touching_cells
+from overtile.pipelines.data.synthesis.cells import touching_cells
 from overtile.transforms import (
     BorderWeightMap,
     InstancesFromProbabilities,

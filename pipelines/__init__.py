@@ -59,7 +59,7 @@ _PUBLIC = (
     "overtile.pipelines.images.read.read_label",
     "overtile.pipelines.inference.write_results.WriteResultsd",
     "overtile.pipelines.inference.folder.run_inference",
-    "overtile.pipelines.data.synthesis.given_or_made",
+    "overtile.pipelines.data.synthesis.datasets.given_or_made",
     "overtile.pipelines.training.tracking.RunTracker",
     "overtile.pipelines.training.batches.LossOfPair",
     "overtile.pipelines.training.batches.prepare_weighted_batch",

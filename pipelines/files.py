@@ -98,6 +98,11 @@ def alone(lock: Path, taken: Exception) -> Iterator[None]:
         raise taken from None
 
 
+def is_unfinished(path: Path) -> bool:
+    """Whether a file or folder is what somebody has not finished, or was killed at."""
+    return path.name.startswith(f"{_UNFINISHED}.")
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder, if it is there."""
     if path.is_dir() and not path.is_symlink():

@@ -18,7 +18,8 @@ from overtile.pipelines.cli.options import (
     loudness,
     note,
 )
-from overtile.pipelines.data.writing import FORMATS, check_format, check_target, write_data
+from overtile.pipelines.data.layouts import all_layouts
+from overtile.pipelines.data.write import check_format, check_target, write_data, written_layouts
 from overtile.pipelines.errors import DataError, as_argument
 from overtile.pipelines.interrupts import check_interrupt
 
@@ -46,7 +47,7 @@ def data() -> None:
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
     "--layout",
-    type=click.Choice(["auto", *FORMATS, "annotated"]),
+    type=click.Choice(["auto", *all_layouts()]),
     default="auto",
     show_default=True,
     help="How the files lie; auto looks.",
@@ -109,7 +110,8 @@ def look(
 
 _PICTURES = (".png", ".jpg", ".pdf", ".svg")
 _COUNT = click.IntRange(0, 100_000)
-_FORMATS = list(dict.fromkeys(format for formats in FORMATS.values() for format in formats))
+_WRITTEN = written_layouts()
+_FORMATS = list(dict.fromkeys(format for formats in _WRITTEN.values() for format in formats))
 
 
 @data.command(
@@ -131,7 +133,7 @@ _FORMATS = list(dict.fromkeys(format for formats in FORMATS.values() for format 
 )
 @click.option(
     "--layout",
-    type=click.Choice(list(FORMATS)),
+    type=click.Choice(list(_WRITTEN)),
     default="pairs",
     show_default=True,
     help="How the files lie. A stack of membranes is made of consecutive sections.",
@@ -139,7 +141,7 @@ _FORMATS = list(dict.fromkeys(format for formats in FORMATS.values() for format 
 @click.option(
     "--format",
     type=click.Choice(_FORMATS),
-    help="Of the images: tif (kaggle: png) by default; pairs has all, suffixes the first three.",
+    help="Of the images: tif (kaggle: png) by default; pairs has all of them.",
 )
 @click.option("--train", type=_COUNT, default=24, show_default=True, help="Training images.")
 @click.option("--val", type=_COUNT, default=4, show_default=True, help="Validation images.")
@@ -186,7 +188,7 @@ def synth(
 
     from tqdm import tqdm
 
-    from overtile.pipelines.data.synthesis import generate
+    from overtile.pipelines.data.synthesis.datasets import generate
 
     splits = generate(kind, counts, size, seed, consecutive=layout == "stack")
     off = True if is_("quiet") else None  # None: off where stderr is no terminal

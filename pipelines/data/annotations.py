@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
-from PIL import Image
 
 from overtile.pipelines.errors import DataError
-from overtile.pipelines.images.formats import FLAT, NIFTI, TIFF, open_image
-from overtile.pipelines.images.view import stem
-from overtile.pipelines.images.write_like import write_like, write_whole
+from overtile.pipelines.files import whole
+from overtile.pipelines.images.formats import format_of, open_image, stem, writer_of
 
 FINAL_LABELS = "labels/final"  # where `overtile.pipelines.label.datastore` keeps what was submitted
 NOTES = "labels/info.json"  # and what it notes of that
@@ -34,8 +31,9 @@ def notes_of(folder: Path) -> dict[str, Any]:
     noted = {"images": {}, "labels": {}, **noted} if isinstance(noted, dict) else {}
     if not (_nested(noted.get("images"), 2) and _nested(noted.get("labels"), 3)):
         raise DataError(
-            f"{file}: no JSON object of notes; mend it, or remove it: the labels are files of "
-            "their own"
+            file,
+            "no JSON object of notes",
+            hint=("mend it", "remove it: the labels are files of their own"),
         )
     return noted
 
@@ -61,26 +59,24 @@ def spatial_dims_of(file: Path) -> int:
 
 def volume_in_space(file: Path) -> bool:
     """Whether a file is a volume of more than one section, with a place in space."""
-    if not file.name.lower().endswith(NIFTI) and file.suffix.lower() in (*TIFF, *FLAT):
+    format = format_of(file)
+    if format is not None and not format.in_space:
         return False
     stored = open_image(file)
     return stored.affine is not None and sum(n > 1 for n in stored.shape[:3]) == 3
 
 
 def suffix_of(image: Path) -> str:
-    """The suffix of labels of an image: its own, or a lossless one."""
-    name = image.name.lower()
-    for suffix in (".nii.gz", ".nii", *TIFF, ".png"):
-        if name.endswith(suffix):
-            return suffix
-    return ".png" if name.endswith(FLAT) else ".tif"
+    """The suffix of labels of an image: its own, or that of a lossless format."""
+    format = format_of(image)
+    return ".tif" if format is None else format.label_suffix(image.name)
 
 
 def write_label(base: Path, label: NDArray[Any], image: Path) -> Path:
     """Write cell numbers beside ``base``, in the format of their image and as it lies in space.
 
-    uint16, from 65,536 cells on uint32 and TIFF instead of PNG, which has none. The file is
-    written whole or not at all.
+    uint16, from 65,536 cells on uint32; TIFF where that format cannot hold them, as PNG cannot.
+    The file is written whole or not at all.
 
     Args:
         base: path without suffix.
@@ -92,11 +88,11 @@ def write_label(base: Path, label: NDArray[Any], image: Path) -> Path:
     """
     top = int(label.max(initial=0))
     label = label.astype(np.uint16 if top < 2**16 else np.uint32)
-    suffix = suffix_of(image)
-    if suffix in NIFTI:
-        return write_like(base, label, open_image(image), suffix)
-    if suffix == ".png" and label.dtype == np.uint16 and label.ndim == 2:
-        return write_whole(base.with_name(f"{base.name}.png"), Image.fromarray(label).save)
-    path = base.with_name(base.name + (suffix if suffix in TIFF else ".tif"))
-    options: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib"}
-    return write_whole(path, lambda partial: tifffile.imwrite(partial, label, **options))
+    path = base.with_name(f"{base.name}{suffix_of(image)}")
+    format = format_of(path)
+    if format is None or not format.holds(label):
+        path, format = base.with_name(f"{base.name}.tif"), writer_of("tif")
+    stored = open_image(image) if format.in_space else None
+    with whole(path) as unfinished:
+        format.write(unfinished, label, stored)
+    return path

@@ -18,9 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from overtile import __version__
-from overtile.pipelines.data.facts import default_cache, stamp
+from overtile.pipelines.data.facts import default_cache
 from overtile.pipelines.files import whole
-from overtile.pipelines.images.view import split_plane
+from overtile.pipelines.images.handed_on import handed_on
+from overtile.pipelines.images.plane import Plane
+from overtile.pipelines.images.stored import stamp
 
 _VERSION = 2  # of the files in the cache
 
@@ -75,7 +77,9 @@ class CachedDataset(Dataset):
         path = self._cache_file(item)
         if path is not None and path.is_file():
             try:
-                return _load(path)
+                found = _load(path)
+                handed_on.without(item.values())
+                return found
             except Exception:  # a broken cache is an empty one
                 path.unlink(missing_ok=True)
         done: dict[str, Any] = self.transform(dict(item), end=self._first_random)
@@ -95,7 +99,7 @@ class CachedDataset(Dataset):
             return None
         parts = [self._transform_key]
         for key, name in sorted(item.items()):
-            file = split_plane(name)[0].resolve()
+            file = Plane.of(name).file.resolve()
             if not file.exists():
                 return None
             parts += [key, str(Path(name).resolve()), stamp(file)]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from overtile.pipelines.data.facts import FactBook, Item, LabelFacts
-from overtile.pipelines.errors import DataError
+from overtile.pipelines.errors import DataError, Setting
+
+AS_MASK = Setting("labels", "mask", "to take what is not 0 as cell")
 
 
 def labels_are_classes(found: Mapping[str, LabelFacts]) -> str | None:
@@ -32,9 +34,11 @@ def _check_masks(found: Mapping[str, LabelFacts]) -> None:
     for name, f in found.items():
         if f.names > _CLASSES and 2 * f.split > f.names:
             raise DataError(
-                f"{name}: {f.names + (f.background > 0)} values, most of them scattered, as in an "
-                "image or a map of probabilities; expected a mask, 0 = background and another = "
-                "cell: cut it at a threshold"
+                name,
+                f"{f.names + (f.background > 0)} values, most of them scattered, as in an image "
+                "or a map of probabilities",
+                "a mask, 0 = background and another = cell",
+                "cut it at a threshold",
             )
 
 
@@ -44,10 +48,14 @@ def _check_maps(found: Mapping[str, LabelFacts]) -> None:
         if f.names > 1:
             without = "" if f.background else ", none of them 0"
             raise DataError(
-                f"{name}: {f.names + (f.background > 0)} values{without}; expected a membrane map "
-                "of two, 0 = membrane and another = cell: cut it at a threshold, or give "
-                "--labels mask to take what is not 0 as cell, --labels instances if every cell "
-                "has a number"
+                name,
+                f"{f.names + (f.background > 0)} values{without}",
+                "a membrane map of two, 0 = membrane and another = cell",
+                (
+                    "cut it at a threshold",
+                    AS_MASK,
+                    Setting("labels", "instances", "if every cell has a number"),
+                ),
             )
 
 
@@ -67,7 +75,9 @@ def check_labels(splits: Mapping[str, Sequence[Item]], labels: str, facts: FactB
         if first is None:
             continue
         raise DataError(
-            f"{first}: {found[first].names} value(s) for {found[first].components} separate "
-            "cells, and the labels beside it likewise; expected instances, one number a "
-            "cell: give --labels mask to take what is not 0 as cell, or number the cells"
+            first,
+            f"{found[first].names} value(s) for {found[first].components} separate cells, and the "
+            "labels beside it likewise",
+            "instances, one number a cell",
+            (AS_MASK, "number the cells"),
         )

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from overtile import __version__
-from overtile.pipelines.images.formats import files_of, unreadable
+from overtile.pipelines.files import whole
+from overtile.pipelines.images.handed_on import Reading, handed_on
+from overtile.pipelines.images.plane import Plane
 from overtile.pipelines.images.read import (
     Channel,
     check_channel,
@@ -24,7 +26,7 @@ from overtile.pipelines.images.read import (
     read_image,
     read_label,
 )
-from overtile.pipelines.images.view import split_plane
+from overtile.pipelines.images.stored import files_of, stamp
 
 Item = dict[str, str]
 """Names of an image and its label, ``{"image": ..., "label": ...}``."""
@@ -87,12 +89,19 @@ class FactBook:
         root: of the data set.
         spatial_dims: as of `read_image`.
         channel: as of `read_image`.
+        hand_on: keep what is decoded here for whoever reads it next in this process.
     """
 
     def __init__(
-        self, folder: Path | None, root: Path, spatial_dims: int = 2, channel: Channel = None
+        self,
+        folder: Path | None,
+        root: Path,
+        spatial_dims: int = 2,
+        channel: Channel = None,
+        hand_on: bool = False,
     ) -> None:
         self.spatial_dims, self.channel = spatial_dims, check_channel(channel)
+        self.hand_on = hand_on
         name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
         self._file = None if folder is None else folder / f"facts-{name}.json"
         self._known: dict[str, Any] = {}
@@ -131,6 +140,8 @@ class FactBook:
         def find() -> ImageFacts:
             array, meta = read_image(path, self.spatial_dims, self.channel)
             check_pixels(path, array)
+            if self.hand_on:
+                handed_on.keep(Reading(path, self.spatial_dims, self.channel, None), array, meta)
             low, high = float(array.min()), float(array.max())
             spacing = meta.get("spacing", "")
             return ImageFacts(
@@ -147,7 +158,10 @@ class FactBook:
         """
 
         def find() -> LabelFacts:
-            return _label_facts(read_label(label, self.spatial_dims, image)[0])
+            array, meta = read_label(label, self.spatial_dims, image)
+            if self.hand_on:
+                handed_on.keep(Reading(label, self.spatial_dims, None, image), array, meta)
+            return _label_facts(array)
 
         return self._remembered(label, f"label {self.spatial_dims}", LabelFacts, find)
 
@@ -173,17 +187,17 @@ class FactBook:
         """Remember for the next run; where that is impossible, go without."""
         if self._file is None or not self._changed:
             return
-        partial = self._file.with_name(f"{self._file.name}.{os.getpid()}")
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps({"version": _VERSION, "facts": self._known}))
-            partial.replace(self._file)
+            with whole(self._file) as unfinished:
+                unfinished.write_text(json.dumps({"version": _VERSION, "facts": self._known}))
         except OSError:
             self._file = None
 
     def _remembered(self, path: str, kind: str, facts: type[_F], find: Any) -> _F:
-        file, plane = split_plane(path)
-        key = f"{kind} {file.resolve()}:{plane}"
+        plane = Plane.of(path)
+        file = plane.file
+        key = f"{kind} {file.resolve()}:{plane.number}"
         entry = self._known.get(key)
         if entry is not None and entry["stamp"] == self._stamp(file):
             values = entry["facts"]
@@ -197,21 +211,6 @@ class FactBook:
         if path not in self._stamps:
             self._stamps[path] = stamp(path)
         return self._stamps[path]
-
-
-def stamp(path: Path) -> str:
-    """Changes when the files of an image are written again: names, sizes and times of change.
-
-    Raises:
-        UnreadableError: for a link that leads nowhere.
-    """
-    try:
-        stats = [(str(f.relative_to(path)), f.stat()) for f in files_of(path)]
-    except OSError as error:
-        raise unreadable(path, error) from error
-    # the time of the last change of a file cannot be set back, that of its content can
-    text = repr([(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats])
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def default_cache() -> Path:

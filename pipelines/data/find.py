@@ -11,11 +11,13 @@ from tqdm import tqdm
 
 from overtile.pipelines.data.checks import check_labels
 from overtile.pipelines.data.facts import FactBook, Item, default_cache
-from overtile.pipelines.data.layouts import Pair, find_pairs
+from overtile.pipelines.data.layout import Pair
+from overtile.pipelines.data.layouts import find_pairs
 from overtile.pipelines.data.split import folded, thinned, validated
-from overtile.pipelines.errors import DataError, UnreadableError, size_text
+from overtile.pipelines.errors import DataError, Setting, UnreadableError, size_text
+from overtile.pipelines.images.handed_on import handed_on
+from overtile.pipelines.images.plane import Plane, planes_of
 from overtile.pipelines.images.read import Channel, check_labels_kind
-from overtile.pipelines.images.view import plane_names, split_plane
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ class DataSet:
     def digest(self) -> str:
         """SHA-256 over the paths and bytes of every file, in order of the paths."""
         state = hashlib.sha256()
-        for file in sorted({split_plane(item[key])[0] for item in self.items for key in item}):
+        for file in sorted({Plane.of(item[key]).file for item in self.items for key in item}):
             state.update(str(file.relative_to(self.root)).encode())
             state.update(self.facts.sha256(file).encode())
         self.facts.save()
@@ -82,10 +84,11 @@ def find_data(
 ) -> DataSet:
     """The labelled images of a folder, every one of them read and checked.
 
-    What was found out is remembered in ``cache_dir`` until a file changes.
+    What was found out is remembered in ``cache_dir`` until a file changes. What was decoded for
+    it of training and validation images is handed on to whoever reads them next.
 
     Args:
-        dataset_dir: in one of the layouts of `overtile.pipelines.data.layouts.LAYOUTS`.
+        dataset_dir: in one of the layouts of `overtile.pipelines.data.layouts`.
         layout: ``"auto"`` looks which of them it is.
         val_fraction: share of the training images, the last ones, that validates where the
             folder brings no ``val/``. Of a stack these are the last slices, because
@@ -108,22 +111,22 @@ def find_data(
     """
     check_labels_kind(labels)
     if not 0 <= val_fraction < 1:
-        raise DataError(f"val_fraction {val_fraction}: expected at least 0 and less than 1")
+        raise DataError("val_fraction", str(val_fraction), "at least 0 and less than 1")
+    handed_on.only(())  # what an earlier call left
     root, found, splits, skipped, facts = _labelled(
-        dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir
+        dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir, hand_on=True
     )
     splits = folded(root, splits, fold, folds)
     train = splits["train"]
     check_labels(splits, labels, facts)
     if not any(facts.label(**item).cells for item in train):
-        raise DataError(f"{train[0]['label']}: no cell in it, nor in any other training label")
+        raise DataError(train[0]["label"], "no cell in it, nor in any other training label")
     if not splits.get("val") and len(train) < 2 and val_fraction:
-        raise DataError(
-            f"{root}: {len(train)} labelled image; expected at least 2, one to validate"
-        )
+        raise DataError(root, f"{len(train)} labelled image", "at least 2, one to validate")
     train, val = validated(splits, val_fraction)
     if train_subset is not None:
         train = thinned(train, train_subset)
+    handed_on.only({path for item in (*train, *val) for path in item.values()})
     name, test = root.resolve().name, splits.get("test", [])
     return DataSet(name, found, root, train, val, test, skipped, facts=facts)
 
@@ -165,7 +168,7 @@ def labelled_images(
         return [item for items in splits.values() for item in items]
     splits["train"], splits["val"] = validated(splits, val_fraction)
     if not splits.get(split):
-        raise DataError(f"{root}: no split {split!r}; expected all, {', '.join(splits)}")
+        raise DataError(root, f"no split {split!r}", f"all, {', '.join(splits)}")
     return splits[split]
 
 
@@ -176,15 +179,15 @@ def _labelled(
     channel: Channel,
     skip_unreadable: bool,
     cache_dir: str | Path | None,
+    hand_on: bool = False,
 ) -> tuple[Path, str, dict[str, list[Item]], list[str], FactBook]:
     if dataset_dir is None:
-        raise DataError("dataset_dir is not set; give --dataset_dir DIR")
+        raise DataError("dataset_dir", "it is not set", hint=Setting("dataset_dir", "DIR"))
     root = Path(dataset_dir)
     if not root.is_dir():
-        raise DataError(
-            f"dataset_dir {root}: no such folder; give one that holds images and labels"
-        )
-    facts = FactBook(Path(cache_dir or default_cache()), root, spatial_dims, channel)
+        hint = "give one that holds images and labels"
+        raise DataError(f"dataset_dir {root}", "no such folder", hint=hint)
+    facts = FactBook(Path(cache_dir or default_cache()), root, spatial_dims, channel, hand_on)
     found, pairs = find_pairs(root, layout)
     skipped: list[str] = []
     splits: dict[str, list[Item]] = {}
@@ -198,13 +201,14 @@ def _labelled(
                 except UnreadableError as error:
                     if not skip_unreadable:
                         raise
-                    skipped.append(str(error))
+                    skipped.append(error.worded(lambda _: None))
                 bar.update()
     facts.save()
     for what in skipped:
         log.warning("left out: %s", what)
     if not splits["train"]:
-        raise DataError(f"{root}: none of its {len(skipped)} images can be read; replace them")
+        found_none = f"none of its {len(skipped)} images can be read"
+        raise DataError(root, found_none, hint="replace them")
     return root, found, splits, skipped, facts
 
 
@@ -216,25 +220,20 @@ def items_of(pair: Pair, facts: FactBook) -> list[Item]:
     """
     planes, size = facts.planes(pair.image)
     labelled, label_size = facts.planes(pair.label, like=pair.image)
-    images = plane_names(pair.image, planes)
+    images = planes_of(pair.image, planes)
     if pair.plane is not None:
         if pair.plane >= planes:
-            raise DataError(
-                f"{pair.label}: no plane {pair.plane} in {pair.image} ({planes} planes)"
-            )
+            raise DataError(pair.label, f"no plane {pair.plane} in {pair.image} ({planes} planes)")
         images = images[pair.plane : pair.plane + 1]
     if label_size != size:
-        raise DataError(
-            f"{pair.label}: size {size_text(label_size)}, but its image {pair.image} is "
-            f"{size_text(size)}; expected the same size"
-        )
+        other = f"but its image {pair.image} is {size_text(size)}"
+        raise DataError(pair.label, f"size {size_text(label_size)}, {other}", "the same size")
     if labelled != len(images):
-        raise DataError(
-            f"{pair.label}: {labelled} planes, but its image {pair.image} has {len(images)}; "
-            "expected one label plane for every image plane"
-        )
-    names = zip(images, plane_names(pair.label, labelled), strict=True)
-    items = [{"image": image, "label": label} for image, label in names]
+        other = f"but its image {pair.image} has {len(images)}"
+        wanted = "one label plane for every image plane"
+        raise DataError(pair.label, f"{labelled} planes, {other}", wanted)
+    both = zip(images, planes_of(pair.label, labelled), strict=True)
+    items = [{"image": str(image), "label": str(label)} for image, label in both]
     for item in items:
         facts.image(item["image"])
         facts.label(**item)

@@ -25,11 +25,10 @@ def folded(
         return splits
     items = splits["train"]
     if not 2 <= folds <= len(items):
-        raise DataError(
-            f"folds {folds}: {root} has {len(items)} training images; expected 2 to {len(items)}"
-        )
+        found = f"{root} has {len(items)} training images"
+        raise DataError("folds", f"{folds}; {found}", f"2 to {len(items)}")
     if fold not in range(folds):
-        raise DataError(f"fold {fold}: expected 0 to {folds - 1}, one of {folds} folds")
+        raise DataError("fold", str(fold), f"0 to {folds - 1}, one of {folds} folds")
     first, last = (len(items) * k // folds for k in (fold, fold + 1))
     return {"train": items[:first] + items[last:], "test": items[first:last]}
 
@@ -37,5 +36,5 @@ def folded(
 def thinned(items: list[Item], count: int) -> list[Item]:
     """So many of the items, spread evenly over them."""
     if not 1 <= count <= len(items):
-        raise DataError(f"train_subset {count}: expected 1 to {len(items)}, all that there are")
+        raise DataError("train_subset", str(count), f"1 to {len(items)}, all that there are")
     return [items[len(items) * k // count] for k in range(count)]

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from overtile.pipelines.data.facts import Item
-from overtile.pipelines.data.layouts import image_of, images_by_stem
-from overtile.pipelines.errors import DataError, UnreadableError, size_text
-from overtile.pipelines.images.formats import is_image
+from overtile.pipelines.data.names import image_of, images_by_stem, images_of
+from overtile.pipelines.errors import DataError, Setting, UnreadableError, size_text
+from overtile.pipelines.images.formats import is_image, names_of_formats, stem
+from overtile.pipelines.images.plane import Plane, planes_of
 from overtile.pipelines.images.read import open_view, read_image
-from overtile.pipelines.images.view import plane_names, split_plane, stem
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +47,10 @@ def images_in(
     if source is None:
         return []
     path = Path(source)
-    file, plane = split_plane(path)
+    file = Plane.of(path).file
     if not file.exists():
-        raise DataError(f"{path}: no such file or folder")
-    if plane is not None:
+        raise DataError(path, "no such file or folder")
+    if file != path:  # one plane of it
         return [{"image": str(path)}]
     if file.is_file() or is_image(file):
         files = [file]
@@ -66,31 +66,30 @@ def images_in(
             log.warning(
                 "left out: %d files in formats that are not read, as %s", len(others), others[0]
             )
-        cases = [f for f in sorted(path.glob("*/images/*")) if is_image(f)]
+        cases = [f for folder in sorted(path.glob("*/images")) for f in images_of(folder)]
         files += [f for f in cases if f.parents[1].name == stem(f)]  # Kaggle's
     if not files:
         below = next((p for p in ("images", "test", "train") if (path / p).is_dir()), None)
         hint = f" (it has {below}/: give a folder in it)" if below else ""
-        raise DataError(
-            f"{path}: no images{hint}; expected TIFF, PNG, JPEG, NIfTI, DICOM or OME-Zarr"
-        )
+        raise DataError(path, f"no images{hint}", names_of_formats())
     items = []
     for file in files:
         try:
             seen = open_view(file, spatial_dims)
             check_memory(file, seen.shape, image_memory_limit)
-            names = plane_names(file, seen.count)
+            planes = planes_of(file, seen.count)
             if skip_unreadable:
-                for name in names:
-                    read_image(name, spatial_dims, channel=0)
+                for plane in planes:
+                    read_image(plane, spatial_dims, channel=0)
         except UnreadableError as error:
             if not skip_unreadable:
                 raise
-            log.warning("left out: %s", error)
+            log.warning("left out: %s", error.worded(lambda _: None))
             continue
-        items += [{"image": name} for name in names]
+        items += [{"image": str(plane)} for plane in planes]
     if not items:
-        raise DataError(f"{path}: none of its {len(files)} images can be read; replace them")
+        found = f"none of its {len(files)} images can be read"
+        raise DataError(path, found, hint="replace them")
     return items
 
 
@@ -107,8 +106,10 @@ def check_memory(path: Path, shape: Sequence[int], limit: int | None = None) -> 
         limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     needed = BYTES_PER_PIXEL * math.prod(shape)
     if needed > limit:
+        gib = 2**30
         raise DataError(
-            f"{path}: {size_text(shape)} pixels need about {needed / 2**30:.1f} GiB of memory; "
-            f"expected at most {limit / 2**30:.1f} GiB: cut the image into parts, or allow more "
-            "with --image_memory_limit BYTES"
+            path,
+            f"{size_text(shape)} pixels need about {needed / gib:.1f} GiB of memory",
+            f"at most {limit / gib:.1f} GiB",
+            ("cut the image into parts", Setting("image_memory_limit", "BYTES", "to allow more")),
         )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overtile.pipelines.errors import DataError
-from overtile.pipelines.images.formats import Index, Stored
+from overtile.pipelines.images.stored import Index, Stored
 
 
 def _reversed(stored: Stored) -> Stored:
@@ -58,11 +58,13 @@ def oriented_like(labels: Stored, image: Stored, name: str, other: str) -> Store
         and apart > 0.1 * np.linalg.norm(image.affine[:3, :3], axis=0).min()
     ):
         raise DataError(
-            f"{name}: its voxels lie up to {apart:.3g} mm from those of {other}; "
-            "expected labels on the grid of their image: resample them, or mend the affine"
+            name,
+            f"its voxels lie up to {apart:.3g} mm from those of {other}",
+            "labels on the grid of their image",
+            ("resample them", "mend the affine"),
         )
     if size == 2 and order[2] != 2:
-        raise DataError(f"{name}: a plane across that of {other}; expected the same plane")
+        raise DataError(name, f"a plane across that of {other}", "the same plane")
 
     def pixels(index: Index) -> NDArray[Any]:
         whole = labels.pixels((slice(None),) * size).reshape(solid)

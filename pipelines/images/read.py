@@ -9,20 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from overtile.pipelines.errors import DataError
-from overtile.pipelines.images.formats import Stored, open_image, unreadable
+from overtile.pipelines.errors import ChannelError, DataError, Setting
+from overtile.pipelines.images.formats import open_image
+from overtile.pipelines.images.handed_on import Reading, handed_on
 from overtile.pipelines.images.orientation import oriented_like
-from overtile.pipelines.images.view import View, split_plane, view
+from overtile.pipelines.images.plane import Plane
+from overtile.pipelines.images.stored import Stored, unreadable
+from overtile.pipelines.images.view import View, view
 
 Channel = int | str | None
-LABELS = ("instances", "mask", "membranes")
+LABEL_KINDS = ("instances", "mask", "membranes")
 
 
 def read_image(
-    path: str | Path,
+    path: str | Path | Plane,
     spatial_dims: int = 2,
     channel: Channel = None,
-    like: str | Path | None = None,
+    like: str | Path | Plane | None = None,
 ) -> tuple[NDArray[Any], dict[str, Any]]:
     """Pixels ``[*S]`` in the file's own dtype, and metadata.
 
@@ -39,11 +42,15 @@ def read_image(
     Raises:
         DataError: if the file is missing, unreadable, or not of one channel.
     """
-    file, plane = split_plane(path)
-    stored = _open(path, like)
+    asked = Reading(str(path), spatial_dims, channel, None if like is None else str(like))
+    if (known := handed_on.take(asked)) is not None:
+        return known
+    named = Plane.of(path)
+    file, plane = named.file, named.number
+    stored = _open(named, None if like is None else Plane.of(like))
     seen = view(stored, path, spatial_dims)
     if plane is not None and plane >= seen.count:
-        raise DataError(f"{file}: {seen.count} planes; expected more than {plane}")
+        raise DataError(file, f"{seen.count} planes", f"more than {plane}")
     index: list[Any] = [slice(None)] * len(stored.shape)
     for i, n in enumerate(stored.shape):
         if i not in (*seen.spatial, seen.channel, *seen.stacked) and n == 1:
@@ -55,14 +62,14 @@ def read_image(
     if seen.channel is not None and isinstance(channel, int):
         count = stored.shape[seen.channel]
         if not 0 <= channel < count:
-            raise DataError(f"{path}: {count} channels; expected --channel 0 to {count - 1}")
+            raise no_channel(path, count)
         index[seen.channel] = channel
     try:
         array = stored.pixels(tuple(index))
     except DataError:
         raise
     except Exception as error:  # decoders raise whatever their formats suggest
-        raise unreadable(path, error) from error
+        raise unreadable(str(path), error) from error
     kept = [i for i, selected in enumerate(index) if isinstance(selected, slice)]
     if seen.channel in kept:
         array = np.moveaxis(array, kept.index(seen.channel), -1)
@@ -73,7 +80,7 @@ def read_image(
     if stacks:
         array = array.reshape(-1, *seen.shape)
     if array.dtype.kind not in "iufb":
-        raise DataError(f"{path}: pixels of {array.dtype}; expected real numbers")
+        raise no_numbers(path, array.dtype)
     meta: dict[str, Any] = {
         "filename_or_obj": str(path),
         "axes": "".join(stored.axes[i] for i in sorted(seen.spatial)),
@@ -97,21 +104,43 @@ def _spacing(stored: Stored, seen: View) -> str:
 
 
 def _one_channel(
-    path: str | Path, array: NDArray[Any], channel: Channel, label: bool
+    path: str | Path | Plane, array: NDArray[Any], channel: Channel, label: bool
 ) -> NDArray[Any]:
     """Merge channels ``[..., K]``."""
     if (array == array[..., :1]).all():  # grey, stored as colours
         return array[..., 0]
     count = array.shape[-1]
     if label:
-        raise DataError(
-            f"{path}: a label of {count} channels; expected one, with one number a cell"
-        )
+        raise ChannelError(path, f"a label of {count} channels", "one, with one number a cell")
     if channel == "luminance" and count in (3, 4):  # the fourth is opacity
         grey: NDArray[Any] = (array[..., :3] @ np.array([0.299, 0.587, 0.114])).astype(np.float32)
         return grey
-    choice = f"--channel 0 to {count - 1}" + (" or --channel luminance" if count in (3, 4) else "")
-    raise DataError(f"{path}: {count} channels (colours); expected one grey channel: give {choice}")
+    raise colours(path, count)
+
+
+def channel_hint(count: int) -> tuple[Setting, ...]:
+    """How to take one grey value of so many channels."""
+    number = Setting("channel", f"0 to {count - 1}")
+    return (number, Setting("channel", "luminance")) if count in (3, 4) else (number,)
+
+
+def colours(path: object, count: int) -> ChannelError:
+    """The error for channels of which none was chosen."""
+    return ChannelError(
+        path, f"{count} channels (colours)", "one grey channel", channel_hint(count)
+    )
+
+
+def no_channel(path: object, count: int) -> ChannelError:
+    """The error for a channel that an image of so many does not have."""
+    one = "one channel" if count == 1 else f"{count} channels"
+    hint: Setting | str = Setting("channel", f"0 to {count - 1}") if count > 1 else "give none"
+    return ChannelError(path, one, "a channel that is there", hint)
+
+
+def no_numbers(path: object, dtype: np.dtype[Any]) -> DataError:
+    """The error for complex pixels, and others that are no grey values."""
+    return DataError(path, f"pixels of {dtype}", "real numbers")
 
 
 def check_channel(channel: Channel) -> Channel:
@@ -119,13 +148,13 @@ def check_channel(channel: Channel) -> Channel:
     number = isinstance(channel, int) and not isinstance(channel, bool) and channel >= 0
     if channel is None or channel == "luminance" or number:
         return channel
-    raise DataError(f"channel {channel!r}: expected a number from 0, or luminance")
+    raise DataError("channel", repr(channel), "a number from 0, or luminance")
 
 
 def check_labels_kind(labels: str) -> str:
     """``labels``, if it is one of the known kinds."""
-    if labels not in LABELS:
-        raise DataError(f"labels {labels!r}: expected one of {', '.join(LABELS)}")
+    if labels not in LABEL_KINDS:
+        raise DataError("labels", repr(labels), f"one of {', '.join(LABEL_KINDS)}")
     return labels
 
 
@@ -136,7 +165,7 @@ def number_cells(mask: NDArray[Any]) -> NDArray[np.int32]:
 
 
 def read_label(
-    path: str | Path, spatial_dims: int = 2, image: str | Path | None = None
+    path: str | Path | Plane, spatial_dims: int = 2, image: str | Path | Plane | None = None
 ) -> tuple[NDArray[Any], dict[str, Any]]:
     """`read_image` for labels: integers from 0 up, turned as ``image`` lies in space.
 
@@ -145,15 +174,14 @@ def read_label(
     """
     array, meta = read_image(path, spatial_dims, like=path if image is None else image)
     if array.dtype.kind == "f":
-        raise DataError(
-            f"{path}: labels of {array.dtype}; expected integers, 0 = background: convert it"
-        )
+        found = f"labels of {array.dtype}"
+        raise DataError(path, found, "integers, 0 = background", "convert it")
     if array.size and (int(array.min()) < 0 or int(array.max()) > np.iinfo(np.int32).max):
         raise labels_beyond(path, array, np.dtype(np.int32))
     return array, meta
 
 
-def check_pixels(path: str | Path, array: NDArray[Any]) -> None:
+def check_pixels(path: str | Path | Plane, array: NDArray[Any]) -> None:
     """Refuse NaN and infinite pixels.
 
     Raises:
@@ -161,32 +189,31 @@ def check_pixels(path: str | Path, array: NDArray[Any]) -> None:
     """
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         count = int((~np.isfinite(array)).sum())
-        raise DataError(
-            f"{path}: {count} pixels are NaN or infinite; expected finite numbers: replace them"
-        )
+        found = f"{count} pixels are NaN or infinite"
+        raise DataError(path, found, "finite numbers", "replace them")
 
 
-def labels_beyond(path: str | Path, array: NDArray[Any], dtype: np.dtype[Any]) -> DataError:
+def labels_beyond(path: str | Path | Plane, array: NDArray[Any], dtype: np.dtype[Any]) -> DataError:
     """The error for labels that ``dtype`` cannot hold."""
-    return DataError(
-        f"{path}: labels from {array.min()} to {array.max()}; "
-        f"expected 0 (background) to {np.iinfo(dtype).max}"
-    )
+    found = f"labels from {array.min()} to {array.max()}"
+    return DataError(path, found, f"0 (background) to {np.iinfo(dtype).max}")
 
 
-def open_view(path: str | Path, spatial_dims: int = 2, like: str | Path | None = None) -> View:
+def open_view(
+    path: str | Path | Plane, spatial_dims: int = 2, like: str | Path | Plane | None = None
+) -> View:
     """How many planes a file has, and of which size, from its header; as `read_image` sees it.
 
     Raises:
         DataError: as `read_image`.
     """
-    return view(_open(path, like), path, spatial_dims)
+    stored = _open(Plane.of(path), None if like is None else Plane.of(like))
+    return view(stored, path, spatial_dims)
 
 
-def _open(path: str | Path, like: str | Path | None) -> Stored:
-    file, _ = split_plane(path)
-    stored = open_image(file, labels=like is not None)
-    if like is not None and like != path:
-        model = split_plane(like)[0]
-        stored = oriented_like(stored, open_image(model), str(file), str(model))
+def _open(plane: Plane, like: Plane | None) -> Stored:
+    stored = open_image(plane.file, labels=like is not None)
+    if like is not None and like != plane:
+        model = open_image(like.file)
+        stored = oriented_like(stored, model, str(plane.file), str(like.file))
     return stored

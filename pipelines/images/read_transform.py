@@ -12,7 +12,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import ensure_tuple_rep
 
-from overtile.pipelines.errors import DataError
+from overtile.pipelines.errors import DataError, Setting
+from overtile.pipelines.images.plane import Plane
 from overtile.pipelines.images.read import (
     Channel,
     check_channel,
@@ -75,8 +76,13 @@ class ReadImaged(MapTransform):
                 check_pixels(data[key], array)
             if array.ndim != self.spatial_dims:
                 raise DataError(
-                    f"{data[key]}: {len(array)} planes; expected one: name it as {data[key]}:0, or "
-                    "take the whole with --spatial_dims 3"
+                    data[key],
+                    f"{len(array)} planes",
+                    "one",
+                    (
+                        f"name it as {Plane(Path(data[key]), 0)}",
+                        Setting("spatial_dims", 3, "to take the whole"),
+                    ),
                 )
             result[key] = MetaTensor(np.ascontiguousarray(array, dtype=dtype)[None], meta=meta)
         return result

@@ -1,34 +1,13 @@
-"""See a stored image as planes or volumes, and name the planes of a file."""
+"""See a stored image as planes or volumes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from overtile.pipelines.errors import ChannelError, DataError, size_text
-from overtile.pipelines.images.formats import SUFFIXES, Stored
-
-
-def stem(path: str | Path) -> str:
-    """File name without its suffix (``a.nii.gz`` -> ``a``); ``stack.tif:3`` -> ``stack_0003``."""
-    file, plane = split_plane(path)
-    name = file.name
-    for suffix in SUFFIXES:
-        if name.lower().endswith(suffix):
-            name = name[: -len(suffix)]
-            break
-    return name if plane is None else f"{name}_{plane:04d}"
-
-
-def split_plane(path: str | Path) -> tuple[Path, int | None]:
-    """``stack.tif:3`` names plane 3 (from 0) of a stack; a file of exactly that name wins."""
-    text = str(path)
-    file, mark, plane = text.rpartition(":")
-    if mark and plane.isdigit() and not Path(text).exists():
-        return Path(file), int(plane)
-    return Path(text), None
+from overtile.pipelines.errors import ChannelError, DataError, Setting, size_text
+from overtile.pipelines.images.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -50,7 +29,7 @@ class View:
     count: int
 
 
-def view(stored: Stored, path: str | Path, spatial_dims: int = 2) -> View:
+def view(stored: Stored, path: object, spatial_dims: int = 2) -> View:
     """See a stored image as planes (or volumes).
 
     In two dimensions every section of a volume, page and time point is a plane of its own. In
@@ -58,6 +37,7 @@ def view(stored: Stored, path: str | Path, spatial_dims: int = 2) -> View:
 
     Raises:
         DataError: if it has too few axes.
+        ChannelError: if it has channels along two of them.
     """
     axes = stored.axes
     if spatial_dims == 3 and "Z" not in axes:
@@ -67,8 +47,10 @@ def view(stored: Stored, path: str | Path, spatial_dims: int = 2) -> View:
     spatial = tuple(i for i, a in enumerate(axes) if a in letters)
     if len(spatial) != spatial_dims:
         raise DataError(
-            f"{path}: {size_text(stored.shape)} pixels (axes {stored.axes}); "
-            f"expected an image of {spatial_dims} dimensions (see --spatial_dims)"
+            path,
+            f"{size_text(stored.shape)} pixels (axes {stored.axes})",
+            f"an image of {spatial_dims} dimensions",
+            Setting("spatial_dims", 5 - spatial_dims, "to take others"),
         )
     channels = [i for i, a in enumerate(axes) if a in "CS" and stored.shape[i] > 1]
     if len(channels) > 1:
@@ -85,8 +67,3 @@ def view(stored: Stored, path: str | Path, spatial_dims: int = 2) -> View:
         tuple(stored.shape[i] for i in spatial),
         int(np.prod([stored.shape[i] for i in stacked], dtype=int)),
     )
-
-
-def plane_names(path: str | Path, count: int) -> list[str]:
-    """``[file]`` of one plane, or ``file:0``, ``file:1`` ... of several."""
-    return [str(path)] if count == 1 else [f"{path}:{i}" for i in range(count)]

@@ -16,8 +16,10 @@ from tqdm import tqdm
 
 from overtile.pipelines.errors import ConfigurationError, Setting
 from overtile.pipelines.files import whole
-from overtile.pipelines.images.formats import Stored, open_image
-from overtile.pipelines.images.view import split_plane, stem, view
+from overtile.pipelines.images.formats import open_image
+from overtile.pipelines.images.plane import Plane
+from overtile.pipelines.images.stored import Stored
+from overtile.pipelines.images.view import view
 from overtile.pipelines.images.write_like import write_like
 from overtile.pipelines.reporting.figures import outlined
 
@@ -60,7 +62,7 @@ class WriteResultsd(MapTransform):
         super().__init__(keys)
         self.output_dir = Path(output_dir)
         self.probabilities, self.image_key = probabilities, image_key
-        self._planes = Counter(split_plane(item[image_key])[0] for item in items)
+        self._planes = Counter(Plane.of(item[image_key]).file for item in items)
         for file in self._planes:
             if file.parent.resolve() == self.output_dir.resolve():
                 raise ConfigurationError(
@@ -77,7 +79,7 @@ class WriteResultsd(MapTransform):
         for key in self.key_iterator(dict(data)):
             source = data[key].meta["filename_or_obj"]
             instances = data[key].as_tensor()[0].cpu().numpy()
-            self._found[split_plane(source)[0]] += len(np.unique(instances[instances > 0]))
+            self._found[Plane.of(source).file] += len(np.unique(instances[instances > 0]))
             self._draw(source, data, instances)
             if self.probabilities is not None:
                 cell = data[self.probabilities].as_tensor()[-1].float().cpu().numpy()
@@ -86,11 +88,12 @@ class WriteResultsd(MapTransform):
         return dict(data)
 
     def _draw(self, source: str, data: Mapping[Hashable, Any], instances: NDArray[Any]) -> None:
-        file, plane = split_plane(source)
+        plane = Plane.of(source)
+        file = plane.file
         count = self._planes[file]
         if instances.ndim != 2 or self.image_key not in data:
             return
-        if plane is not None and count > 1 and plane != count // 2:
+        if plane.number is not None and count > 1 and plane.number != count // 2:
             return
         grey = data[self.image_key].as_tensor()[0].cpu().numpy()
         if open_image(file).axes.startswith("X"):  # rows are the second axis there
@@ -98,24 +101,25 @@ class WriteResultsd(MapTransform):
         zoom = max(1, _PICTURE // max(grey.shape))  # thin lines on tiny images hide them
         grey, instances = (a.repeat(zoom, 0).repeat(zoom, 1) for a in (grey, instances))
         picture = Image.fromarray(outlined(grey, instances))
-        name = stem(file if count > 1 else source)
+        name = (Plane(file) if count > 1 else plane).stem
         with whole(self.output_dir / f"{name}_outlines.png") as unfinished:
             picture.save(unfinished)
 
     def _collect(self, source: str, array: NDArray[Any], kind: str) -> None:
-        file, plane = split_plane(source)
+        plane = Plane.of(source)
+        file = plane.file
         count = self._planes[file]
         stored = open_image(file)
-        if plane is None or count < 2:
-            part = stored if plane is None else None
-            self._write(self.output_dir / f"{stem(source)}_{kind}", array, part, file)
+        if plane.number is None or count < 2:
+            part = stored if plane.number is None else None
+            self._write(self.output_dir / f"{plane.stem}_{kind}", array, part, file)
             return
         planes = self._waiting.setdefault((file, kind), [])
         planes.append(array)
         if len(planes) == count:
             del self._waiting[file, kind]
             stack = _in_stored_order(np.stack(planes), stored, array.ndim)
-            self._write(self.output_dir / f"{stem(file)}_{kind}", stack, stored, file)
+            self._write(self.output_dir / f"{Plane(file).stem}_{kind}", stack, stored, file)
 
     def _write(self, base: Path, array: NDArray[Any], stored: Stored | None, file: Path) -> None:
         found = ""

@@ -10,9 +10,9 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
 import overtile
-from overtile.pipelines.data.facts import stamp
 from overtile.pipelines.errors import ConfigurationError, OvertileError
 from overtile.pipelines.images.read import Channel, check_channel
+from overtile.pipelines.images.stored import stamp
 from overtile.pipelines.inference.uncertainty import METHODS
 from overtile.pipelines.label.datastore import FINAL, ImageFolderDatastore, check_tag
 from overtile.pipelines.label.errors import (

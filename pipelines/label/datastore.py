@@ -41,9 +41,9 @@ from overtile.pipelines.data.annotations import (
 from overtile.pipelines.data.unlabelled import check_memory
 from overtile.pipelines.errors import DataError, size_text
 from overtile.pipelines.files import whole
-from overtile.pipelines.images.formats import is_image
+from overtile.pipelines.images.formats import is_image, names_of_formats, stem
 from overtile.pipelines.images.read import check_pixels, open_view, read_image, read_label
-from overtile.pipelines.images.view import View, stem
+from overtile.pipelines.images.view import View
 from overtile.pipelines.label.errors import (
     ConflictError,
     ForbiddenError,
@@ -368,7 +368,7 @@ class ImageFolderDatastore(Datastore):
         suffix = source.name[len(stem(source)) :]
         target = self.folder / f"{name}{suffix}"
         if not suffix or not is_image(source):
-            raise RefusedError(source.name, expected="TIFF, PNG, JPEG or NIfTI")
+            raise RefusedError(source.name, expected=names_of_formats(single=True))
         self._check_free(name, target)
         dims = spatial_dims_of(source)
         check_memory(source, open_view(source, dims).shape)

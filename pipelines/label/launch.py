@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from overtile.pipelines.data.layouts import IMAGES
+from overtile.pipelines.data.names import IMAGE_FOLDERS
 from overtile.pipelines.errors import ConfigurationError, DataError, Setting
 from overtile.pipelines.files import alone, whole
 from overtile.pipelines.images.formats import is_image
@@ -109,7 +109,9 @@ def prepare(studies: Path, work: Path) -> None:
     if not studies.is_dir():
         raise DataError(studies, "no such folder", hint="give one that holds images")
     if not _holds_images(studies):  # which may come later
-        below = next((studies / name for name in IMAGES if _holds_images(studies / name)), None)
+        below = next(
+            (studies / name for name in IMAGE_FOLDERS if _holds_images(studies / name)), None
+        )
         if below is not None:
             raise DataError(
                 studies,

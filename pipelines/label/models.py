@@ -20,9 +20,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from overtile.pipelines.data.facts import stamp
 from overtile.pipelines.errors import ConfigurationError, Setting
 from overtile.pipelines.files import settle, together, whole
+from overtile.pipelines.images.stored import stamp
 from overtile.pipelines.label.errors import MissingError
 from overtile.pipelines.metrics.score_names import name_of
 

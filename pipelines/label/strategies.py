@@ -10,8 +10,8 @@ from typing import Any
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from overtile.pipelines.data.facts import stamp
 from overtile.pipelines.errors import DataError
+from overtile.pipelines.images.stored import stamp
 from overtile.pipelines.label.datastore import ImageFolderDatastore
 from overtile.pipelines.label.errors import MissingError, RefusedError
 from overtile.pipelines.label.infer import Segmenter

@@ -18,7 +18,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from overtile.pipelines.data.facts import FactBook, default_cache
 from overtile.pipelines.data.find import items_of
-from overtile.pipelines.data.layouts import Pair
+from overtile.pipelines.data.layout import Pair
 from overtile.pipelines.errors import DataError, TrainingError
 from overtile.pipelines.images.read import Channel
 from overtile.pipelines.label.datastore import ImageFolderDatastore

@@ -26,8 +26,8 @@ from overtile.pipelines.errors import (
     Wording,
     as_argument,
 )
+from overtile.pipelines.images.plane import Plane
 from overtile.pipelines.images.read import Channel, number_cells, read_image, read_label
-from overtile.pipelines.images.view import split_plane
 from overtile.pipelines.reporting.figures import outlined
 
 _SHEET = 12  # images on the contact sheet
@@ -176,8 +176,9 @@ def _suspicions(
         name = item["image"]
         if image.low == image.high:
             found.append(DataError(name, f"every pixel is {image.low:g}"))
-        file, plane = split_plane(name)
-        if plane in (None, 0):
+        plane = Plane.of(name)
+        file = plane.file
+        if plane.number in (None, 0):
             twin = by_content.setdefault(facts.sha256(file), str(file))
             if twin != str(file):
                 found.append(DataError(file, f"the same bytes as {twin}"))

@@ -14,9 +14,9 @@ import numpy as np
 
 from overtile import __version__
 from overtile.pipelines.errors import ChannelError, ConfigurationError, Setting, UnreadableError
-from overtile.pipelines.images.formats import files_of
+from overtile.pipelines.images.formats import unpacked
 from overtile.pipelines.images.read import Channel
-from overtile.pipelines.images.sources import unpack
+from overtile.pipelines.images.stored import files_of
 from overtile.pipelines.inference.trained import Trained
 from overtile.pipelines.segment.job import Job, Opened, load_once
 from overtile.pipelines.segment.request import Request
@@ -87,10 +87,8 @@ def plan(request: Request) -> tuple[Opened, bool]:
 def _unpacked(request: Request) -> Path:
     """The source, or what was in it: in the work folder."""
     source = request.source
-    if source.is_dir() or not source.name.lower().endswith(".gz"):
-        return source
     try:
-        return unpack(source, request.work)
+        return unpacked(source, request.work)
     except OSError as error:
         if error.filename != str(source):  # it cannot be written
             raise

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from overtile.pipelines.errors import ConfigurationError, DataError, Setting
+from overtile.pipelines.images.formats import all_formats, target_format
 
 _LONGEST = 230  # bytes of a name, since what is made beside the target has a longer one
 
@@ -58,7 +59,9 @@ class Request:
     @property
     def ready(self) -> Path:
         """The finished result, before it is in its place."""
-        return self.work / ("result.tif" if is_tiff(self.target.name) else "result")
+        format = target_format(self.target.name)
+        file = format is not None and not format.folders
+        return self.work / (f"result{self.target.suffix}" if file else "result")
 
     @property
     def listing(self) -> Path:
@@ -99,9 +102,9 @@ def check_request(request: Request) -> None:
         DataError: if there is no such source.
     """
     target, another = request.target, "name another target"
-    if not target.name.lower().endswith((".zarr", ".tif", ".tiff")):
-        expected = "a target that ends in .ome.zarr, .zarr, .ome.tif or .tif"
-        raise ConfigurationError(target, expected=expected)
+    if target_format(target.name) is None:
+        endings = ", ".join(suffix for format in all_formats() for suffix in format.targets)
+        raise ConfigurationError(target, expected=f"a target that ends in {endings}")
     if len(os.fsencode(target.name)) > _LONGEST:
         raise ConfigurationError(
             target, expected=f"a name of at most {_LONGEST} bytes", hint=another
@@ -120,8 +123,3 @@ def check_request(request: Request) -> None:
     if target.exists() and not request.overwrite and not delivered:
         hint = (another, Setting("overwrite", True))
         raise ConfigurationError(target, "exists", hint=hint)
-
-
-def is_tiff(name: str) -> bool:
-    """Whether a target of this name is to be a TIFF file; else it is an OME-Zarr folder."""
-    return name.lower().endswith((".tif", ".tiff"))

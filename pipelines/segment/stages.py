@@ -13,20 +13,15 @@ from typing import Any
 import numpy as np
 
 from overtile.pipelines.files import whole
+from overtile.pipelines.images.formats import stem, target_format
+from overtile.pipelines.images.formats.ome_zarr import level_shapes
 from overtile.pipelines.segment.grid import Key
 from overtile.pipelines.segment.job import Opened, is_whole, open_array
 from overtile.pipelines.segment.percentiles import scale_of
 from overtile.pipelines.segment.progress import progress
-from overtile.pipelines.segment.request import Request, is_tiff
+from overtile.pipelines.segment.request import Request
 from overtile.pipelines.segment.runner import Runner
-from overtile.pipelines.segment.targets import (
-    chunk_keys,
-    describe,
-    level_shapes,
-    make_array,
-    spacing_of,
-    write_tiff,
-)
+from overtile.pipelines.segment.targets import chunk_keys, describe_target, make_array
 from overtile.pipelines.segment.tasks import (
     channels_alike,
     finish_labels,
@@ -145,20 +140,21 @@ class Stages:
         """The pyramid and the metadata of OME-Zarr, or a TIFF; ``name`` is that of the target."""
         here = self.here
         grid, folder, mean = here.grid, here.work / "result", not here.job.labels
-        spacing = spacing_of(here.planes.stored, grid.axes)
+        spacing = here.planes.stored.spacing_um(grid.axes)
         array = open_array(folder / "0")
-        if is_tiff(name):
+        format = target_format(name)
+        if format is not None and not format.folders:
+            tile, bar = (grid.chunks[-2], grid.chunks[-1]), partial(self._bar, format.name)
             with whole(ready) as file:
-                write_tiff(array, file, name, grid, spacing, partial(self._bar, "TIFF"))
+                format.write_target(file, name, array, grid.axes, tile, spacing, bar)
             return
-        for level, shape in list(enumerate(level_shapes(grid)))[1:]:
+        for level, shape in list(enumerate(level_shapes(grid.shape, grid.chunks)))[1:]:
             make_array(folder / str(level), grid, array.dtype, shape)
             keys = chunk_keys(shape, grid.chunks)
             made = self.runner.map(here, partial(shrink_chunk, level=level), keys)
             for _ in self._bar(f"level {level}", made, len(keys)):
                 pass
-        plain = name.removesuffix(".zarr").removesuffix(".ome")
-        describe(folder, plain, grid, spacing, mean)
+        describe_target(folder, stem(name), grid, spacing, mean)
         for left in folder.rglob("*.partial"):  # of writers that were killed
             left.unlink()
 

@@ -17,9 +17,9 @@ from overtile.pipelines.errors import (
     Setting,
     size_text,
 )
-from overtile.pipelines.images.formats import Stored
+from overtile.pipelines.images.formats import open_source
 from overtile.pipelines.images.read import Channel, check_pixels
-from overtile.pipelines.images.sources import open_source
+from overtile.pipelines.images.stored import Stored
 from overtile.pipelines.images.view import view
 
 Box = tuple[slice, ...]
@@ -42,10 +42,7 @@ def open_planes(
         DataError: if it cannot be read, or is no such image.
         ConfigurationError: if it has no such level.
     """
-    try:
-        stored = open_source(path, level, cache)
-    except OvertileError as error:
-        raise _named(error, path, name) from error
+    stored = open_source(path, level, cache, name)
     try:
         return Planes(stored, path, name, spatial_dims, channel)
     except OvertileError:

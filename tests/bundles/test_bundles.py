@@ -28,7 +28,7 @@ import overtile
 from overtile.networks import OverlapTileInferer, ValidUNet
 from overtile.pipelines.bundle.checkpoints import Checkpoints, read_checkpoint
 from overtile.pipelines.data.samples import TileDataset
-from overtile.pipelines.data.synthesis import write_touching_cells
+from overtile.pipelines.data.synthesis.datasets import write_touching_cells
 from overtile.pipelines.images.read import read_image
 from overtile.transforms import SeparateTouching
 

@@ -11,7 +11,7 @@ import tifffile
 import torch
 from monai.bundle import ConfigParser
 
-from overtile.pipelines.data.synthesis import touching_cells
+from overtile.pipelines.data.synthesis.cells import touching_cells
 from overtile.pipelines.metrics.instances import seg_measure
 
 

@@ -19,7 +19,7 @@ from monailabel.interfaces.utils.app import app_instance
 from overtile.pipelines.data.annotations import spatial_dims_of
 from overtile.pipelines.data.unlabelled import check_memory
 from overtile.pipelines.errors import OvertileError
-from overtile.pipelines.images.formats import SUFFIXES, open_image
+from overtile.pipelines.images.formats import image_suffix, names_of_formats, open_image
 from overtile.pipelines.images.read import open_view
 from overtile.pipelines.label.app import OvertileLabel
 from overtile.pipelines.label.datastore import ImageFolderDatastore
@@ -80,10 +80,10 @@ def parameters(text: str, name: str = "params") -> dict[str, Any]:
 def uploaded(file: UploadFile) -> Iterator[Path]:
     """An upload as a temporary file of a name that we choose, for readers go by it."""
     name = name_of(file)
-    suffix = next((s for s in SUFFIXES if name.endswith(s)), None)
-    if suffix is None or suffix.endswith(".zarr"):
+    suffix = image_suffix(name, single=True)
+    if not suffix:
         raise RefusedError(
-            name[:100] or "a file without a name", expected="TIFF, PNG, JPEG or NIfTI"
+            name[:100] or "a file without a name", expected=names_of_formats(single=True)
         )
     with tempfile.TemporaryDirectory(prefix="overtile-") as folder:
         path = Path(folder) / f"{name[: -len(suffix)][:100] or 'upload'}{suffix}"

@@ -22,8 +22,9 @@ import tifffile
 from overtile import __version__
 from overtile.pipelines.cli.main import overtile as program
 from overtile.pipelines.cli.options import Command
-from overtile.pipelines.data.synthesis import membranes, touching_cells
-from overtile.pipelines.data.writing import FORMATS
+from overtile.pipelines.data.synthesis.cells import touching_cells
+from overtile.pipelines.data.synthesis.membranes import membranes
+from overtile.pipelines.data.write import written_layouts
 from overtile.pipelines.errors import Setting
 
 HEAVY = ("torch", "monai", "matplotlib", "mlflow", "scipy", "numba", "itk", "zarr", "pandas")
@@ -110,7 +111,7 @@ MISTAKES = {
     "data synth new --sizes 32": "No such option '--sizes'. Did you mean '--size'?",
     "data synth": "Missing argument 'DIR'. (see: overtile data synth --help)",
     "data synth new --kind membrane": "'membrane' is not one of 'cells', 'membranes'",
-    "data synth new --layout pears": "'pears' is not one of 'pairs', 'suffixes'",
+    "data synth new --layout pears": "'pears' is not one of 'stack', 'ctc', 'pairs', 'kaggle'",
     "data synth new --layout stack --format png": "format 'png': layout stack is written as tif",
     "data synth new --size 32x": "'32x'; expected height x width, each 16 to 16384, e.g. 256x320",
     "data synth new --size 3x4x5": "'3x4x5'; expected height x width",
@@ -129,7 +130,7 @@ MISTAKES = {
     "segment a b --bundle c --set x": "'x'; expected KEY=VALUE, e.g. threshold=0.6",
     "data look full --picture no/x.png": "no/x.png: no folder no; make it, or name another",
     "data look full --labels masks": "'masks' is not one of 'instances', 'mask', 'membranes'",
-    "data look full": "full: no images; expected TIFF, PNG, JPEG, NIfTI, DICOM or OME-Zarr",
+    "data look full": "full: no images; expected DICOM, NIfTI, OME-Zarr, TIFF or pictures",
     "completion": "Missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish",
     "completion tcsh": "'tcsh' is not one of 'bash', 'zsh', 'fish'",
     "show": "Missing argument 'RUN'",
@@ -251,7 +252,7 @@ def test_synth_makes_the_images_of_its_seed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("layout", "format"),
-    [(layout, f) for layout, fs in FORMATS.items() for f in sorted({fs[0], fs[-1]})],
+    [(layout, f) for layout, fs in written_layouts().items() for f in sorted({fs[0], fs[-1]})],
 )
 @pytest.mark.parametrize("kind", ["cells", "membranes"])
 def test_synth_writes_every_layout(tmp_path: Path, kind: str, layout: str, format: str) -> None:
@@ -361,7 +362,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.parametrize(
     ("module", "name", "words"),
     [
-        ("data.writing", "_save", ("data", "synth", "cells", *FEW)),
+        ("data.write", "_made", ("data", "synth", "cells", *FEW)),
         ("segment.run", "plan", ("segment", "image.tif", "cells.tif", "--bundle", BUNDLE)),
     ],
 )

@@ -11,12 +11,14 @@ import tifffile
 from PIL import Image
 
 from overtile.pipelines.data.find import find_data, labelled_images
-from overtile.pipelines.data.synthesis import touching_cells, write_touching_cells
+from overtile.pipelines.data.synthesis.cells import touching_cells
+from overtile.pipelines.data.synthesis.datasets import write_touching_cells
 from overtile.pipelines.data.unlabelled import images_in
 from overtile.pipelines.errors import DataError
+from overtile.pipelines.images.formats import stem
+from overtile.pipelines.images.plane import Plane
 from overtile.pipelines.images.read import open_view, read_image
 from overtile.pipelines.images.read_transform import ReadImaged
-from overtile.pipelines.images.view import stem
 from overtile.transforms import SeparateTouching
 
 
@@ -90,13 +92,13 @@ def test_fewer_training_images_are_spread_evenly(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"fold": 5}, "fold 5: expected 0 to 4, one of 5 folds"),
-        ({"fold": -1}, "fold -1: expected 0 to 4"),
-        ({"fold": 0, "folds": 9}, "folds 9: .* has 8 training images; expected 2 to 8"),
-        ({"fold": 0, "folds": 1}, "folds 1: .* expected 2 to 8"),
-        ({"train_subset": 7}, "train_subset 7: expected 1 to 6, all that there are"),
-        ({"train_subset": 0}, "train_subset 0: expected 1 to 6"),
-        ({"val_fraction": 1}, "val_fraction 1: expected at least 0 and less than 1"),
+        ({"fold": 5}, "fold: 5; expected 0 to 4, one of 5 folds"),
+        ({"fold": -1}, "fold: -1; expected 0 to 4"),
+        ({"fold": 0, "folds": 9}, "folds: 9; .* has 8 training images; expected 2 to 8"),
+        ({"fold": 0, "folds": 1}, "folds: 1; .* expected 2 to 8"),
+        ({"train_subset": 7}, "train_subset: 7; expected 1 to 6, all that there are"),
+        ({"train_subset": 0}, "train_subset: 0; expected 1 to 6"),
+        ({"val_fraction": 1}, "val_fraction: 1; expected at least 0 and less than 1"),
     ],
 )
 def test_impossible_splits_are_refused(tmp_path: Path, wrong: dict[str, int], said: str) -> None:
@@ -167,7 +169,7 @@ def test_class_weights_balance_the_training_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("layout", "named"),
     [
-        ("pears", "expected auto, pairs, suffixes, stack, ctc, kaggle"),
+        ("pears", "expected auto, stack, ctc, annotated, pairs, kaggle, suffixes"),
         ("stack", "train-volume.tif: no such file"),
     ],
 )
@@ -203,7 +205,7 @@ def test_masks_are_not_taken_for_instances(tmp_path: Path) -> None:
     mask[1:3, 1:3] = mask[5:7, 5:7] = 255
     for name in "abc":
         tifffile.imwrite(folder / "labels" / f"{name}.tif", mask)
-    with pytest.raises(DataError, match=r"a\.tif: 1 value.s. for 2 separate cells.*--labels mask"):
+    with pytest.raises(DataError, match=r"a\.tif: 1 value.s. for 2 separate cells.*labels=mask"):
         find_data(folder)
     assert len(find_data(folder, labels="mask").train) == 2
     mask[5:7, 5:7] = 254
@@ -242,7 +244,7 @@ def test_pages_of_stacks_in_folders_are_images(tmp_path: Path) -> None:
         f"s.tif:{i}" for i in range(3)
     ]
     assert [Path(i["image"]).name for i in images_in(tmp_path / "images")][-1] == "s.tif:2"
-    assert stem(data.train[1]["image"]) == "s_0001"
+    assert Plane.of(data.train[1]["image"]).stem == "s_0001"
 
 
 @pytest.mark.parametrize("fraction", [-1, 1, 2])
@@ -274,9 +276,9 @@ def test_colour_asks_for_a_channel(tmp_path: Path, mode: str) -> None:
     suffix = "jpg" if mode == "CMYK" else "png"
     picture = Image.new("RGB", (5, 4), (200, 100, 50)).convert(mode)
     picture.save(tmp_path / f"x.{suffix}")
-    with pytest.raises(DataError, match=rf"x\.{suffix}: 3 channels .*--channel 0 to 2.*luminance"):
+    with pytest.raises(DataError, match=rf"x\.{suffix}: 3 channels .*channel=0 to 2.*luminance"):
         read_image(tmp_path / f"x.{suffix}")
-    with pytest.raises(DataError, match="expected --channel 0 to 2"):
+    with pytest.raises(DataError, match=r"3 channels.*channel=0 to 2"):
         read_image(tmp_path / f"x.{suffix}", channel=3)
     red = read_image(tmp_path / f"x.{suffix}", channel=0)[0]
     assert red.shape == (4, 5)

@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,22 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from monai.transforms import Compose
 from PIL import Image
 
 from overtile.pipelines.data.cache import CachedDataset
 from overtile.pipelines.data.find import DataSet, find_data, labelled_images
 from overtile.pipelines.data.layouts import find_pairs
-from overtile.pipelines.data.synthesis import generate
+from overtile.pipelines.data.synthesis.datasets import generate
 from overtile.pipelines.data.unlabelled import images_in
-from overtile.pipelines.data.writing import FORMATS, write_data
+from overtile.pipelines.data.write import write_data, written_layouts
 from overtile.pipelines.errors import DataError, UnknownLayoutError
+from overtile.pipelines.images.formats import all_formats
+from overtile.pipelines.images.handed_on import handed_on
+from overtile.pipelines.images.plane import Plane
 from overtile.pipelines.images.read import read_image, read_label
 from overtile.pipelines.images.read_transform import ReadImaged
+from overtile.pipelines.images.stored import Format, Stored
 from overtile.pipelines.reporting.look import look
 
 Pair = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
@@ -55,10 +62,7 @@ def same(item: dict[str, str], pair: Pair, turned: bool, names: bool = True) -> 
         assert len(np.unique(both[0])) == len(np.unique(both[1])) == both.shape[1]
 
 
-CASES = [
-    *((layout, f) for layout, formats in FORMATS.items() for f in formats if layout != "stack"),
-    ("stack", "tif"),
-]
+CASES = [(layout, format) for layout, formats in written_layouts().items() for format in formats]
 
 
 @pytest.mark.parametrize(("layout", "format"), CASES)
@@ -236,7 +240,7 @@ def test_planes_of_image_and_label_agree_whatever_their_order(tmp_path: Path) ->
 def test_one_channel_of_several_is_taken(tmp_path: Path) -> None:
     array = np.arange(2 * 3 * 8 * 9, dtype=np.uint16).reshape(2, 3, 8, 9)
     tifffile.imwrite(tmp_path / "a.ome.tif", array, ome=True, metadata={"axes": "ZCYX"})
-    with pytest.raises(DataError, match=r"3 channels .*--channel 0 to 2"):
+    with pytest.raises(DataError, match=r"3 channels .*channel=0 to 2"):
         read_image(f"{tmp_path}/a.ome.tif:1")
     assert np.array_equal(read_image(f"{tmp_path}/a.ome.tif:1", channel=2)[0], array[1, 2])
     assert np.array_equal(read_image(tmp_path / "a.ome.tif", 3, channel=1)[0], array[:, 1])
@@ -523,7 +527,7 @@ def test_a_frame_twice_and_labels_of_no_frame(
         find_data(folder)
     (folder / "01" / "t0001.tif").unlink()
     (folder / "01_GT" / "SEG" / "man_seg000.tif").rename(folder / "01_GT/SEG/exp2_seg000.tif")
-    with pytest.raises(DataError, match=r"exp2_seg000\.tif: expected man_segT\.tif"):
+    with pytest.raises(DataError, match=r"exp2_seg000\.tif: another name; expected man_segT\.tif"):
         find_data(folder)
 
 
@@ -555,7 +559,7 @@ def test_every_split_and_evaluation_check_the_kind_of_labels(
     splits = {**nuclei, "val": [(i, (n > 0).astype(np.uint8) * 255) for i, n in nuclei["val"]]}
     folder = write_data(tmp_path / "v", splits)
     for call in (find_data, labelled_images):
-        with pytest.raises(DataError, match="--labels mask"):
+        with pytest.raises(DataError, match="labels=mask"):
             call(folder)
     classes = {"train": [(i, (n % 5 + 1) * (n > 0)) for i, n in nuclei["train"]]}
     with pytest.raises(DataError, match=r"5 value.s. for \d+ separate cells"):
@@ -585,11 +589,11 @@ def folder(nuclei: dict[str, list[Pair]], tmp_path: Path) -> Path:
 
 
 def test_missing_and_empty_folders(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="dataset_dir is not set; give --dataset_dir"):
+    with pytest.raises(DataError, match="dataset_dir: it is not set; give dataset_dir=DIR"):
         find_data(None)
     with pytest.raises(DataError, match="nothing: no such folder"):
         find_data(tmp_path / "nothing")
-    with pytest.raises(DataError, match=r"no layout recognised; expected images/ and labels/"):
+    with pytest.raises(DataError, match=r"no layout recognised; expected .*images/ and labels/"):
         find_data(tmp_path)
     (tmp_path / "images").mkdir()
     with pytest.raises(DataError, match="no folder labels/"):
@@ -633,7 +637,7 @@ def test_masks_say_which_option_reads_them(folder: Path) -> None:
         mask = (tifffile.imread(path) > 0).astype(np.uint8) * 255
         path.unlink()
         tifffile.imwrite(path, mask)
-    with pytest.raises(DataError, match=r"000\.tif: 1 value.*--labels mask"):
+    with pytest.raises(DataError, match=r"000\.tif: 1 value.*labels=mask"):
         find_data(folder)
     data = find_data(folder, labels="mask")
     read = ReadImaged("label", "int32", labels="mask")
@@ -644,7 +648,7 @@ def test_masks_say_which_option_reads_them(folder: Path) -> None:
 def test_a_truncated_file_is_named_or_left_out(folder: Path) -> None:
     path = folder / "train" / "images" / "001.tif"
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(DataError, match=r"001\.tif: cannot be read.*--skip_unreadable True"):
+    with pytest.raises(DataError, match=r"001\.tif: cannot be read.*skip_unreadable=True"):
         find_data(folder)
     data = find_data(folder, skip_unreadable=True)
     assert len(data.items) == 3
@@ -668,7 +672,7 @@ def test_pixels_that_are_no_numbers_and_colour_are_named(folder: Path) -> None:
         find_data(folder)
     rng = np.random.default_rng(0)
     tifffile.imwrite(path, rng.integers(0, 9, (256, 256, 3), np.uint8), photometric="rgb")
-    with pytest.raises(DataError, match=r"000\.tif: 3 channels .*--channel luminance"):
+    with pytest.raises(DataError, match=r"000\.tif: 3 channels .*channel=luminance"):
         find_data(folder)
     with pytest.raises(DataError, match="000"):
         find_data(folder, channel=3)
@@ -677,7 +681,7 @@ def test_pixels_that_are_no_numbers_and_colour_are_named(folder: Path) -> None:
 
 def test_an_image_too_large_says_which_option_allows_it(folder: Path) -> None:
     images = folder / "train" / "images"
-    with pytest.raises(DataError, match=r"000\.tif: 256x256 pixels .*--image_memory_limit BYTES"):
+    with pytest.raises(DataError, match=r"000\.tif: 256x256 pixels .*image_memory_limit=BYTES"):
         images_in(images, image_memory_limit=10**6)
     assert len(images_in(images, image_memory_limit=10**8)) == 4
 
@@ -758,3 +762,88 @@ def test_a_broken_cache_costs_nothing_but_time(
     anyway, _ = decoded(monkeypatch, data, blocked)
     assert np.array_equal(first[0]["image"], anyway[0]["image"])
     assert len(find_data(folder, cache_dir=blocked).items) == 4
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
+    """How often each file is decoded from now on, by every format's own reader of pixels."""
+    counts: Counter[Path] = Counter()
+    for kind in {type(format) for format in all_formats()}:
+
+        def counting(
+            self: Format, path: Path, labels: bool = False, inner: Any = kind.open
+        ) -> Stored:
+            stored = inner(self, path, labels)
+
+            def pixels(index: Any) -> Any:
+                counts[path] += 1
+                return stored.pixels(index)
+
+            return replace(stored, pixels=pixels)
+
+        monkeypatch.setattr(kind, "open", counting)
+    return counts
+
+
+@pytest.mark.parametrize(("layout", "format"), CASES)
+@pytest.mark.parametrize("limit", [2**30, 100_000])
+def test_a_first_training_decodes_every_image_once(
+    nuclei: dict[str, list[Pair]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    layout: str,
+    format: str,
+    limit: int,
+) -> None:
+    """However little is kept in memory; and a second one decodes nothing."""
+    monkeypatch.setattr(handed_on, "limit", limit)
+    folder = write_data(tmp_path / "data", nuclei, layout, format)
+    counts = counted(monkeypatch)
+    read = ReadImaged(["image", "label"], ("float32", "int32"))
+
+    def prepare(cache: Path) -> tuple[DataSet, list[Any]]:
+        data = find_data(folder, cache_dir=cache)
+        sets = [CachedDataset(s, Compose([read]), cache_dir=cache) for s in (data.train, data.val)]
+        return data, [item for one in sets for item in one]
+
+    data, first = prepare(tmp_path / "cache")
+    pages = 6 if layout == "stack" else 1  # which are decoded one by one
+    assert set(counts.values()) == {pages}
+    assert {Plane.of(item["label"]).file for item in data.items} <= {*counts}
+    counts.clear()
+    for file in (tmp_path / "cache").glob("facts-*"):
+        file.unlink()  # so they are looked at again, and not read again
+    prepare(tmp_path / "cache")
+    assert set(counts.values()) == {pages}
+    assert not handed_on._kept
+    counts.clear()
+    _, again = prepare(tmp_path / "cache")
+    assert not counts
+    for one, other in zip(first, again, strict=True):
+        for key in ("image", "label"):
+            assert np.array_equal(one[key], other[key])
+            expected, _ = (
+                read_image(one[key].meta["filename_or_obj"])
+                if key == "image"
+                else read_label(
+                    one[key].meta["filename_or_obj"], 2, one["image"].meta["filename_or_obj"]
+                )
+            )
+            assert np.array_equal(one[key][0], expected)
+
+
+def test_an_image_that_was_written_again_is_not_handed_on(folder: Path, tmp_path: Path) -> None:
+    data = find_data(folder, cache_dir=tmp_path / "cache")
+    path = Path(data.train[0]["image"])
+    new = 255 - tifffile.imread(path)
+    tifffile.imwrite(path, new)
+    assert np.array_equal(read_image(str(path))[0], new)
+
+
+def test_nothing_is_kept_of_what_does_not_train(folder: Path, tmp_path: Path) -> None:
+    data = find_data(folder, cache_dir=tmp_path / "cache", fold=0, folds=2, train_subset=1)
+    wanted = {path for item in (*data.train, *data.val) for path in item.values()}
+    assert {reading.path for reading in handed_on._kept} == wanted
+    with pytest.raises(DataError):
+        find_data(tmp_path / "nothing")
+    assert not handed_on._kept
+    assert handed_on._size == 0

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from overtile.pipelines.data.synthesis import generate, membranes, touching_cells
+from overtile.pipelines.data.synthesis.cells import touching_cells
+from overtile.pipelines.data.synthesis.datasets import generate
+from overtile.pipelines.data.synthesis.membranes import membranes
 
 
 @pytest.fixture(scope="module")

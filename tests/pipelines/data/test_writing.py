@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,18 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from killed import killed_everywhere
 from PIL import Image
 
-from overtile.pipelines.data import writing
-from overtile.pipelines.data.synthesis import generate, membranes, touching_cells
-from overtile.pipelines.data.writing import FORMATS, write_data
+from overtile.pipelines.data.find import find_data
+from overtile.pipelines.data.synthesis import datasets
+from overtile.pipelines.data.synthesis.cells import touching_cells
+from overtile.pipelines.data.synthesis.datasets import generate, given_or_made, write_touching_cells
+from overtile.pipelines.data.synthesis.membranes import membranes
+from overtile.pipelines.data.write import write_data, written_layouts
 from overtile.pipelines.errors import DataError
+from overtile.pipelines.files import is_unfinished
+from overtile.pipelines.images.formats.tiff import Tiff
 
 SIZE = (48, 61)  # unequal and odd, so that no exchange of axes passes
 SPACING = (2.0, 0.5, 0.25)
@@ -245,7 +253,7 @@ def test_eight_bits_stay_what_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "format"), [(layout, f) for layout, fs in FORMATS.items() for f in fs]
+    ("layout", "format"), [(layout, f) for layout, fs in written_layouts().items() for f in fs]
 )
 def test_nothing_is_left_of_what_failed(
     tmp_path: Path, cells: Splits, layout: str, format: str
@@ -279,10 +287,10 @@ def test_a_folder_that_exists_is_filled_if_empty_and_refused_if_not(
 def test_a_full_disk_costs_one_line(
     tmp_path: Path, cells: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setitem(writing._SAVE, "tif", full)
+    monkeypatch.setattr(Tiff, "write", full)
     with pytest.raises(DataError, match=r"data: cannot be written \(No space left on device\)"):
         write_data(tmp_path / "data", cells)
     assert list(tmp_path.iterdir()) == []
@@ -297,7 +305,7 @@ def test_a_full_disk_costs_one_line(
         ("u2 2 5 6", "u2 2 5 6", "stack", "tif", "shape 2x5x6; expected one channel, HxW"),
         ("u2 5", "u2 5", "pairs", "tif", "shape 5; expected one channel"),
         ("u2 5 6", "f4 5 6", "pairs", "tif", "labels of float32; expected integers"),
-        ("u2 5 6", "u2 5 6", "pears", "tif", "layout 'pears': expected one of pairs, suffixes"),
+        ("u2 5 6", "u2 5 6", "pears", "tif", "layout: 'pears'; expected one of stack, ctc, pairs"),
         ("u2 5 6", "u2 5 6", "kaggle", "tif", "format 'tif': layout kaggle is written as png"),
     ],
 )
@@ -318,3 +326,48 @@ def test_a_stack_of_unlike_images_is_refused(tmp_path: Path, cells: Splits) -> N
     pairs = [(image, labels), (image[:40], labels[:40])]
     with pytest.raises(DataError, match=r"train-volume.tif: 40x61 uint16 and 48x61 uint16"):
         write_data(tmp_path / "data", {"train": pairs}, layout="stack")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_data_set_is_all_or_nothing_wherever_its_writer_is_killed(
+    tmp_path: Path, there: bool
+) -> None:
+    """Into a folder that exists, as the one in which a shell stands, files move one by one."""
+    label = np.zeros((4, 5), np.uint16)
+    label[1, 1:3], label[3, 3] = 1, 2
+    splits = {"train": [(label * 9, label)] * 2, "test": [(label * 9, label)]}
+    target = tmp_path / "data"
+    complete = tree(write_data(tmp_path / "complete", splits, "pairs", "png"))
+    if there:
+        target.mkdir()
+    states = set()
+    for _ in killed_everywhere(lambda: write_data(target, splits, "pairs", "png")):
+        try:
+            data = find_data(target, val_fraction=0)
+        except DataError:
+            data = None
+        states.add(data is not None)
+        if data is None:
+            assert not (target.is_dir() and any(not is_unfinished(p) for p in target.iterdir()))
+        else:
+            assert {name for name in tree(target) if not name.startswith(".")} == complete
+            assert len(data.items) == 3
+            shutil.rmtree(target)
+            if there:
+                target.mkdir()
+    assert {name for name in tree(target) if not name.startswith(".")} == complete
+    assert states == {False, True}, "killed before and after it was done"
+
+
+def test_made_once_and_whole_wherever_it_is_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    small = {"counts": {"train": 1}, "size": (16, 16), "large": (16, 17)}
+    with pytest.MonkeyPatch.context() as patch:
+        few = functools.partial(write_touching_cells, **small)
+        patch.setattr(datasets, "write_touching_cells", few)
+        for _ in killed_everywhere(lambda: given_or_made(None, folder)):
+            if folder.exists():
+                assert len(tree(folder)) == 3
+                shutil.rmtree(folder)
+        given_or_made(None, folder)
+    assert len(tree(folder)) == 3

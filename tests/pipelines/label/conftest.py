@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from labelling import save
 
-from overtile.pipelines.data.synthesis import generate
+from overtile.pipelines.data.synthesis.datasets import generate
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from labelling import Server, needs_label, save, serving
 
-from overtile.pipelines.data.synthesis import generate
+from overtile.pipelines.data.synthesis.datasets import generate
 from overtile.pipelines.metrics.instances import seg_measure
 
 pytestmark = needs_label

@@ -14,7 +14,7 @@ import tifffile
 from conftest import Bundle
 from toy import files, toy_bundle
 
-from overtile.pipelines.data.synthesis import touching_cells
+from overtile.pipelines.data.synthesis.cells import touching_cells
 from overtile.pipelines.errors import ConfigurationError
 from overtile.pipelines.segment.cluster import on_cluster
 from overtile.pipelines.segment.job import Job

@@ -15,7 +15,7 @@ import torch
 from killed import killed_everywhere
 from toy import files, toy_bundle
 
-from overtile.pipelines.data.synthesis import touching_cells
+from overtile.pipelines.data.synthesis.cells import touching_cells
 from overtile.pipelines.files import remove
 from overtile.pipelines.segment import run as run_module
 from overtile.pipelines.segment.request import Request

@@ -20,7 +20,7 @@ import tifffile
 import zarr
 from toy import ROOT, toy_bundle
 
-from overtile.pipelines.data.synthesis import touching_cells
+from overtile.pipelines.data.synthesis.cells import touching_cells
 from overtile.pipelines.segment import windows
 from overtile.pipelines.segment.request import Request
 from overtile.pipelines.segment.run import segment

@@ -27,11 +27,10 @@ from toy import ROOT, files, same_cells, toy_bundle
 
 from overtile.networks import OverlapTileInferer, RotationAveragingInferer
 from overtile.pipelines.cli.main import main
-from overtile.pipelines.data.synthesis import touching_cells
-from overtile.pipelines.data.writing import _save
+from overtile.pipelines.data.synthesis.cells import touching_cells
 from overtile.pipelines.errors import ConfigurationError, DataError
+from overtile.pipelines.images.formats import open_source, write_image
 from overtile.pipelines.images.read import read_image
-from overtile.pipelines.images.sources import open_source
 from overtile.pipelines.inference.trained import load_trained
 from overtile.pipelines.segment import resume as resume_module
 from overtile.pipelines.segment import run as run_module
@@ -201,7 +200,7 @@ def slide(folder: Path, image: NDArray[Any]) -> tuple[Path, dict[str, Any]]:
 
 
 def ome_zarr(folder: Path, image: NDArray[Any]) -> tuple[Path, dict[str, Any]]:
-    _save(folder / "image", image, "ome.zarr", (2.0, 0.5, 0.25))
+    write_image(folder / "image", image, "ome.zarr", (2.0, 0.5, 0.25))
     return folder / "image.ome.zarr", {}
 
 
@@ -284,7 +283,7 @@ def test_volumes_are_segmented_whole(
 
         nibabel.save(nibabel.Nifti1Image(volume.T, np.diag([0.5, 0.5, 2, 1])), tmp_path / "v.nii")
     else:
-        _save(tmp_path / "v", volume, format, (2.0, 0.5, 0.5))
+        write_image(tmp_path / "v", volume, format, (2.0, 0.5, 0.5))
     source = next(tmp_path.glob("v*"))
     target = tmp_path / "labels.ome.zarr"
     found = run(source, target, toy_3d, chunk=16)
@@ -540,7 +539,7 @@ def test_a_disk_that_fails_is_named(
 
     read = os.pread
     monkeypatch.setattr(os, "pread", pread)
-    with pytest.raises(DataError, match=r"chunk \d/\d .*image\.tif, row \d+.*Input/output error"):
+    with pytest.raises(DataError, match=r"chunk \d/\d .*image\.tif: row \d+.*Input/output error"):
         run(tmp_path / "image.tif", tmp_path / "a.zarr", toy)
     labels = run(tmp_path / "image.tif", tmp_path / "b.zarr", toy, skip_unreadable=True)
     assert labels[:50].any()
@@ -601,7 +600,9 @@ def test_chunks_that_are_too_large_are_refused(tmp_path: Path) -> None:
         tmp_path / "a.zarr", shape=(3000, 3000), chunks=(3000, 3000), dtype="f4"
     )
     large[:2, :2] = 1
-    with pytest.raises(DataError, match=r"chunks of 34 MiB.*only 16 MiB.*more --memory"):
+    with pytest.raises(
+        DataError, match=r"chunks of 34 MiB.*only 16 MiB.*give memory=SIZE to allow more"
+    ):
         open_source(tmp_path / "a.zarr", 0, 2**24)
     assert open_source(tmp_path / "a.zarr", 0, 2**26).pixels((0, 0)) == 1
 
@@ -777,7 +778,7 @@ def test_a_start_that_computed_nothing_binds_to_nothing(
 def test_unpacking_alone_binds_to_nothing(
     tmp_path: Path, toy_3d: Path, volume: NDArray[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _save(tmp_path / "v", volume, "nii.gz", (2.0, 0.5, 0.5))
+    write_image(tmp_path / "v", volume, "nii.gz", (2.0, 0.5, 0.5))
     with monkeypatch.context() as patch:
         patch.setattr("overtile.pipelines.segment.run.make", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -808,13 +809,13 @@ def test_what_was_unpacked_of_another_file_is_not_read(
     tmp_path: Path, toy_3d: Path, volume: NDArray[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "v.nii.gz"
-    _save(tmp_path / "v", volume, "nii.gz", (2.0, 0.5, 0.5))
+    write_image(tmp_path / "v", volume, "nii.gz", (2.0, 0.5, 0.5))
     with monkeypatch.context() as patch:  # before the job is noted
         patch.setattr("overtile.pipelines.segment.plan.open_planes", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(source, tmp_path / "l.zarr", toy_3d, chunk=16)
     assert list(tmp_path.glob("partial*/v.nii"))
-    _save(tmp_path / "v", volume[::-1], "nii.gz", (2.0, 0.5, 0.5))
+    write_image(tmp_path / "v", volume[::-1], "nii.gz", (2.0, 0.5, 0.5))
     expected = whole(toy_3d, read_image(source, 3)[0])[1].transpose()
     assert same_cells(run(source, tmp_path / "l.zarr", toy_3d, chunk=16), expected)
 
@@ -878,11 +879,11 @@ def test_a_broken_chunk_of_a_zarr_array_is_named(tmp_path: Path, toy: Path) -> N
 def test_truncated_nifti_and_missing_slices_are_named(
     tmp_path: Path, toy_3d: Path, volume: NDArray[Any]
 ) -> None:
-    _save(tmp_path / "v", volume, "nii.gz", (2.0, 0.5, 0.5))
+    write_image(tmp_path / "v", volume, "nii.gz", (2.0, 0.5, 0.5))
     cut(tmp_path / "v.nii.gz", 0.5)
     with pytest.raises(DataError, match=r"chunk \d/\d/\d \(z \d+:\d+, y .*v\.nii\.gz"):
         run(tmp_path / "v.nii.gz", tmp_path / "l.zarr", toy_3d, chunk=16)
-    _save(tmp_path / "d", volume, "dicom", (2.0, 0.5, 0.5))
+    write_image(tmp_path / "d", volume, "dicom", (2.0, 0.5, 0.5))
     cut(tmp_path / "d" / "012.dcm", 0.4)
     with pytest.raises(DataError, match=r"012\.dcm: a DICOM file that is no slice"):
         run(tmp_path / "d", tmp_path / "l.zarr", toy_3d, chunk=16, overwrite=True)

@@ -24,8 +24,8 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from overtile.networks import MixedPrecisionInferer, OverlapTileInferer, ValidUNet
-from overtile.pipelines.data.synthesis import write_touching_cells
-from overtile.pipelines.data.writing import write_data
+from overtile.pipelines.data.synthesis.datasets import write_touching_cells
+from overtile.pipelines.data.write import write_data
 from overtile.pipelines.images.read import read_image
 from overtile.pipelines.metrics.instances import seg_measure
 from overtile.pipelines.reporting.predictions import load

@@ -6,7 +6,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from overtile.pipelines.data.synthesis import write_touching_cells
+from overtile.pipelines.data.synthesis.datasets import write_touching_cells
 from overtile.pipelines.errors import TrainingError
 from overtile.pipelines.training.divergence import StopOnCollapse
 

@@ -1,0 +1,93 @@
+"""What names of files and folders say: which are labels, and whose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from overtile.pipelines.errors import DataError
+from overtile.pipelines.images.formats import is_image, stem
+
+SPLITS = {
+    "train": ("train", "training", "stage1_train"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing", "stage1_test"),
+}
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "imagesTr")
+LABEL_FOLDERS = ("labels", "label", "masks", "mask", "annotations", "gt", "labelsTr")
+LABEL_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg", "_gt", "_instances")
+"""With which names of labels end, before the suffix."""
+
+
+def image_of(name: str) -> str | None:
+    """``a`` for ``a_masks``; None for an image."""
+    for ending in LABEL_ENDINGS:
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    return None
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """Without hidden ones."""
+    return [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+
+
+def folder_of(folder: Path, names: Iterable[str]) -> Path | None:
+    """The folder in ``folder`` that has the first of these names."""
+    return next((folder / name for name in names if (folder / name).is_dir()), None)
+
+
+def images_of(folder: Path) -> list[Path]:
+    """The images of a folder; none where there is no folder."""
+    return sorted(f for f in folder.iterdir() if is_image(f)) if folder.is_dir() else []
+
+
+def images_by_stem(folder: Path) -> dict[str, Path]:
+    """The images of a folder by their names without suffix.
+
+    Raises:
+        DataError: if two have the same.
+    """
+    found: dict[str, Path] = {}
+    for path in images_of(folder):
+        other = found.setdefault(stem(path), path)
+        if other != path:
+            raise DataError(path, f"{other.name} has the same name", hint="rename one of them")
+    return found
+
+
+def unlike(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Files by name.
+
+    Raises:
+        DataError: if two have the same.
+    """
+    found: dict[str, Path] = {}
+    for name, path in files:
+        if name in found:
+            told = f"belongs to {name!r} as {found[name].name} does"
+            raise DataError(path, told, "one file", "remove one of them")
+        found[name] = path
+    return found
+
+
+def check_partners(ones: dict[str, Path], others: dict[str, Path], folder: Path) -> None:
+    """Refuse an image without a label, or a label without an image.
+
+    Args:
+        ones: by name, of which each needs a partner.
+        others: the partners by name.
+        folder: of these, for the message.
+
+    Raises:
+        DataError: naming the first.
+    """
+    alone = [path for name, path in ones.items() if name not in others]
+    if alone:
+        more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
+        raise DataError(
+            alone[0],
+            f"nothing of that name in {folder}{more}",
+            "one label for every image",
+            ("add it", "remove the file"),
+        )

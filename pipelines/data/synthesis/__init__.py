@@ -1,0 +1,1 @@
+"""Microscope-like images with labels, from a seed: cells, membranes, and data sets of them."""

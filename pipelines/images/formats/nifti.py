@@ -1,0 +1,156 @@
+"""NIfTI: volumes with a place in space."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overtile.pipelines import files
+from overtile.pipelines.images.block_cache import BlockCache
+from overtile.pipelines.images.stored import (
+    ORIGIN,
+    Format,
+    Index,
+    Spacing,
+    Stored,
+    decoded_once,
+    no_level,
+    spans_of,
+    squeezed,
+    unreadable,
+)
+
+_ASIDE = 2**20  # bytes that are unpacked at a time
+_PACKED = ".gz"
+_MICROMETRES = {"meter": 1e6, "mm": 1e3, "micron": 1.0}  # of its units; unknown ones are mm
+
+
+class Nifti(Format):
+    """NIfTI, compressed or not."""
+
+    name = "NIfTI"
+    suffixes = (".nii.gz", ".nii")
+    in_space = True
+    written = ("nii.gz",)
+
+    def open(self, path: Path, labels: bool = False) -> Stored:
+        """As the base class has it."""
+        import nibabel
+
+        volume = nibabel.load(path)
+        shape, rest = _shape(volume)
+        scaled = (volume.dataobj.slope, volume.dataobj.inter) != (1.0, 0.0)
+        dtype = np.dtype(np.float64) if scaled else volume.get_data_dtype()
+        if not np.prod(shape):
+            raise ValueError("it holds no pixels")
+        units = volume.header.get_xyzt_units()
+        return Stored(
+            "XYZTUVW"[: len(shape)],
+            shape,
+            dtype,
+            lambda index: decoded_once(path, _load)[index + rest],
+            volume.affine,
+            tags={
+                "units": units,
+                "zooms": volume.header.get_zooms(),
+                "micrometres": _MICROMETRES.get(units[0], 1e3),
+            },
+        )
+
+    def open_windows(self, path: Path, level: int, cache: BlockCache) -> Stored:
+        """As the base class has it, from an uncompressed file: `unpacked` makes one."""
+        import nibabel
+
+        told = self.open(path)
+        if level:
+            raise no_level(path, level, [told.shape])
+        volume = nibabel.load(path, mmap=False)
+        _, rest = _shape(volume)
+
+        def pixels(index: Index) -> NDArray[Any]:
+            # nibabel reads slices of slices; a number would change which axes are left
+            spans = [slice(a, b) for a, b in spans_of(index, told.shape)]
+            try:
+                array = np.asanyarray(volume.dataobj[(*spans, *rest)])
+            except Exception as error:
+                raise unreadable(path, error) from error
+            return squeezed(array, index)
+
+        return Stored(told.axes, told.shape, told.dtype, pixels, told.affine, {}, told.tags)
+
+    def unpacked(self, path: Path, folder: Path) -> Path:
+        """A compressed file unpacked, since a part of it cannot be read.
+
+        One that ends too early is unpacked as far as it goes; reading says later what is missing.
+        """
+        import gzip
+
+        if not path.name.lower().endswith(_PACKED):
+            return path
+        target = folder / path.name[: -len(_PACKED)]
+        if target.is_file():
+            return target
+        with (
+            files.whole(target) as unfinished,
+            gzip.open(path) as packed,
+            unfinished.open("wb") as plain,
+        ):
+            try:
+                while data := packed.read1(_ASIDE):  # all that there is before it breaks off
+                    plain.write(data)
+            except (EOFError, zlib.error, gzip.BadGzipFile):
+                pass
+        return target
+
+    def write(
+        self,
+        path: Path,
+        array: NDArray[Any],
+        like: Stored | None = None,
+        spacing: Spacing | None = None,
+    ) -> None:
+        """As the base class has it; a new one counts x first, and lies as a DICOM series does."""
+        import nibabel
+
+        if like is None:
+            slices, rows, columns = spacing or (1.0, 1.0, 1.0)
+            affine = np.diag([-columns, -rows, slices, 1.0])  # RAS, where DICOM is LPS
+            affine[:3, 3] = -ORIGIN[0], -ORIGIN[1], ORIGIN[2]
+            volume = nibabel.Nifti1Image(array.T, affine)
+            volume.header.set_xyzt_units("mm")
+        else:
+            volume = nibabel.Nifti1Image(array.reshape(like.shape), like.affine)
+            volume.header.set_xyzt_units(*like.tags.get("units", ("mm", "unknown")))
+            if "zooms" in like.tags:
+                volume.header.set_zooms(like.tags["zooms"][: len(like.shape)])
+        volume.to_filename(path)
+
+    def result_suffix(self, like: Stored, ndim: int) -> str:
+        """Always compressed."""
+        return ".nii.gz"
+
+    def label_suffix(self, name: str) -> str:
+        """Its own."""
+        return ".nii.gz" if name.lower().endswith(_PACKED) else ".nii"
+
+
+FORMAT = Nifti()
+
+
+def _shape(volume: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shape without axes of one at the end, and the index of these."""
+    shape = tuple(int(n) for n in volume.shape)
+    rest = 0
+    while len(shape) > 3 and shape[-1] == 1:
+        shape, rest = shape[:-1], rest + 1
+    return shape, (0,) * rest
+
+
+def _load(path: Path) -> NDArray[Any]:
+    import nibabel
+
+    return np.asanyarray(nibabel.load(path).dataobj)

@@ -1,0 +1,253 @@
+"""OME-Zarr: pyramids of chunked arrays (ngff.openmicroscopy.org), and bare Zarr arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overtile.pipelines.errors import DataError
+from overtile.pipelines.images.block_cache import BlockCache
+from overtile.pipelines.images.stored import (
+    Format,
+    Index,
+    Spacing,
+    Stored,
+    no_level,
+    too_large,
+    unreadable,
+)
+
+_NODES = ("zarr.json", ".zarray", ".zgroup")  # files of one or the other version
+_UNITS = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3}
+_KINDS = {"T": "time", "Z": "space", "Y": "space", "X": "space"}
+_DOWN = 2  # from one level to the next, in the plane
+_CHUNK = 256  # sides of the chunks of an image that fits into memory
+
+
+class OmeZarr(Format):
+    """OME-Zarr of versions 0.1 to 0.5; 0.5 is written."""
+
+    name = "OME-Zarr"
+    suffixes = (".ome.zarr", ".zarr")
+    folders = True
+    written = ("ome.zarr",)
+    targets = (".ome.zarr", ".zarr")
+
+    def recognises(self, path: Path, labels: bool = False) -> bool:
+        """A folder of any name with Zarr's own files."""
+        return any((path / node).is_file() for node in _NODES)
+
+    def open(self, path: Path, labels: bool = False) -> Stored:
+        """As the base class has it; a bare array has no axes to be trusted in.
+
+        Raises:
+            DataError: if the group does not say that it is an image.
+        """
+        import zarr
+
+        opened = zarr.open(path, mode="r")
+        if isinstance(opened, zarr.Array):
+            raise DataError(path, "a bare Zarr array, which names no axes", "an OME-Zarr image")
+        return _level_of(path, opened, 0)
+
+    def open_windows(self, path: Path, level: int, cache: BlockCache) -> Stored:
+        """As the base class has it; a bare array has the axes that are usual for their number."""
+        import zarr
+
+        opened: Any = zarr.open(path, mode="r")
+        if not isinstance(opened, zarr.Array):
+            stored = _level_of(path, opened, level)
+        elif level:
+            raise no_level(path, level, [opened.shape])
+        else:
+            stored = _stored(_axes_of(path, opened), opened, {})
+        if stored.block > cache.limit:
+            chunks = f"in chunks of {stored.block / 2**20:.0f} MiB, which have to be unpacked whole"
+            raise too_large(path, chunks, cache.limit, "save it with smaller chunks")
+
+        def pixels(index: Index) -> NDArray[Any]:
+            try:
+                return stored.pixels(index)
+            except Exception as error:
+                raise unreadable(path, error) from error
+
+        return replace(stored, pixels=pixels)
+
+    def write(
+        self,
+        path: Path,
+        array: NDArray[Any],
+        like: Stored | None = None,
+        spacing: Spacing | None = None,
+    ) -> None:
+        """Full resolution, and half of it in the plane."""
+        import zarr
+
+        axes = "ZYX"[-array.ndim :]
+        group = zarr.open_group(path, mode="w", zarr_format=3)
+        for level, pixels in enumerate((array, halved(array))):
+            group.create_array(
+                str(level),
+                data=pixels,
+                chunks=tuple(min(n, _CHUNK) for n in pixels.shape),
+                dimension_names=list(axes.lower()),
+            )
+        sizes = dict(zip(axes, (spacing or (1.0, 1.0, 1.0))[-array.ndim :], strict=True))
+        describe(path, path.name.removesuffix(".ome.zarr"), axes, sizes, levels=2, mean=True)
+
+
+FORMAT = OmeZarr()
+
+
+def describe(
+    folder: Path, name: str, axes: str, spacing: Mapping[str, float], levels: int, mean: bool
+) -> None:
+    """Write the metadata of OME-NGFF 0.5 for a pyramid whose levels are ``0``, ``1`` ...
+
+    Args:
+        folder: of the group, which is made if need be.
+        name: of the image.
+        axes: of the arrays, a letter each.
+        spacing: micrometres a pixel by axis letter.
+        levels: each half of the one before in the plane.
+        mean: whether a level's pixel is the mean of four, and so lies between them; else it is
+            the first of them.
+    """
+    import zarr
+
+    told = []
+    for letter in axes:
+        axis = {"name": letter.lower()}
+        if letter in _KINDS:
+            axis["type"] = _KINDS[letter]
+        if letter in spacing:
+            axis["unit"] = "micrometer"
+        told.append(axis)
+    steps = [spacing.get(letter, 1.0) for letter in axes]
+    datasets = []
+    for level in range(levels):
+        factors = [*(1.0 for _ in axes[:-2]), *(float(_DOWN**level),) * 2]
+        scale = [f * s for f, s in zip(factors, steps, strict=True)]
+        changes: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
+        if mean and level:
+            shift = [(f - 1) / 2 * s for f, s in zip(factors, steps, strict=True)]
+            changes.append({"type": "translation", "translation": shift})
+        datasets.append({"path": str(level), "coordinateTransformations": changes})
+    group = zarr.open_group(folder, mode="a", zarr_format=3)
+    group.attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [{"name": name, "axes": told, "datasets": datasets}],
+    }
+
+
+def level_shapes(shape: tuple[int, ...], chunks: Sequence[int]) -> list[tuple[int, ...]]:
+    """Of all levels of a pyramid: halved in the plane until one chunk holds it."""
+    shapes = [shape]
+    while any(n > c for n, c in zip(shapes[-1][-2:], chunks[-2:], strict=True)):
+        *rest, rows, columns = shapes[-1]
+        shapes.append((*rest, -(-rows // _DOWN), -(-columns // _DOWN)))
+    return shapes
+
+
+def beneath(box: Sequence[slice]) -> tuple[slice, ...]:
+    """The part of a level that becomes a box of the next one."""
+    *rest, rows, columns = box
+    wide = [slice(s.start * _DOWN, s.stop * _DOWN) for s in (rows, columns)]
+    return (*rest, *wide)
+
+
+def halved(array: NDArray[Any], mean: bool = True) -> NDArray[Any]:
+    """The next level of a pyramid: half as many rows and columns.
+
+    Args:
+        array: ``[..., Y, X]``; an odd last row or column is doubled.
+        mean: of four pixels, to the nearest whole number where the dtype has no others; else the
+            first of them, as labels need it.
+    """
+    if not mean:
+        first: NDArray[Any] = array[..., ::_DOWN, ::_DOWN]
+        return first
+    odd = [(0, 0)] * (array.ndim - 2) + [(0, n % _DOWN) for n in array.shape[-2:]]
+    padded = np.pad(array, odd, "edge")
+    *rest, rows, columns = padded.shape
+    means = padded.reshape(*rest, rows // _DOWN, _DOWN, columns // _DOWN, _DOWN).mean(axis=(-3, -1))
+    small: NDArray[Any] = np.round(means) if array.dtype.kind in "iu" else means
+    return small.astype(array.dtype)
+
+
+def _level_of(path: Path, group: Any, level: int) -> Stored:
+    """A level of the pyramid in an opened group; pixel size from its metadata.
+
+    Raises:
+        DataError: if the group does not say that it is an image.
+        ConfigurationError: if there is no such level.
+    """
+    attributes: dict[str, Any] = dict(group.attrs)
+    described = attributes.get("ome", attributes).get("multiscales")
+    if not described:
+        raise DataError(
+            path,
+            "a Zarr group without multiscales metadata",
+            "an OME-Zarr image, or the path of one array in it",
+        )
+    datasets = described[0]["datasets"]
+    if not 0 <= level < len(datasets):
+        raise no_level(path, level, [group[d["path"]].shape for d in datasets])
+    try:
+        array: Any = group[datasets[level]["path"]]
+    except KeyError:
+        raise DataError(
+            path,
+            f"level {level} is named in its metadata, but {datasets[level]['path']} is missing",
+            "all levels",
+            ("copy the image anew", "give another level"),
+        ) from None
+    axes = described[0].get("axes", "tczyx"[-array.ndim :])  # before version 0.3 they have no names
+    told = [a if isinstance(a, dict) else {"name": a} for a in axes]
+    changes = datasets[level].get("coordinateTransformations", ())
+    steps: list[float] = next((t["scale"] for t in changes if t["type"] == "scale"), [])
+    spacing = {
+        axis["name"].upper(): float(step) * _UNITS[axis["unit"]]
+        for axis, step in zip(told, steps, strict=False)
+        if axis["name"] in "xyz" and axis.get("unit") in _UNITS
+    }
+    return _stored("".join(axis["name"][0].upper() for axis in told), array, spacing)
+
+
+def _stored(axes: str, array: Any, spacing: dict[str, float]) -> Stored:
+    return Stored(
+        axes,
+        tuple(int(n) for n in array.shape),
+        np.dtype(array.dtype),
+        lambda index: np.asarray(array[index]),
+        spacing=spacing,
+        block=int(np.prod(array.chunks)) * array.dtype.itemsize,
+    )
+
+
+def _axes_of(path: Path, array: Any) -> str:
+    """The axes of a bare array: its dimension names, or the usual ones for their number."""
+    names = getattr(array.metadata, "dimension_names", None)
+    if names and all(names):
+        axes = "".join(name[0].upper() for name in names)
+        if len(set(axes)) < len(axes):
+            raise DataError(
+                path,
+                f"dimension_names {', '.join(names)}",
+                "names that begin with different letters, such as t, c, z, y, x",
+                "rename them in its metadata",
+            )
+        return axes
+    usual = {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}
+    if array.ndim not in usual:
+        raise DataError(
+            path,
+            f"an array of {array.ndim} axes without names",
+            "2 to 5, or dimension_names in its metadata",
+        )
+    return usual[array.ndim]

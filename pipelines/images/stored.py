@@ -1,0 +1,266 @@
+"""An image as it lies on disk, and what every format does with its files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overtile.pipelines.errors import ConfigurationError, DataError, Setting, UnreadableError
+from overtile.pipelines.images.block_cache import BlockCache
+
+Index = tuple[Any, ...]
+Spacing = tuple[float, float, float]
+Progress = Callable[[Iterable[Any], int], Iterator[Any]]
+"""Goes around so many steps, to show how far they are."""
+SKIP = Setting("skip_unreadable", True, "to go on without it")
+"""What helps where one file of many is broken."""
+ORIGIN = (12.0, -7.0, 30.0)
+"""Centre of the first voxel (x, y, z) in DICOM's axes, of new files that know a position."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An image as it lies on disk.
+
+    Attributes:
+        axes: a letter an axis, as in OME: X, Y, Z in space, C or S channels, T time, other
+            letters for pages of no stated meaning.
+        shape: as long as ``axes``.
+        dtype: of the pixels.
+        pixels: decodes what an index over all axes selects.
+        affine: voxel index to millimetres (right, anterior, superior), where the format has one.
+        spacing: micrometres a pixel by axis letter, where an OME file says so.
+        tags: what a TIFF says of its resolution, to be written back; units of a NIfTI file.
+        block: bytes that any pixel needs to have decoded, where that is told.
+        close: closes what is kept open between calls of ``pixels``.
+        format: that it was opened by.
+    """
+
+    axes: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    pixels: Callable[[Index], NDArray[Any]] = field(repr=False)
+    affine: NDArray[np.float64] | None = None
+    spacing: dict[str, float] = field(default_factory=dict)
+    tags: dict[str, Any] = field(default_factory=dict)
+    block: int = 0
+    close: Callable[[], None] = field(default=lambda: None, repr=False)
+    format: Format | None = field(default=None, repr=False)
+
+    def spacing_um(self, axes: str) -> dict[str, float]:
+        """Micrometres a pixel along some of the axes, by letter, where the file says so."""
+        if self.affine is None:
+            return {a: s for a, s in self.spacing.items() if a in axes}
+        steps = np.linalg.norm(self.affine[:3, :3], axis=0) * self.tags.get("micrometres", 1e3)
+        return {a: float(s) for a, s in zip(self.axes, steps, strict=False) if a in axes}
+
+
+class Format:
+    """How the files of one format are recognised, opened, read in windows and written.
+
+    Every module of `overtile.pipelines.images.formats` has one, under the name ``FORMAT``: a new
+    format is a new module there. What a format cannot do is left as it is here. Modules load the
+    library that they need when they need it.
+
+    Attributes:
+        name: for people.
+        suffixes: of files (or folders) that are looked for in folders, in lower case.
+        further: suffixes of files that are opened, but not looked for.
+        folders: whether an image is a folder.
+        in_space: whether its volumes have a place in space.
+        last: whether it is asked after all others, since it recognises by what is inside.
+        written: names under which images can be made.
+        dtypes: that they can be made from.
+        dims: how many axes they may have.
+        targets: suffixes under which `write_target` writes images larger than memory.
+    """
+
+    name: ClassVar[str] = ""
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    further: ClassVar[tuple[str, ...]] = ()
+    folders: ClassVar[bool] = False
+    in_space: ClassVar[bool] = False
+    last: ClassVar[bool] = False
+    written: ClassVar[tuple[str, ...]] = ()
+    dtypes: ClassVar[str] = "u1 i1 u2 i2 u4 i4 f4 f8"
+    dims: ClassVar[tuple[int, ...]] = (2, 3)
+    targets: ClassVar[tuple[str, ...]] = ()
+
+    def recognises(self, path: Path, labels: bool = False) -> bool:
+        """Whether a file or folder, whose name says nothing, is of this format by its content."""
+        return False
+
+    def open(self, path: Path, labels: bool = False) -> Stored:
+        """Axes and size from the header, pixels on demand.
+
+        Args:
+            path: file or folder.
+            labels: numbers of cells are wanted, not colours that stand for them.
+        """
+        raise NotImplementedError
+
+    def open_windows(self, path: Path, level: int, cache: BlockCache) -> Stored:
+        """The same, of an image that may be larger than memory: any part without the rest.
+
+        Here it is decoded whole and kept, if it fits into ``cache``.
+
+        Args:
+            path: file or folder.
+            level: of a pyramid, 0 is full resolution.
+            cache: for decoded blocks.
+
+        Raises:
+            ConfigurationError: if there is no such level.
+            DataError: if it has to be decoded in pieces that ``cache`` cannot keep.
+        """
+        told = self.open(path)
+        if level:
+            raise no_level(path, level, [told.shape])
+        needed = int(np.prod(told.shape)) * told.dtype.itemsize
+        if needed > cache.limit:
+            raise too_large(
+                path,
+                f"{needed / 2**20:.0f} MiB that have to be decoded at once",
+                cache.limit,
+                "convert it to a tiled TIFF or OME-Zarr",
+            )
+        everything = (slice(None),) * len(told.shape)
+
+        def pixels(index: Index) -> NDArray[Any]:
+            whole: NDArray[Any] = cache.get("whole", partial(told.pixels, everything))
+            part: NDArray[Any] = whole[index]
+            return part
+
+        return Stored(
+            told.axes, told.shape, told.dtype, pixels, told.affine, told.spacing, told.tags
+        )
+
+    def unpacked(self, path: Path, folder: Path) -> Path:
+        """The file to read windows of: itself, or what it is unpacked to in ``folder``."""
+        return path
+
+    def write(
+        self,
+        path: Path,
+        array: NDArray[Any],
+        like: Stored | None = None,
+        spacing: Spacing | None = None,
+    ) -> None:
+        """Write an image.
+
+        Args:
+            path: with a suffix of this format; `whole` is the caller's.
+            array: with the axes of ``like``, else ``[Y, X]`` or ``[Z, Y, X]``.
+            like: the image whose place, axes and pixel size it gets.
+            spacing: without ``like``: of slices, rows and columns, in millimetres, in OME's
+                formats in micrometres.
+        """
+        raise NotImplementedError
+
+    def result_suffix(self, like: Stored, ndim: int) -> str:
+        """Of what is found in an image of this format; empty for the choice of `write_like`."""
+        return ""
+
+    def label_suffix(self, name: str) -> str:
+        """Of the labels of an image of this name; that of a lossless format."""
+        return ".tif"
+
+    def holds(self, array: NDArray[Any]) -> bool:
+        """Whether it can store these labels."""
+        return True
+
+    def write_target(
+        self,
+        path: Path,
+        name: str,
+        array: Any,
+        axes: str,
+        tile: tuple[int, int],
+        spacing: Mapping[str, float],
+        progress: Progress,
+    ) -> None:
+        """Write an image that is larger than memory.
+
+        Args:
+            path: of the file.
+            name: of the target, which goes into its identity where the format has one.
+            array: Zarr array to write.
+            axes: of it, a letter each.
+            tile: rows and columns that are read at a time.
+            spacing: micrometres a pixel by axis letter.
+            progress: goes around the tiles.
+        """
+        raise NotImplementedError
+
+
+def unreadable(path: Path | str, error: Exception, part: str = "") -> UnreadableError:
+    """The error for a file, or a part of it, that its decoder gave up on."""
+    told = " ".join(str(error).split()) or type(error).__name__
+    found = f"{part} cannot be read ({told})".strip()
+    return UnreadableError(path, found, "an intact image file", SKIP)
+
+
+def no_level(path: Path, level: int, shapes: Sequence[Sequence[int]]) -> ConfigurationError:
+    """The error for a level that a pyramid of these sizes does not have."""
+    sizes = ", ".join(f"{i}: {'x'.join(map(str, s))}" for i, s in enumerate(shapes))
+    return ConfigurationError(path, f"no level {level}; it has {sizes}", hint="give one of these")
+
+
+def too_large(path: Path, what: str, limit: int, cure: str) -> DataError:
+    """The error for a file that has to be decoded in larger pieces than memory allows."""
+    free = f"only {limit / 2**20:.0f} MiB are free for that"
+    return DataError(
+        path, f"{what}; {free}", hint=(cure, Setting("memory", "SIZE", "to allow more"))
+    )
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that one image is made of."""
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def stamp(path: Path) -> str:
+    """Changes when the files of an image are written again: names, sizes and times of change.
+
+    Raises:
+        UnreadableError: for a link that leads nowhere.
+    """
+    try:
+        stats = [(str(f.relative_to(path)), f.stat()) for f in files_of(path)]
+    except OSError as error:
+        raise unreadable(path, error) from error
+    # the time of the last change of a file cannot be set back, that of its content can
+    text = repr([(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def spans_of(index: Sequence[Any], shape: Sequence[int]) -> list[tuple[int, int]]:
+    """Start and stop along each axis of an index of slices and numbers."""
+    spans = [
+        i.indices(n)[:2] if isinstance(i, slice) else (int(i), int(i) + 1)
+        for i, n in zip(index, shape, strict=True)
+    ]
+    return [(a, b) for a, b in spans]
+
+
+def squeezed(array: NDArray[Any], index: Sequence[Any]) -> NDArray[Any]:
+    """Without the axes that the index gave a number for."""
+    result: NDArray[Any] = array[tuple(slice(None) if isinstance(i, slice) else 0 for i in index)]
+    return result
+
+
+def decoded_once(path: Path, load: Callable[[Path], NDArray[Any]]) -> NDArray[Any]:
+    """All of a file that has no cheap slices, decoded once for slices that follow each other."""
+    return _load_once(path, path.stat().st_mtime_ns, load)
+
+
+@lru_cache(maxsize=2)
+def _load_once(path: Path, stamp: int, load: Callable[[Path], NDArray[Any]]) -> NDArray[Any]:
+    return load(path)

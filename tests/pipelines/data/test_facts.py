@@ -1,0 +1,36 @@
+"""What is remembered of images between runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from killed import killed_everywhere
+
+from overtile.pipelines.data.facts import FactBook
+
+
+def test_facts_are_old_or_new_wherever_their_writer_is_killed(tmp_path: Path) -> None:
+    images = [tmp_path / "a.tif", tmp_path / "b.tif"]
+    for image in images:
+        tifffile.imwrite(image, np.arange(20, dtype=np.uint8).reshape(4, 5))
+
+    def look(*those: Path) -> None:
+        facts = FactBook(tmp_path / "cache", tmp_path)
+        for image in those:
+            facts.image(str(image))
+        facts.save()
+
+    look(images[0])
+    (file,) = (tmp_path / "cache").glob("facts-*.json")
+    old = file.read_text()
+    counts = set()
+    for _ in killed_everywhere(lambda: look(*images)):
+        counts.add(len(json.loads(file.read_text())["facts"]))
+        file.write_text(old)
+    look(*images)
+    assert len(json.loads(file.read_text())["facts"]) == 2
+    assert counts <= {1, 2}
+    assert list(tmp_path.glob("cache/*")) == [file], "what killed ones left is gone"
