@@ -134,7 +134,7 @@ def open_source(
         try:
             return pixels(index)
         except OvertileError as error:
-            raise _renamed(error, path, shown) from error
+            raise _renamed(error, path, shown) from error.__cause__
 
     return replace(source, pixels=named)
 
@@ -153,7 +153,7 @@ def _opened(
     try:
         return replace(open_it(format), format=format)
     except OvertileError as error:
-        raise _renamed(error, path, shown) from error
+        raise _renamed(error, path, shown) from error.__cause__
     except Exception as error:  # decoders raise whatever their formats suggest
         raise unreadable(shown, error) from error
 

@@ -24,7 +24,7 @@ from overtile.pipelines.bundle.reference import page_with_tables
 from overtile.pipelines.bundle.schema import CONFIGURATIONS, KEYS, Key, decides
 from overtile.pipelines.bundle.values import SECTION, allowed, limits_of
 from overtile.pipelines.errors import ConfigurationError
-from overtile.pipelines.images.read import LABELS
+from overtile.pipelines.images.read import LABEL_KINDS
 
 ROOT = Path(__file__).resolve().parents[3]
 BUNDLES = ("touching_cells", "em_membranes")
@@ -266,7 +266,7 @@ def test_every_key_is_described() -> None:
 
 
 def test_labels_are_what_reading_knows() -> None:
-    assert get_args(KEYS["labels"].type) == LABELS
+    assert get_args(KEYS["labels"].type) == LABEL_KINDS
 
 
 def test_what_decides_over_a_segmentation_is_what_changes_it() -> None:
