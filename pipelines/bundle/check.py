@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from monai.bundle import ConfigParser
 
-from overtile.pipelines.bundle.configuration import current_parser
+from overtile.pipelines.bundle.configuration import current_parser, current_run_id
 from overtile.pipelines.bundle.overrides import in_monais_command, is_none, typed, without_quotes
 from overtile.pipelines.bundle.schema import KEYS, Key
 from overtile.pipelines.bundle.values import (
     LITERALS,
+    PART,
     allowed,
     is_expression,
     meant,
@@ -28,6 +29,7 @@ from overtile.pipelines.bundle.values import (
 from overtile.pipelines.errors import ConfigurationError, Setting
 
 _UNUSED = {"bundle_root", "displayable_configs", "device"}  # MONAI and its servers ask for these
+_RUNS = {"training", "inference", "evaluation"}
 _SECTIONS = ("train", "validate", "test")
 _IMPORT = re.compile(r"\$\s*from\s+(overtile[\w.]*)\s+import\s+(\w+)")
 
@@ -58,6 +60,11 @@ def check_configuration(parser: ConfigParser | None = None) -> None:
     values = {name: value for name, value in present.items() if not is_expression(value)}
     for name, value in values.items():
         check_value(KEYS[name], value)
+    run = current_run_id()
+    if run in config and refuses(PART, config[run]):
+        raise ConfigurationError(
+            "run", f"{run} is nothing that runs", " or ".join(_RUNS & {*config})
+        )
     _check_targets(config)
     _check_names(config)
     for name in present:

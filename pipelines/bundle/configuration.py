@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.inferers import SlidingWindowInferer
 
 from overtile.networks import (
@@ -20,6 +20,8 @@ from overtile.networks import (
 )
 from overtile.pipelines.errors import ConfigurationError
 
+T = TypeVar("T")
+
 
 def current_parser() -> ConfigParser | None:
     """The parser that is evaluating the calling expression.
@@ -27,10 +29,20 @@ def current_parser() -> ConfigParser | None:
     MONAI hands a configuration's expressions everything but the configuration itself, so it
     is looked up on the call stack. None outside of a bundle.
     """
+    return _calling(ConfigParser)
+
+
+def current_run_id() -> str | None:
+    """What MONAI's command is to run; None outside of it."""
+    workflow = _calling(ConfigWorkflow)
+    return None if workflow is None else str(workflow.run_id)
+
+
+def _calling(kind: type[T]) -> T | None:
     frame = inspect.currentframe()
     while frame is not None:
         candidate = frame.f_locals.get("self")
-        if isinstance(candidate, ConfigParser):
+        if isinstance(candidate, kind):
             return candidate
         frame = frame.f_back
     return None
