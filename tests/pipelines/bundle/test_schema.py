@@ -312,7 +312,7 @@ MEND = (
     (
         "training",
         ("--layout", "pears", "--dataset_dir", "."),
-        "layout 'pears': expected auto, pairs",
+        "layout: 'pears'; expected auto, ",
     ),
     ("training", ("--dataset_dir",), "dataset_dir: no value; expected a path"),
     ("inference", ("--save_probabilities", "false"), "give --save_probabilities False"),
