@@ -50,13 +50,6 @@ def open_planes(
         raise
 
 
-def _named(error: OvertileError, path: Path, name: str) -> OvertileError:
-    """An error about what was opened, by the name under which the user knows it."""
-    if error.where != str(path):
-        return error
-    return type(error)(name, error.found, error.expected, error.hint)
-
-
 class Planes:
     """A stored image as `overtile.pipelines.images.view.view` sees it, read in windows.
 
@@ -156,10 +149,7 @@ class Planes:
             index[axis] = part
         if seen.channel is not None:
             index[seen.channel] = channel if isinstance(channel, int) else slice(None)
-        try:
-            array = self.stored.pixels(tuple(index))
-        except DataError as error:
-            raise _named(error, self.path, self.name) from error
+        array = self.stored.pixels(tuple(index))
         if isinstance(index[seen.channel] if seen.channel is not None else 0, slice):
             assert seen.channel is not None
             array = np.moveaxis(array, sum(axis < seen.channel for axis in seen.spatial), -1)
