@@ -21,7 +21,7 @@ from overtile import __version__
 from overtile.pipelines.data.facts import default_cache
 from overtile.pipelines.files import whole
 from overtile.pipelines.images.handed_on import handed_on
-from overtile.pipelines.images.plane import Plane
+from overtile.pipelines.images.plane_name import Plane
 from overtile.pipelines.images.stored import stamp
 
 _VERSION = 2  # of the files in the cache

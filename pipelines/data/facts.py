@@ -16,16 +16,10 @@ from scipy import ndimage
 
 from overtile import __version__
 from overtile.pipelines.files import whole
+from overtile.pipelines.images.channels import Channel, check_channel
 from overtile.pipelines.images.handed_on import Reading, handed_on
-from overtile.pipelines.images.plane import Plane
-from overtile.pipelines.images.read import (
-    Channel,
-    check_channel,
-    check_pixels,
-    open_view,
-    read_image,
-    read_label,
-)
+from overtile.pipelines.images.plane_name import Plane
+from overtile.pipelines.images.read import check_pixels, open_view, read_image, read_label
 from overtile.pipelines.images.stored import files_of, stamp
 
 Item = dict[str, str]

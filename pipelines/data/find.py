@@ -9,15 +9,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from overtile.pipelines.data.checks import check_labels
 from overtile.pipelines.data.facts import FactBook, Item, default_cache
+from overtile.pipelines.data.label_kinds import check_labels
 from overtile.pipelines.data.layout import Pair
 from overtile.pipelines.data.layouts import find_pairs
 from overtile.pipelines.data.split import folded, thinned, validated
 from overtile.pipelines.errors import DataError, Setting, UnreadableError, size_text
+from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.images.handed_on import handed_on
-from overtile.pipelines.images.plane import Plane, planes_of
-from overtile.pipelines.images.read import Channel, check_labels_kind
+from overtile.pipelines.images.plane_name import Plane, planes_of
+from overtile.pipelines.images.read import check_labels_kind
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from overtile.pipelines.data.facts import Item
 from overtile.pipelines.data.names import image_of, images_by_stem, images_of
 from overtile.pipelines.errors import DataError, Setting, UnreadableError, size_text
 from overtile.pipelines.images.formats import is_image, names_of_formats, stem
-from overtile.pipelines.images.plane import Plane, planes_of
+from overtile.pipelines.images.plane_name import Plane, planes_of
 from overtile.pipelines.images.read import open_view, read_image
 
 log = logging.getLogger(__name__)

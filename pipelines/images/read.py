@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from overtile.pipelines.errors import ChannelError, DataError, Setting
+from overtile.pipelines.errors import DataError
+from overtile.pipelines.images.channels import Channel, no_channel, one_channel
 from overtile.pipelines.images.formats import open_image
 from overtile.pipelines.images.handed_on import Reading, handed_on
 from overtile.pipelines.images.orientation import oriented_like
-from overtile.pipelines.images.plane import Plane
+from overtile.pipelines.images.plane_name import Plane
 from overtile.pipelines.images.stored import Stored, unreadable
 from overtile.pipelines.images.view import View, view
 
-Channel = int | str | None
 LABEL_KINDS = ("instances", "mask", "membranes")
 
 
@@ -73,7 +73,7 @@ def read_image(
     kept = [i for i, selected in enumerate(index) if isinstance(selected, slice)]
     if seen.channel in kept:
         array = np.moveaxis(array, kept.index(seen.channel), -1)
-        array = _one_channel(path, array, channel, label=like is not None)
+        array = one_channel(path, array, channel, label=like is not None)
         kept.remove(seen.channel)
     stacks = [kept.index(i) for i in seen.stacked if i in kept]
     array = np.moveaxis(array, stacks, range(len(stacks)))
@@ -103,52 +103,9 @@ def _spacing(stored: Stored, seen: View) -> str:
     return " x ".join(f"{s:.3g}" for s in steps) + f" {unit}" if steps else ""
 
 
-def _one_channel(
-    path: str | Path | Plane, array: NDArray[Any], channel: Channel, label: bool
-) -> NDArray[Any]:
-    """Merge channels ``[..., K]``."""
-    if (array == array[..., :1]).all():  # grey, stored as colours
-        return array[..., 0]
-    count = array.shape[-1]
-    if label:
-        raise ChannelError(path, f"a label of {count} channels", "one, with one number a cell")
-    if channel == "luminance" and count in (3, 4):  # the fourth is opacity
-        grey: NDArray[Any] = (array[..., :3] @ np.array([0.299, 0.587, 0.114])).astype(np.float32)
-        return grey
-    raise colours(path, count)
-
-
-def channel_hint(count: int) -> tuple[Setting, ...]:
-    """How to take one grey value of so many channels."""
-    number = Setting("channel", f"0 to {count - 1}")
-    return (number, Setting("channel", "luminance")) if count in (3, 4) else (number,)
-
-
-def colours(path: object, count: int) -> ChannelError:
-    """The error for channels of which none was chosen."""
-    return ChannelError(
-        path, f"{count} channels (colours)", "one grey channel", channel_hint(count)
-    )
-
-
-def no_channel(path: object, count: int) -> ChannelError:
-    """The error for a channel that an image of so many does not have."""
-    one = "one channel" if count == 1 else f"{count} channels"
-    hint: Setting | str = Setting("channel", f"0 to {count - 1}") if count > 1 else "give none"
-    return ChannelError(path, one, "a channel that is there", hint)
-
-
 def no_numbers(path: object, dtype: np.dtype[Any]) -> DataError:
     """The error for complex pixels, and others that are no grey values."""
     return DataError(path, f"pixels of {dtype}", "real numbers")
-
-
-def check_channel(channel: Channel) -> Channel:
-    """``channel``, if it names one."""
-    number = isinstance(channel, int) and not isinstance(channel, bool) and channel >= 0
-    if channel is None or channel == "luminance" or number:
-        return channel
-    raise DataError("channel", repr(channel), "a number from 0, or luminance")
 
 
 def check_labels_kind(labels: str) -> str:

@@ -13,10 +13,9 @@ from monai.transforms import MapTransform
 from monai.utils import ensure_tuple_rep
 
 from overtile.pipelines.errors import DataError, Setting
-from overtile.pipelines.images.plane import Plane
+from overtile.pipelines.images.channels import Channel, check_channel
+from overtile.pipelines.images.plane_name import Plane
 from overtile.pipelines.images.read import (
-    Channel,
-    check_channel,
     check_labels_kind,
     check_pixels,
     labels_beyond,

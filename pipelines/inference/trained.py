@@ -24,7 +24,7 @@ from overtile.pipelines.bundle.messages import wrong_value
 from overtile.pipelines.bundle.schema import decides
 from overtile.pipelines.errors import ConfigurationError, Setting, size_text, users_mistake
 from overtile.pipelines.files import settle
-from overtile.pipelines.images.read import Channel
+from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.images.read_transform import ReadImaged
 from overtile.transforms import InstancesFromProbabilities, InstancesFromProbabilitiesd
 from overtile.transforms.normalize import NormalizeImage, NormalizeImaged

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from overtile.pipelines.errors import ConfigurationError, Setting
 from overtile.pipelines.files import whole
 from overtile.pipelines.images.formats import open_image
-from overtile.pipelines.images.plane import Plane
+from overtile.pipelines.images.plane_name import Plane
 from overtile.pipelines.images.stored import Stored
 from overtile.pipelines.images.view import view
 from overtile.pipelines.images.write_like import write_like

@@ -11,17 +11,12 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
 import overtile
 from overtile.pipelines.errors import ConfigurationError, OvertileError
-from overtile.pipelines.images.read import Channel, check_channel
+from overtile.pipelines.images.channels import Channel, check_channel
 from overtile.pipelines.images.stored import stamp
 from overtile.pipelines.inference.uncertainty import METHODS
 from overtile.pipelines.label.datastore import FINAL, ImageFolderDatastore, check_tag
-from overtile.pipelines.label.errors import (
-    MissingError,
-    RefusedError,
-    ReplacedError,
-    sentence,
-)
 from overtile.pipelines.label.infer import Segmenter
+from overtile.pipelines.label.refusals import MissingError, RefusedError, ReplacedError, sentence
 from overtile.pipelines.label.strategies import (
     MostUncertain,
     Plain,

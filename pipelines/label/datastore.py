@@ -44,7 +44,7 @@ from overtile.pipelines.files import whole
 from overtile.pipelines.images.formats import is_image, names_of_formats, stem
 from overtile.pipelines.images.read import check_pixels, open_view, read_image, read_label
 from overtile.pipelines.images.view import View
-from overtile.pipelines.label.errors import (
+from overtile.pipelines.label.refusals import (
     ConflictError,
     ForbiddenError,
     MissingError,

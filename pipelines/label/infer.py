@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from overtile.pipelines.data.annotations import spatial_dims_of, write_label
 from overtile.pipelines.data.unlabelled import check_memory
 from overtile.pipelines.errors import size_text
-from overtile.pipelines.images.read import Channel, check_pixels, open_view, read_image
+from overtile.pipelines.images.channels import Channel
+from overtile.pipelines.images.read import check_pixels, open_view, read_image
 from overtile.pipelines.inference.trained import Trained, load_trained
 from overtile.pipelines.inference.uncertainty import uncertainty
-from overtile.pipelines.label.errors import RefusedError
 from overtile.pipelines.label.models import held
 from overtile.pipelines.label.polygons import as_annotations
+from overtile.pipelines.label.refusals import RefusedError
 
 
 class Segmenter(InferTask):

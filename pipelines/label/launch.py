@@ -21,8 +21,8 @@ from pathlib import Path
 from overtile.pipelines.data.names import IMAGE_FOLDERS
 from overtile.pipelines.errors import ConfigurationError, DataError, Setting
 from overtile.pipelines.files import alone, whole
+from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.images.formats import is_image
-from overtile.pipelines.images.read import Channel
 from overtile.pipelines.label.models import copied
 
 BUNDLES = ("touching_cells", "em_membranes")

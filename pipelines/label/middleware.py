@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 from monailabel.config import settings
 from starlette.responses import JSONResponse
 
-from overtile.pipelines.label.errors import (
+from overtile.pipelines.label.refusals import (
     ForbiddenError,
     MissingError,
     RefusedError,

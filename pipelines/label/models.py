@@ -23,7 +23,7 @@ from filelock import FileLock
 from overtile.pipelines.errors import ConfigurationError, Setting
 from overtile.pipelines.files import settle, together, whole
 from overtile.pipelines.images.stored import stamp
-from overtile.pipelines.label.errors import MissingError
+from overtile.pipelines.label.refusals import MissingError
 from overtile.pipelines.metrics.score_names import name_of
 
 VALIDATED = 5  # images from which on every fifth validates, instead of training

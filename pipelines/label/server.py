@@ -31,8 +31,8 @@ from overtile.pipelines.label.endpoints import (
     proposals,
     trainings,
 )
-from overtile.pipelines.label.errors import ForbiddenError, RefusedError
 from overtile.pipelines.label.middleware import SecurityMiddleware, failed, refused
+from overtile.pipelines.label.refusals import ForbiddenError, RefusedError
 
 HOSTS, LIMIT = "OVERTILE_LABEL_HOSTS", "OVERTILE_LABEL_LIMIT"
 """Environment: names that the server is reached under, by commas; bytes of a request at most."""

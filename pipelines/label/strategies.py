@@ -13,8 +13,8 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from overtile.pipelines.errors import DataError
 from overtile.pipelines.images.stored import stamp
 from overtile.pipelines.label.datastore import ImageFolderDatastore
-from overtile.pipelines.label.errors import MissingError, RefusedError
 from overtile.pipelines.label.infer import Segmenter
+from overtile.pipelines.label.refusals import MissingError, RefusedError
 
 CANDIDATES = 8  # images that a request looks at, at most: somebody waits for its answer
 

@@ -20,10 +20,10 @@ from overtile.pipelines.data.facts import FactBook, default_cache
 from overtile.pipelines.data.find import items_of
 from overtile.pipelines.data.layout import Pair
 from overtile.pipelines.errors import DataError, TrainingError
-from overtile.pipelines.images.read import Channel
+from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.label.datastore import ImageFolderDatastore
-from overtile.pipelines.label.errors import ConflictError, RefusedError, sentence
 from overtile.pipelines.label.models import SHIPPED, VALIDATED, held, publish
+from overtile.pipelines.label.refusals import ConflictError, RefusedError, sentence
 from overtile.pipelines.training.tracking import end_abandoned
 
 _NUMBERS: dict[str, tuple[type, float, float]] = {

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from overtile.pipelines.data.checks import labels_are_classes
 from overtile.pipelines.data.facts import FactBook, ImageFacts, Item, LabelFacts, default_cache
 from overtile.pipelines.data.find import items_of
+from overtile.pipelines.data.label_kinds import labels_are_classes
 from overtile.pipelines.data.layouts import find_pairs
 from overtile.pipelines.data.unlabelled import images_in
 from overtile.pipelines.errors import (
@@ -26,8 +26,9 @@ from overtile.pipelines.errors import (
     Wording,
     as_argument,
 )
-from overtile.pipelines.images.plane import Plane
-from overtile.pipelines.images.read import Channel, number_cells, read_image, read_label
+from overtile.pipelines.images.channels import Channel
+from overtile.pipelines.images.plane_name import Plane
+from overtile.pipelines.images.read import number_cells, read_image, read_label
 from overtile.pipelines.reporting.figures import outlined
 
 _SHEET = 12  # images on the contact sheet

@@ -14,8 +14,8 @@ import numpy as np
 
 from overtile import __version__
 from overtile.pipelines.errors import ChannelError, ConfigurationError, Setting, UnreadableError
+from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.images.formats import unpacked
-from overtile.pipelines.images.read import Channel
 from overtile.pipelines.images.stored import files_of
 from overtile.pipelines.inference.trained import Trained
 from overtile.pipelines.segment.job import Job, Opened, load_once

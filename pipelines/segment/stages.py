@@ -19,9 +19,9 @@ from overtile.pipelines.segment.grid import Key
 from overtile.pipelines.segment.job import Opened, is_whole, open_array
 from overtile.pipelines.segment.percentiles import scale_of
 from overtile.pipelines.segment.progress import progress
+from overtile.pipelines.segment.pyramid import chunk_keys, describe_target, make_array
 from overtile.pipelines.segment.request import Request
 from overtile.pipelines.segment.runner import Runner
-from overtile.pipelines.segment.targets import chunk_keys, describe_target, make_array
 from overtile.pipelines.segment.tasks import (
     channels_alike,
     finish_labels,

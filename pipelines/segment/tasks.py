@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from overtile.pipelines.errors import DataError, Setting, UnreadableError
 from overtile.pipelines.segment.grid import Key
 from overtile.pipelines.segment.job import Opened
+from overtile.pipelines.segment.pyramid import shrink
 from overtile.pipelines.segment.stitching import Pieces
-from overtile.pipelines.segment.targets import shrink
 from overtile.pipelines.segment.windows import mirrored
 from overtile.transforms.normalize import scaled
 

@@ -17,8 +17,9 @@ from overtile.pipelines.errors import (
     Setting,
     size_text,
 )
+from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.images.formats import open_source
-from overtile.pipelines.images.read import Channel, check_pixels
+from overtile.pipelines.images.read import check_pixels
 from overtile.pipelines.images.stored import Stored
 from overtile.pipelines.images.view import view
 

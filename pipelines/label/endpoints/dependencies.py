@@ -23,7 +23,7 @@ from overtile.pipelines.images.formats import image_suffix, names_of_formats, op
 from overtile.pipelines.images.read import open_view
 from overtile.pipelines.label.app import OvertileLabel
 from overtile.pipelines.label.datastore import ImageFolderDatastore
-from overtile.pipelines.label.errors import ForbiddenError, RefusedError, relative
+from overtile.pipelines.label.refusals import ForbiddenError, RefusedError, relative
 
 user = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 annotator = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))

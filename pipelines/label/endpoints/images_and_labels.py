@@ -23,8 +23,8 @@ from overtile.pipelines.label.endpoints.dependencies import (
     uploaded,
     user,
 )
-from overtile.pipelines.label.errors import MissingError, RefusedError
 from overtile.pipelines.label.polygons import filled, read_asap
+from overtile.pipelines.label.refusals import MissingError, RefusedError
 
 routes = APIRouter()
 

@@ -16,7 +16,7 @@ from fastapi.security import OAuth2PasswordRequestForm
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import User, oauth2_scheme
 
-from overtile.pipelines.label.errors import RefusedError
+from overtile.pipelines.label.refusals import RefusedError
 
 routes = APIRouter()
 # of a pair of keys: with a shared secret, whoever can check a token could make one

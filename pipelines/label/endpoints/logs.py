@@ -9,7 +9,7 @@ from monailabel.endpoints.logs import get_logs
 from monailabel.endpoints.user.auth import User
 
 from overtile.pipelines.label.endpoints.dependencies import admin, instance, user
-from overtile.pipelines.label.errors import MissingError
+from overtile.pipelines.label.refusals import MissingError
 
 routes = APIRouter()
 

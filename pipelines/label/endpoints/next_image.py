@@ -11,7 +11,7 @@ from monailabel.endpoints.user.auth import User
 
 from overtile.pipelines.label.datastore import ImageFolderDatastore
 from overtile.pipelines.label.endpoints.dependencies import annotator, datastore, instance, user
-from overtile.pipelines.label.errors import MissingError, RefusedError
+from overtile.pipelines.label.refusals import MissingError, RefusedError
 
 routes = APIRouter()
 

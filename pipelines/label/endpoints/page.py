@@ -30,14 +30,14 @@ from overtile.pipelines.label.endpoints.dependencies import (
     user,
 )
 from overtile.pipelines.label.endpoints.trainings import no_training, train_status
-from overtile.pipelines.label.errors import (
+from overtile.pipelines.label.middleware import refused
+from overtile.pipelines.label.models import back, network
+from overtile.pipelines.label.refusals import (
     ConflictError,
     MissingError,
     RefusedError,
     ReplacedError,
 )
-from overtile.pipelines.label.middleware import refused
-from overtile.pipelines.label.models import back, network
 
 routes = APIRouter()
 _KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css"}

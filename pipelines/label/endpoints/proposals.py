@@ -37,8 +37,8 @@ from overtile.pipelines.label.endpoints.dependencies import (
     user,
 )
 from overtile.pipelines.label.endpoints.images_and_labels import Pixels
-from overtile.pipelines.label.errors import RefusedError
 from overtile.pipelines.label.polygons import as_annotations
+from overtile.pipelines.label.refusals import RefusedError
 
 routes = APIRouter()
 

@@ -14,7 +14,7 @@ from monailabel.endpoints.user.auth import User
 from monailabel.utils.async_tasks.utils import tasks
 
 from overtile.pipelines.label.endpoints.dependencies import admin, datastore, instance, user
-from overtile.pipelines.label.errors import (
+from overtile.pipelines.label.refusals import (
     ConflictError,
     ForbiddenError,
     MissingError,

@@ -16,7 +16,7 @@ from overtile.pipelines.data.synthesis.datasets import write_touching_cells
 from overtile.pipelines.data.unlabelled import images_in
 from overtile.pipelines.errors import DataError
 from overtile.pipelines.images.formats import stem
-from overtile.pipelines.images.plane import Plane
+from overtile.pipelines.images.plane_name import Plane
 from overtile.pipelines.images.read import open_view, read_image
 from overtile.pipelines.images.read_transform import ReadImaged
 from overtile.transforms import SeparateTouching

@@ -30,7 +30,7 @@ from overtile.pipelines.data.write import write_data, written_layouts
 from overtile.pipelines.errors import DataError, UnknownLayoutError
 from overtile.pipelines.images.formats import all_formats
 from overtile.pipelines.images.handed_on import handed_on
-from overtile.pipelines.images.plane import Plane
+from overtile.pipelines.images.plane_name import Plane
 from overtile.pipelines.images.read import read_image, read_label
 from overtile.pipelines.images.read_transform import ReadImaged
 from overtile.pipelines.images.stored import Format, Stored

@@ -28,7 +28,7 @@ from overtile.pipelines.errors import ChannelError, ConfigurationError, DataErro
 from overtile.pipelines.images import formats
 from overtile.pipelines.images.formats import is_image, open_image, open_source, write_image
 from overtile.pipelines.images.formats.ome_zarr import halved
-from overtile.pipelines.images.plane import Plane, planes_of
+from overtile.pipelines.images.plane_name import Plane, planes_of
 from overtile.pipelines.images.read import open_view, read_image, read_label
 from overtile.pipelines.images.write_like import write_like
 from overtile.pipelines.segment.request import Request, check_request

@@ -35,7 +35,7 @@ from toy import toy_bundle
 from overtile.pipelines.errors import DataError, Setting
 from overtile.pipelines.images.read import read_label
 from overtile.pipelines.inference.trained import load_trained
-from overtile.pipelines.label.errors import ConflictError, ForbiddenError, ReplacedError
+from overtile.pipelines.label.refusals import ConflictError, ForbiddenError, ReplacedError
 
 ROOT = Path(__file__).resolve().parents[3]
 OVERTILE = [sys.executable, "-W", "ignore", "-m", "overtile.pipelines"]
@@ -975,7 +975,7 @@ def test_the_command_refuses(tmp_path: Path, options: list[str], said: str) -> N
 
 def test_hints_are_worded_for_whoever_runs_the_server() -> None:
     from overtile.pipelines.cli.label import label as command
-    from overtile.pipelines.label.errors import as_option, sentence
+    from overtile.pipelines.label.refusals import as_option, sentence
 
     home = Path("/archive/cells")
     skip, limit = Setting("skip_unreadable", True, "to go on"), Setting("image_memory_limit", 5)
