@@ -43,6 +43,8 @@ def copied(bundle: Path, home: Path, tested: bool = False) -> Path:
         ConfigurationError: for a folder that is no bundle with a trained network, or one that
             this version cannot use; for a model that was made from another network.
     """
+    for folder in (bundle, bundle / "models"):  # of a run, which may have been killed
+        settle(folder)
     weights = bundle / "models" / _WEIGHTS
     for part in ("configs/inference.json", "configs/train.json", "configs/metadata.json"):
         if not (bundle / part).is_file():

@@ -33,6 +33,7 @@ from PIL import Image
 from toy import toy_bundle
 
 from overtile.pipelines.errors import DataError, Setting
+from overtile.pipelines.files import together
 from overtile.pipelines.images.read import read_label
 from overtile.pipelines.inference.trained import load_trained
 from overtile.pipelines.label.refusals import ConflictError, ForbiddenError, ReplacedError
@@ -1129,14 +1130,38 @@ def test_who_is_killed_while_the_app_is_made_leaves_one_that_starts(tmp_path: Pa
         assert main.read_bytes() == whole
 
 
-def test_who_is_killed_while_a_bundle_is_copied_leaves_no_half_model(tmp_path: Path) -> None:
-    from overtile.pipelines.label.models import copied
-
+def toy_files(bundle: Path) -> set[str]:
+    """Make what a bundle has to have, each file with its name in it."""
     own = {f"configs/{name}.json" for name in ("inference", "train", "metadata")}
     own |= {"models/model.pt", "models/settings.json"}
     for part in own:
-        (tmp_path / "toy" / part).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "toy" / part).write_text(part)
+        (bundle / part).parent.mkdir(parents=True, exist_ok=True)
+        (bundle / part).write_text(part)
+    return own
+
+
+def test_a_run_that_was_killed_is_copied_with_the_settings_of_its_network(tmp_path: Path) -> None:
+    from overtile.pipelines.label.models import copied
+
+    toy_files(tmp_path / "toy")
+
+    def save_best(text: str) -> None:
+        with together(tmp_path / "toy" / "models") as folder:
+            (folder / "model.pt").write_text(text)
+            (folder / "settings.json").write_text(text)
+
+    save_best("old")
+    for number in killed_everywhere(lambda: save_best("new")):
+        models = copied(tmp_path / "toy", tmp_path / str(number), tested=True) / "models"
+        texts = {(models / name).read_text() for name in ("model.pt", "settings.json")}
+        assert texts in ({"old"}, {"new"}), number
+        save_best("old")
+
+
+def test_who_is_killed_while_a_bundle_is_copied_leaves_no_half_model(tmp_path: Path) -> None:
+    from overtile.pipelines.label.models import copied
+
+    own = toy_files(tmp_path / "toy")
     home = tmp_path / "model"
     home.mkdir()
     for _ in killed_everywhere(lambda: copied(tmp_path / "toy", home, tested=True)):
