@@ -85,3 +85,29 @@ def test_half_precision_is_kept_and_sliding_windows_are_refused() -> None:
         assert torch.equal(found, inferer(image, network))
     with pytest.raises(GeometryError, match=r"SlidingWindowInferer.*OverlapTileInferer"):
         RegionInferer(SlidingWindowInferer(32), network)
+
+
+def test_the_inferer_that_others_share_stays_as_it_is() -> None:
+    network = ValidUNet(features=(4, 8)).eval()
+    for limit in (None, 2**26):
+        inferer = OverlapTileInferer(memory_limit=limit)
+        small = RegionInferer(inferer, network).tile_size((4096, 4096), 2**20)
+        assert inferer.memory_limit == limit
+        large = RegionInferer(inferer, network).tile_size((4096, 4096), 2**28)
+        assert small[0] < large[0]
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_tiles_of_a_region_go_together_as_those_of_an_image_do(images: int) -> None:
+    network = ValidUNet(features=(4, 8)).double().eval()
+    sizes: list[int] = []
+    network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    inferer = OverlapTileInferer(roi_size=34, sw_batch_size=3)
+    image = torch.rand(images, 1, 70, 50, dtype=torch.float64)
+    region = (slice(0, 70), slice(0, 50))
+    region_inferer = RegionInferer(inferer, network)
+    with torch.no_grad():
+        window = window_of(image, region, region_inferer.reach)
+        found = region_inferer(window, region, (70, 50), (34, 34))
+        assert max(sizes) == 3
+        assert (found - inferer(image, network)).abs().max() < 1e-12
