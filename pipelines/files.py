@@ -9,13 +9,14 @@ import socket
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from itertools import count
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 _UNFINISHED = ".partial"  # with which names of unfinished work begin: hidden, and no image's
-_JOURNAL = f"{_UNFINISHED}.journal"
+_JOURNAL, _MOVING = f"{_UNFINISHED}.journal", f"{_UNFINISHED}.lock"
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"  # others may share the disk
 _numbers = count()  # threads of this process may write the same file
 
@@ -59,9 +60,11 @@ def together(folder: Path) -> Iterator[Path]:
         yield unfinished
         names = sorted(path.name for path in unfinished.iterdir())
         _make_last(unfinished)
-        with whole(folder / _JOURNAL) as journal:
-            journal.write_text(json.dumps({"from": unfinished.name, "names": names}))
-        settle(folder)
+        with _moving(folder):
+            _finish(folder)  # what another writer began meanwhile
+            with whole(folder / _JOURNAL) as journal:
+                journal.write_text(json.dumps({"from": unfinished.name, "names": names}))
+            _finish(folder)
     finally:
         with suppress(OSError):
             if not (folder / _JOURNAL).exists():  # else they are needed to finish the move
@@ -69,7 +72,30 @@ def together(folder: Path) -> Iterator[Path]:
 
 
 def settle(folder: Path) -> None:
-    """Finish what `together` began to move into ``folder``, if it was interrupted there."""
+    """Finish what `together` began to move into ``folder``, if it was interrupted there.
+
+    Where another process is moving, wait for it.
+
+    Raises:
+        OSError: if that is needed and ``folder`` cannot be written.
+    """
+    if (folder / _JOURNAL).is_file():
+        with _moving(folder):
+            _finish(folder)
+
+
+@contextmanager
+def _moving(folder: Path) -> Iterator[None]:
+    """One process at a time: a second one would remove what the first is about to move."""
+    lock = folder / _MOVING
+    with FileLock(lock):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)  # who waits for it looks whether it is still there
+
+
+def _finish(folder: Path) -> None:
     journal = folder / _JOURNAL
     if not journal.is_file():
         return
@@ -78,6 +104,7 @@ def settle(folder: Path) -> None:
     for name in told["names"]:
         if (source / name).exists():  # else it was moved before
             _replace(source / name, folder / name)
+        remove(_aside(folder / name))
     _make_last(folder)
     journal.unlink()
     remove(source)
@@ -113,7 +140,7 @@ def remove(path: Path) -> None:
 
 def _unfinished(folder: Path, name: str) -> Path:
     """A name of this process alone; what killed ones left under such names is removed."""
-    for left in folder.glob(f"{_UNFINISHED}.{_HOST}-*.{name}"):
+    for left in folder.glob(f"{_UNFINISHED}.{_HOST}-*.{escape(name)}"):
         process = left.name.split("-")[1].split(".")[0]
         if process.isdecimal() and not _runs(int(process)):
             with suppress(OSError):
@@ -133,12 +160,14 @@ def _runs(process: int) -> bool:
 
 def _replace(source: Path, target: Path) -> None:
     """Rename; a folder that is in the way goes aside first, since none is replaced at once."""
-    aside = target.with_name(f"{_UNFINISHED}.old.{target.name}")
     if target.is_dir():
-        remove(aside)
-        target.rename(aside)
+        remove(_aside(target))
+        target.rename(_aside(target))
     source.replace(target)
-    remove(aside)
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f"{_UNFINISHED}.old.{target.name}")
 
 
 def _make_last(path: Path) -> None:

@@ -66,7 +66,7 @@ def test_reference_holds_the_docstrings(site: Path) -> None:
     for page, names in {
         "networks": ["networks.ValidUNet", "networks.OverlapTileInferer.__call__"],
         "transforms": ["transforms.RandDeformedTiled", "transforms.Deformation.apply"],
-        "pipelines": ["pipelines.data.find_data", "pipelines.metrics.seg_measure"],
+        "pipelines": ["pipelines.data.find.find_data", "pipelines.metrics.instances.seg_measure"],
     }.items():
         text = (site / "reference" / f"{page}.html").read_text()
         for name in names:

@@ -13,6 +13,7 @@ from typing import Any
 
 from overtile.pipelines.bundle.schema import CONFIGURATIONS, KEYS, Key
 from overtile.pipelines.bundle.values import allowed
+from overtile.pipelines.files import whole
 
 BEGIN = "<!-- built by `make reference` -->\n"
 END = "<!-- end of what is built -->\n"
@@ -69,4 +70,6 @@ def _default(name: str, bundle: str, content: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     file, *folders = map(Path, sys.argv[1:])
-    file.write_text(page_with_tables(file.read_text(), folders))
+    page = page_with_tables(file.read_text(), folders)
+    with whole(file) as unfinished:
+        unfinished.write_text(page)

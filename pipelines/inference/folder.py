@@ -45,9 +45,8 @@ def make_ready(
         ConfigurationError: as `run_inference`.
     """
     if not len(cast("DataLoader[Any]", evaluator.data_loader)):
-        raise ConfigurationError(
-            found="dataset_dir is not set", hint=Setting("dataset_dir", "DIR", "with images")
-        )
+        hint = Setting("dataset_dir", "DIR", "with images")
+        raise ConfigurationError("dataset_dir", "it is not set", hint=hint)
     check_inferer(evaluator.inferer, evaluator.network)
     load_weights(evaluator.network, checkpoint)
     check_settings(settings, checkpoint)

@@ -20,6 +20,7 @@ from overtile.pipelines.data.facts import FactBook, default_cache
 from overtile.pipelines.data.find import items_of
 from overtile.pipelines.data.layout import Pair
 from overtile.pipelines.errors import DataError, TrainingError
+from overtile.pipelines.files import settle
 from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.label.datastore import ImageFolderDatastore
 from overtile.pipelines.label.models import SHIPPED, VALIDATED, held, publish
@@ -68,6 +69,8 @@ class Trainer(TrainTask):
         """Summary of the last training that was finished."""
         from overtile.pipelines.reporting.summary import read_summary
 
+        for run in self.runs.glob(f"{self.bundle.name}-*"):
+            settle(run)
         finished = sorted(self.runs.glob(f"{self.bundle.name}-*/summary.json"))
         return dict(read_summary(finished[-1].parent)) if finished else {}
 
@@ -252,6 +255,7 @@ def stop_training(runs: Path) -> dict[str, Any] | None:
     if process.poll() is None:
         tasks.stop_background_task("train")
     for run in runs.glob("*-*"):
+        settle(run)
         if run.is_dir() and not (run / "summary.json").is_file():
             end_abandoned(run, "KILLED")
     return task
@@ -260,5 +264,6 @@ def stop_training(runs: Path) -> dict[str, Any] | None:
 def close_abandoned(runs: Path) -> None:
     """Mark runs as FAILED that were going on when a server before this one died."""
     for run in runs.glob("*-*"):
+        settle(run)
         if (run / "configs").is_dir() and not (run / "summary.json").is_file():
             end_abandoned(run, "FAILED")

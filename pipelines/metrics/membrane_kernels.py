@@ -13,8 +13,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-Flat = NDArray[Any]
-
 _MASK, _QUEUED, _OUTSIDE = -1, -2, -3  # of a watershed; its dams are 0
 REACH = 20  # pixels around a lost one in which its object may hang together
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from overtile.pipelines.errors import DataError
-from overtile.pipelines.metrics import membrane_kernels as em_kernels
+from overtile.pipelines.metrics import membrane_kernels
 
 Counts = NDArray[Any]
 PerThreshold = tuple[float, ...]
@@ -395,13 +395,13 @@ def _slice_counts(
 ) -> dict[str, Counts]:
     """`em_counts` of one slice ``[H, W]``."""
     stride = cell.shape[0] + 2
-    label = em_kernels.framed(cell).ravel()
-    probability = em_kernels.framed(p.astype(np.float64)).ravel()  # compared in float64
-    single = em_kernels.framed(p.astype(np.float32)).ravel()
+    label = membrane_kernels.framed(cell).ravel()
+    probability = membrane_kernels.framed(p.astype(np.float64)).ravel()  # compared in float64
+    single = membrane_kernels.framed(p.astype(np.float32)).ravel()
     queue, found = np.empty(label.size, np.int64), np.empty(label.size, np.int32)
     basins = np.empty(label.size, np.int32)
-    objects = em_kernels.components(label, stride, found, queue)
-    pixels, starts = em_kernels.by_object(found, objects)
+    objects = membrane_kernels.components(label, stride, found, queue)
+    pixels, starts = membrane_kernels.by_object(found, objects)
     labelled = pixels.size
     count = {name: len(THRESHOLDS_OF_V if name[0] == "v" else THRESHOLDS) for name in metrics}
     shape = {"warping_error": (7, np.int64), "v_rand": (2, np.int64), "v_info": (2, np.float64)}
@@ -429,16 +429,16 @@ def _slice_counts(
             result["pixel_error"][n] = both, found_cells_count, labelled
         if not tables:
             continue
-        segments = em_kernels.components(found_cells, stride, found, queue)
+        segments = membrane_kernels.components(found_cells, stride, found, queue)
         if "rand_error" in metrics and n < len(THRESHOLDS):
-            sums, _ = em_kernels.contingency(pixels, starts, found, segments)
+            sums, _ = membrane_kernels.contingency(pixels, starts, found, segments)
             total, outside, squares, rows, columns = sums
             inside = total - outside
             twice = squares - inside, columns - inside, rows - total
             result["rand_error"][n] = [pairs // 2 for pairs in twice]
         if thinning & tables:
-            segments = em_kernels.thin(found, segments, stride, basins, queue)
-            sums, (joint, of_label, of_found) = em_kernels.contingency(
+            segments = membrane_kernels.thin(found, segments, stride, basins, queue)
+            sums, (joint, of_label, of_found) = membrane_kernels.contingency(
                 pixels, starts, basins, segments
             )
             _, dams, squares, rows, columns = sums
@@ -464,7 +464,7 @@ def _warping(
     mismatches = np.flatnonzero(cell != found_cells)
     distance = np.abs(p[mismatches] - np.float32(THRESHOLDS[n]))
     mismatches = mismatches[np.argsort(-distance, kind="stable")]
-    left = em_kernels.warp(warped, mismatches, stride, em_kernels._SIMPLE)
-    em_kernels.components(warped, stride, objects, queue)
-    kinds: Counts = em_kernels.classify(warped, mismatches[:left], objects, stride, queue)
+    left = membrane_kernels.warp(warped, mismatches, stride, membrane_kernels._SIMPLE)
+    membrane_kernels.components(warped, stride, objects, queue)
+    kinds: Counts = membrane_kernels.classify(warped, mismatches[:left], objects, stride, queue)
     return kinds

@@ -26,6 +26,7 @@ from overtile.pipelines.errors import (
     Wording,
     as_argument,
 )
+from overtile.pipelines.files import whole
 from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.images.plane_name import Plane
 from overtile.pipelines.images.read import number_cells, read_image, read_label
@@ -138,7 +139,8 @@ def look(
     facts.save()
     if picture is not None and seen and len(seen[0][1].shape) == 2:
         sheet = _contact_sheet([s[0] for s in seen], labels, channel)
-        sheet.savefig(picture, dpi=80, bbox_inches="tight")
+        with whole(Path(picture)) as unfinished:
+            sheet.savefig(unfinished, dpi=80, bbox_inches="tight")
         found.picture = str(picture)
     return found
 

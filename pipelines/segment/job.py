@@ -18,7 +18,7 @@ import zarr
 from numpy.typing import NDArray
 
 from overtile.pipelines.errors import OvertileError
-from overtile.pipelines.files import whole
+from overtile.pipelines.files import settle, whole
 from overtile.pipelines.inference.trained import Trained, load_trained
 from overtile.pipelines.segment.grid import Grid, Key, PlaneOf
 from overtile.pipelines.segment.stitching import Numbering, Stitching
@@ -200,6 +200,8 @@ def load_once(bundle: str, settings: str) -> Trained:
         ConfigurationError: if the bundle or a setting of it is wrong.
     """
     folder = Path(bundle)
+    for changing in (folder, folder / "models"):  # a training may have been killed there
+        settle(changing)
     files = [folder / "configs" / "inference.json", *sorted((folder / "models").glob("*"))]
     stamp = tuple(file.stat().st_mtime_ns for file in files if file.is_file())
     return _loaded(bundle, settings, stamp)

@@ -18,6 +18,7 @@ from overtile.pipelines.bundle.configuration import check_inferer, current_parse
 from overtile.pipelines.bundle.run_bundle import check_bundle, write_bundle
 from overtile.pipelines.data.samples import TileDataset
 from overtile.pipelines.errors import ConfigurationError, size_text
+from overtile.pipelines.files import settle
 from overtile.pipelines.inference.evaluation import draw_cases, score
 from overtile.pipelines.reporting.report import write_report
 from overtile.pipelines.reporting.summary import print_summary, write_summary
@@ -66,6 +67,7 @@ def run_training(
     _check(trainer, evaluator, bundle_root)
     folder = tracker.output_dir
     with alone_in(folder), stoppable(trainer, evaluator, checkpoints):
+        settle(folder)
         if resume:
             go_on(trainer, checkpoints)
         else:

@@ -702,7 +702,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch, data: DataSet, cache: Path, **optio
     """The data set in a cache, and how many files were decoded for it."""
     from monai.transforms import Compose
 
-    from overtile.pipelines.images import read_transform as loading
+    from overtile.pipelines.images import read_transform
     from overtile.transforms import NormalizeImaged
 
     count = 0
@@ -712,7 +712,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch, data: DataSet, cache: Path, **optio
         count += 1
         return read_image(*args, **kwargs)
 
-    monkeypatch.setattr(loading, "read_image", counting)
+    monkeypatch.setattr(read_transform, "read_image", counting)
     steps = [ReadImaged(["image", "label"], ("float32", "int32")), NormalizeImaged("image")]
     return CachedDataset(data.items, Compose(steps), cache_dir=cache, **options), count
 
