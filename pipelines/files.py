@@ -9,7 +9,6 @@ import socket
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from glob import escape
 from itertools import count
 from pathlib import Path
 
@@ -19,6 +18,7 @@ _UNFINISHED = ".partial"  # with which names of unfinished work begin: hidden, a
 _JOURNAL, _MOVING = f"{_UNFINISHED}.journal", f"{_UNFINISHED}.lock"
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"  # others may share the disk
 _numbers = count()  # threads of this process may write the same file
+_cleared: set[tuple[int, Path]] = set()  # folders that a process has looked for rubbish in
 
 
 @contextmanager
@@ -140,11 +140,13 @@ def remove(path: Path) -> None:
 
 def _unfinished(folder: Path, name: str) -> Path:
     """A name of this process alone; what killed ones left under such names is removed."""
-    for left in folder.glob(f"{_UNFINISHED}.{_HOST}-*.{escape(name)}"):
-        process = left.name.split("-")[1].split(".")[0]
-        if process.isdecimal() and not _runs(int(process)):
-            with suppress(OSError):
-                remove(left)
+    if (os.getpid(), folder) not in _cleared:  # once: a look takes longer the more lies there
+        _cleared.add((os.getpid(), folder))
+        for left in folder.glob(f"{_UNFINISHED}.{_HOST}-*"):
+            process = left.name.split("-")[1].split(".")[0]
+            if process.isdecimal() and not _runs(int(process)):
+                with suppress(OSError):
+                    remove(left)
     return folder / f"{_UNFINISHED}.{_HOST}-{os.getpid()}.{next(_numbers)}.{name}"
 
 

@@ -6,10 +6,11 @@ Between the two it is kept here, so that no file is decoded twice.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Container
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,33 +33,45 @@ class Reading(NamedTuple):
         return tuple(map(stamp, files))
 
 
+class _Aside(NamedTuple):
+    """Where an array lies in the file."""
+
+    start: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
 class HandedOn:
     """Decoded images by what was read; each is handed on once.
 
     Args:
-        limit: bytes to keep in memory; what is more goes to a file without a name, which is gone
+        limit: bytes to keep in memory; what is more goes to one file without a name, which is gone
             with the process.
     """
 
     def __init__(self, limit: int = 2**30) -> None:
         self.limit = limit
         self._lock = threading.Lock()
-        self._kept: dict[Reading, tuple[tuple[str, ...], NDArray[Any], dict[str, Any]]] = {}
+        self._kept: dict[
+            Reading, tuple[tuple[str, ...], NDArray[Any] | _Aside, dict[str, Any]]
+        ] = {}
         self._size = 0
+        self._file: IO[bytes] | None = None
 
     def keep(self, reading: Reading, array: NDArray[Any], meta: dict[str, Any]) -> None:
         """Keep what was read; nothing is kept where there is no room on the disk either."""
         with self._lock:
-            full = self._size + array.nbytes > self.limit
-            if not full:
+            if (before := self._kept.pop(reading, None)) is not None:
+                self._forget(before[1])
+            kept: NDArray[Any] | _Aside = array
+            if self._size + array.nbytes > self.limit:
+                try:
+                    kept = self._put_aside(array)
+                except OSError:  # no room
+                    return
+            else:
                 self._size += array.nbytes
-        if full:
-            try:
-                array = _aside(array)
-            except (OSError, ValueError):  # no room, or nothing in it
-                return
-        with self._lock:
-            self._kept[reading] = reading.stamps(), array, meta
+            self._kept[reading] = reading.stamps(), kept, meta
 
     def take(self, reading: Reading) -> tuple[NDArray[Any], dict[str, Any]] | None:
         """What was kept of a reading, if its files are still the same; it is kept no longer."""
@@ -66,8 +79,9 @@ class HandedOn:
             found = self._kept.pop(reading, None)
             if found is None:
                 return None
-            self._forget(found[1])
-        stamps, array, meta = found
+            stamps, kept, meta = found
+            array = self._read(kept) if isinstance(kept, _Aside) else kept
+            self._forget(kept)
         return (array, meta) if stamps == reading.stamps() else None
 
     def only(self, paths: Container[str]) -> None:
@@ -83,22 +97,30 @@ class HandedOn:
             for reading in [one for one in self._kept if unwanted(one.path)]:
                 self._forget(self._kept.pop(reading)[1])
 
-    def _forget(self, array: NDArray[Any]) -> None:
-        if not isinstance(array, _Aside):
-            self._size -= array.nbytes
+    def _forget(self, kept: NDArray[Any] | _Aside) -> None:
+        """Give the room back; that of the file once nothing of it is wanted."""
+        if not isinstance(kept, _Aside):
+            self._size -= kept.nbytes
+        elif self._file is not None and not any(
+            isinstance(other, _Aside) for _, other, _ in self._kept.values()
+        ):
+            self._file.close()
+            self._file = None
 
+    def _put_aside(self, array: NDArray[Any]) -> _Aside:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 (open until nothing is in it)
+        start = self._file.seek(0, os.SEEK_END)
+        self._file.write(np.ascontiguousarray(array).tobytes())
+        self._file.flush()
+        return _Aside(start, array.dtype, array.shape)
 
-class _Aside(np.memmap):
-    """An array in a file without a name."""
-
-
-def _aside(array: NDArray[Any]) -> NDArray[Any]:
-    with tempfile.TemporaryFile() as file:
-        array = np.ascontiguousarray(array)
-        file.write(array.data)
-        file.flush()
-        # copied on write: whoever takes it may change it
-        return _Aside(file, array.dtype, "c", shape=array.shape)
+    def _read(self, kept: _Aside) -> NDArray[Any]:
+        assert self._file is not None  # as long as anything lies in it
+        array = np.empty(kept.shape, kept.dtype)
+        self._file.seek(kept.start)
+        self._file.readinto(array.reshape(-1).view(np.uint8))  # type: ignore[attr-defined]
+        return array
 
 
 handed_on = HandedOn()
