@@ -142,3 +142,26 @@ def test_a_lock_is_taken_by_one(tmp_path: Path) -> None:
         second.__enter__()
     with alone(tmp_path / "lock", taken):
         pass
+
+
+SETTLING = """
+import sys
+from pathlib import Path
+from overtile.pipelines.files import settle
+while not Path("stop").exists():
+    settle(Path())
+"""
+
+
+def test_readers_that_settle_do_not_disturb_a_writer(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SETTLING]
+    with subprocess.Popen(command, cwd=tmp_path) as reader:
+        for number in range(40):
+            with together(tmp_path) as unfinished:
+                (unfinished / "a").write_text(str(number))
+                (unfinished / "b").mkdir()
+                (unfinished / "b" / "c").write_text(str(number))
+            found = (tmp_path / "a").read_text(), (tmp_path / "b" / "c").read_text()
+            assert found == (str(number), str(number))
+        (tmp_path / "stop").touch()
+        assert reader.wait() == 0

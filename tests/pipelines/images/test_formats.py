@@ -322,3 +322,16 @@ def test_a_result_is_old_or_new_wherever_its_writer_is_killed(tmp_path: Path) ->
         assert [path for path in home.iterdir() if is_image(path)] == [file]
         write_like(home / "a", old, like)
     assert np.array_equal(read_image(write_like(home / "a", new, like))[0], new)
+
+
+def test_no_error_is_its_own_cause(tmp_path: Path) -> None:
+    """Who follows causes, as Dask's workers do, comes to an end."""
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 8), np.uint8))
+    with pytest.raises(ConfigurationError, match="no level 3") as caught:
+        open_source(tmp_path / "a.tif", level=3)
+    error: BaseException | None = caught.value
+    seen: list[BaseException] = []
+    while error is not None:
+        assert error not in seen
+        seen.append(error)
+        error = error.__cause__
