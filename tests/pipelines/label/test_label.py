@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -1272,8 +1273,9 @@ def child(server: Server) -> psutil.Process:
         task = server.get("/train/").json
         if task["progress"]["max_epochs"]:
             for process in psutil.Process(server.process.pid).children(recursive=True):
-                if "monai.bundle" in process.cmdline() and process.children():
-                    return process
+                with contextlib.suppress(psutil.NoSuchProcess):  # one that has just ended
+                    if "monai.bundle" in process.cmdline() and process.children():
+                        return process
         assert task["status"] in ("SUBMITTED", "RUNNING"), task
         time.sleep(0.2)
     raise AssertionError("no training began")

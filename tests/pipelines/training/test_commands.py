@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import tifffile
 import torch
 from mlflow import MlflowClient
 from PIL import Image
+from ports import free_port
 
 from overtile.networks import MixedPrecisionInferer, OverlapTileInferer, ValidUNet
 from overtile.pipelines.data.synthesis.datasets import write_touching_cells
@@ -323,9 +323,7 @@ def test_one_fold_without_validation_keeps_the_last_network(bundle: Any, cells: 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
         *("--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--workers", "1"),
@@ -334,18 +332,21 @@ def server(tmp_path: Path) -> Iterator[str]:
     log = (tmp_path / "server.log").open("w")
     process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     uri = f"http://127.0.0.1:{port}"
-    for _ in range(240):
-        try:
-            with urllib.request.urlopen(f"{uri}/health", timeout=1):
-                break
-        except OSError:
-            time.sleep(0.25)
-    else:
-        pytest.fail((tmp_path / "server.log").read_text())
-    yield uri
-    process.terminate()
-    process.wait(timeout=30)
-    log.close()
+    deadline = time.monotonic() + 180
+    try:
+        while True:
+            assert process.poll() is None, (tmp_path / "server.log").read_text()
+            assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
+            try:
+                with urllib.request.urlopen(f"{uri}/health", timeout=10):
+                    break
+            except OSError:
+                time.sleep(0.25)
+        yield uri
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+        log.close()
 
 
 def test_a_run_goes_to_the_server_that_the_environment_names(
