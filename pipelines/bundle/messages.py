@@ -11,7 +11,6 @@ from types import TracebackType
 from monai.bundle import ConfigParser
 
 from overtile.pipelines.bundle.configuration import current_parser
-from overtile.pipelines.bundle.overrides import in_monais_command
 from overtile.pipelines.bundle.schema import KEYS
 from overtile.pipelines.errors import ConfigurationError, Setting, exit_with, users_mistake
 
@@ -73,12 +72,10 @@ def _refused(place: str, cause: BaseException) -> ConfigurationError:
 def one_line_errors() -> None:
     """From now on a user's mistake ends the program with one line on stderr and exit code 2.
 
-    A bundle's configuration calls this in ``initialize``, because ``monai.bundle run`` lets
-    every exception through. In any other program it does nothing. Errors that are not the
-    user's keep their traceback.
+    ``monai.bundle run`` lets every exception through. Errors that are not the user's keep their
+    traceback.
     """
-    if in_monais_command():  # no program of others
-        sys.excepthook = partial(_report, parser=current_parser())
+    sys.excepthook = partial(_report, parser=current_parser())
 
 
 def as_override(setting: Setting, parser: ConfigParser | None = None) -> str | None:
