@@ -71,8 +71,9 @@ def check_configuration(parser: ConfigParser | None = None) -> None:
     config = {name: value for name, value in parser.get().items() if name != parser.meta_key}
     present = _present(config)
     values = {name: value for name, value in present.items() if not is_expression(value)}
-    for name, value in values.items():
-        check_value(KEYS[name], value)
+    for name, value in present.items():
+        if name in values or KEYS[name].part:
+            check_value(KEYS[name], value)
     _check_switches(present)
     _check_run(parser, config)
     _check_targets(config)

@@ -17,7 +17,7 @@ from overtile.pipelines.errors import ConfigurationError, Setting, exit_with, us
 # PyTorch asserts that it was built with CUDA; MONAI imports a name when it is used
 _REFUSALS = (
     *(TypeError, ValueError, RuntimeError, AttributeError, KeyError, AssertionError),
-    ImportError,
+    *(ImportError, NameError),
 )
 
 
@@ -45,6 +45,8 @@ def wrong_value(error: BaseException | None) -> ConfigurationError | None:
                 found = re.search(r"""["'](\$.+)["']""", said)
                 place = re.sub(r"__local_refs\['([^']+)'\]", r"@\1", found[1] if found else said)
                 return _refused(place, cause)
+        if isinstance(error, SyntaxError) and error.filename == "<unknown>":  # of an expression
+            return _refused(f"${(error.text or '').strip()}", SyntaxError(error.msg))
         if isinstance(error, ValueError) and said.startswith("run ID"):  # ``run trainin``
             return ConfigurationError("", said, "training, evaluation or inference")
         if isinstance(error, ModuleNotFoundError) and "Cannot locate" in said:

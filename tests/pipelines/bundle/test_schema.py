@@ -322,6 +322,8 @@ MEND = (
     ("training", ("--initialize#0", "null"), "initialize: ['null', "),
     ("training", ("--initialize", "$lost()"), "$lost(): name 'lost' is not defined"),
     ("training", ("--initialize", "null", "--training", "$None"), "initialize: 'null'; expected"),
+    ("training", ("--seed", "$import"), "configuration: $import: invalid syntax"),
+    ("training", ("--network", "$@network_def.to("), "configuration: $@network_def.to(: '(' was"),
     ("training", ("--imports", "null"), "imports: 'null'; expected a list of objects"),
     ("training", ("--layout", "pears"), "layout: 'pears'; expected auto or pairs for generated"),
     ("training", ("--network_def#features", "None"), "network_def#features: None; expected a list"),
@@ -376,13 +378,9 @@ SGD = "$torch.optim.SGD(@network.parameters())"
 @pytest.mark.parametrize(
     ("own", "options", "said"),
     [
-        (
-            {"optimizer": "$torch.optim.SGD(@network.parameters())"},
-            ("--weight_decay", "0.1"),
-            "0.1",
-        ),
-        ({"optimizer": "$torch.optim.SGD(@network.parameters())", "weight_decay": 0.1}, (), "0.1"),
-        ({"training": "$print(@optimizer)"}, ("--warmup_steps", "3"), "3"),
+        ({"optimizer": SGD}, ("--weight_decay", "0.1"), "weight_decay: 0.1"),
+        ({"optimizer": SGD, "weight_decay": 0.1}, (), "weight_decay: 0.1"),
+        ({"training": "$print(@optimizer)"}, ("--warmup_steps", "3"), "warmup_steps: 3"),
     ],
 )
 def test_a_setting_that_a_second_file_leaves_without_use_is_refused(
@@ -391,7 +389,7 @@ def test_a_setting_that_a_second_file_leaves_without_use_is_refused(
     (tmp_path / "own.json").write_text(json.dumps(own))
     first = ROOT / "bundles" / "touching_cells" / "configs" / "train.json"
     files = ("--config_file", f"['{first}','{tmp_path}/own.json']")
-    done = bundle.run("touching_cells", "training", *files, *options, "--output_dir", "out")
+    done = bundle.run("touching_cells", "training", *files, *options)
     assert done.returncode == 2, done.stderr
     assert f"overtile: error: {said}: nothing uses a key of this name" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["own.json"]

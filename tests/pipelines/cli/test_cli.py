@@ -449,7 +449,7 @@ def test_the_page_on_the_command_line_describes_every_option(root: Path) -> None
 
 
 def test_the_server_names_the_options_of_its_command() -> None:
-    options = {name.lstrip("-") for one in program.commands["label"].params for name in one.opts}
-    own = {name.replace("-", "_") for name in options}
+    options = [name for one in program.commands["label"].params for name in one.opts]
+    own = {name[2:].replace("-", "_") for name in options if name.startswith("--")}
     assert {*_OPTIONS} <= own
     assert own - {*_OPTIONS} == {"open", "quiet", "verbose"}
