@@ -43,8 +43,7 @@ def wrong_value(error: BaseException | None) -> ConfigurationError | None:
             if said.startswith("Failed to evaluate"):
                 said = re.sub(r"""["']\s*\n\s*["']""", "", said)  # MONAI breaks the line
                 found = re.search(r"""["'](\$.+)["']""", said)
-                place = re.sub(r"__local_refs\['([^']+)'\]", r"@\1", found[1] if found else said)
-                return _refused(place, cause)
+                return _refused(found[1] if found else said, cause)
         if isinstance(error, SyntaxError) and error.filename == "<unknown>":  # of an expression
             return _refused(f"${(error.text or '').strip()}", SyntaxError(error.msg))
         if isinstance(error, ValueError) and said.startswith("run ID"):  # ``run trainin``
@@ -56,6 +55,7 @@ def wrong_value(error: BaseException | None) -> ConfigurationError | None:
 
 
 def _refused(place: str, cause: BaseException) -> ConfigurationError:
+    place = re.sub(r"__local_refs\['([^']+)'\]", r"@\1", place)  # as MONAI evaluates it
     gone = re.match(r"from overtile\S* import \w+", str(cause))
     if gone and isinstance(cause, ImportError):
         return ConfigurationError(
