@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import re
 import sys
@@ -213,7 +214,10 @@ def _check_run(parser: ConfigParser, config: Mapping[str, Any]) -> None:
 
 
 def _check_targets(config: Any, place: str = "") -> None:
-    """Names of Overtile that this version has not got: misspelt, or of an earlier layout."""
+    """Names of Overtile that this version has not got: misspelt, or of an earlier layout.
+
+    Also expressions that are none.
+    """
     if isinstance(config, (dict, list)):
         for name, value in config.items() if isinstance(config, dict) else enumerate(config):
             _check_targets(value, f"{place}#{name}" if place else str(name))
@@ -224,6 +228,12 @@ def _check_targets(config: Any, place: str = "") -> None:
         elif place.endswith("_target_") and config.startswith("overtile."):
             module, _, name = config.rpartition(".")
             _check_exists(module, name, place)
+        elif config.startswith("$"):
+            try:
+                ast.parse(ReferenceResolver.id_matcher.sub("_", config.replace("#", "::"))[1:])
+            except SyntaxError as error:
+                found = f"{shown(config)}: {error.msg}"
+                raise ConfigurationError(place, found, "an expression of Python") from None
 
 
 def _check_exists(module: str, name: str, place: str) -> None:

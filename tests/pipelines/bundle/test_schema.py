@@ -323,7 +323,7 @@ MEND = (
     ("training", ("--initialize", "$lost()"), "$lost(): name 'lost' is not defined"),
     ("training", ("--initialize", "null", "--training", "$None"), "initialize: 'null'; expected"),
     ("training", ("--seed", "$import"), "configuration: $import: invalid syntax"),
-    ("training", ("--network", "$@network_def.to("), "configuration: $@network_def.to(: '(' was"),
+    ("training", ("--network", "$@network_def.to("), "network: '$@network_def.to(': '(' was"),
     ("training", ("--imports", "null"), "imports: 'null'; expected a list of objects"),
     ("training", ("--layout", "pears"), "layout: 'pears'; expected auto or pairs for generated"),
     ("training", ("--network_def#features", "None"), "network_def#features: None; expected a list"),
