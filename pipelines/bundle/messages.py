@@ -11,14 +11,13 @@ from types import TracebackType
 from monai.bundle import ConfigParser
 
 from overtile.pipelines.bundle.configuration import current_parser
-from overtile.pipelines.bundle.overrides import in_monais_command
 from overtile.pipelines.bundle.schema import KEYS
 from overtile.pipelines.errors import ConfigurationError, Setting, exit_with, users_mistake
 
 # PyTorch asserts that it was built with CUDA; MONAI imports a name when it is used
 _REFUSALS = (
     *(TypeError, ValueError, RuntimeError, AttributeError, KeyError, AssertionError),
-    ImportError,
+    *(ImportError, NameError),
 )
 
 
@@ -44,8 +43,9 @@ def wrong_value(error: BaseException | None) -> ConfigurationError | None:
             if said.startswith("Failed to evaluate"):
                 said = re.sub(r"""["']\s*\n\s*["']""", "", said)  # MONAI breaks the line
                 found = re.search(r"""["'](\$.+)["']""", said)
-                place = re.sub(r"__local_refs\['([^']+)'\]", r"@\1", found[1] if found else said)
-                return _refused(place, cause)
+                return _refused(found[1] if found else said, cause)
+        if isinstance(error, SyntaxError) and error.filename == "<unknown>":  # of an expression
+            return _refused(f"${(error.text or '').strip()}", SyntaxError(error.msg))
         if isinstance(error, ValueError) and said.startswith("run ID"):  # ``run trainin``
             return ConfigurationError("", said, "training, evaluation or inference")
         if isinstance(error, ModuleNotFoundError) and "Cannot locate" in said:
@@ -55,6 +55,7 @@ def wrong_value(error: BaseException | None) -> ConfigurationError | None:
 
 
 def _refused(place: str, cause: BaseException) -> ConfigurationError:
+    place = re.sub(r"__local_refs\['([^']+)'\]", r"@\1", place)  # as MONAI evaluates it
     gone = re.match(r"from overtile\S* import \w+", str(cause))
     if gone and isinstance(cause, ImportError):
         return ConfigurationError(
@@ -73,12 +74,10 @@ def _refused(place: str, cause: BaseException) -> ConfigurationError:
 def one_line_errors() -> None:
     """From now on a user's mistake ends the program with one line on stderr and exit code 2.
 
-    A bundle's configuration calls this in ``initialize``, because ``monai.bundle run`` lets
-    every exception through. In any other program it does nothing. Errors that are not the
-    user's keep their traceback.
+    ``monai.bundle run`` lets every exception through. Errors that are not the user's keep their
+    traceback.
     """
-    if in_monais_command():  # no program of others
-        sys.excepthook = partial(_report, parser=current_parser())
+    sys.excepthook = partial(_report, parser=current_parser())
 
 
 def as_override(setting: Setting, parser: ConfigParser | None = None) -> str | None:

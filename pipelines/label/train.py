@@ -16,6 +16,8 @@ from typing import Any
 
 from monailabel.interfaces.tasks.train import TrainTask
 
+from overtile.pipelines.bundle.schema import KEYS
+from overtile.pipelines.bundle.values import allowed, refuses, shown
 from overtile.pipelines.data.facts import FactBook, default_cache
 from overtile.pipelines.data.find import items_of
 from overtile.pipelines.data.layout import Pair
@@ -27,12 +29,8 @@ from overtile.pipelines.label.models import SHIPPED, VALIDATED, held, publish
 from overtile.pipelines.label.refusals import ConflictError, RefusedError, sentence
 from overtile.pipelines.training.tracking import end_abandoned
 
-_NUMBERS: dict[str, tuple[type, float, float]] = {
-    "max_epochs": (int, 1, 10_000),
-    "samples_per_epoch": (int, 1, 100_000),
-    "learning_rate": (float, 1e-8, 1.0),
-    "seed": (int, 0, 2**31),
-}
+# What a client may ask of a machine that others wait for; all else says the schema of the settings.
+_MOST = {"max_epochs": 10_000, "samples_per_epoch": 100_000, "learning_rate": 1, "seed": 2**31}
 _STARTS = ("shipped", "current", "nothing")
 _DEFAULTS: dict[str, Any] = {
     "max_epochs": 5,
@@ -145,7 +143,7 @@ class Trainer(TrainTask):
                 "nothing": None,
             }[options["start"]]
         settings = {
-            **{key: options[key] for key in _NUMBERS},
+            **{key: options[key] for key in _MOST},
             "dataset_dir": data,
             "layout": "pairs",
             "labels": "instances",
@@ -167,11 +165,11 @@ def checked(request: Mapping[str, Any]) -> dict[str, Any]:
         RefusedError: for a value that is out of range.
     """
     options = dict(_DEFAULTS)
-    for key, (kind, least, most) in _NUMBERS.items():
-        value = request.get(key, options[key])
-        number = isinstance(value, (int, kind)) and not isinstance(value, bool)
-        if not number or not least <= value <= most:
-            raise RefusedError(f"{key} {value!r}", expected=f"a number from {least} to {most}")
+    for key, most in _MOST.items():
+        kind, value = KEYS[key].type, request.get(key, options[key])
+        if refuses(kind, value) or value > most:
+            expected = f"{allowed(kind)}, at most {most}"
+            raise RefusedError(f"{key} {shown(value)}", expected=expected)
         options[key] = value
     start = request.get("start", options["start"])
     start = options["start"] if isinstance(start, list) else start  # as the viewers send it back

@@ -26,6 +26,7 @@ from overtile.pipelines.data.synthesis.cells import touching_cells
 from overtile.pipelines.data.synthesis.membranes import membranes
 from overtile.pipelines.data.write import written_layouts
 from overtile.pipelines.errors import Setting
+from overtile.pipelines.label.refusals import _OPTIONS
 
 HEAVY = ("torch", "monai", "matplotlib", "mlflow", "scipy", "numba", "itk", "zarr", "pandas")
 COMMANDS = (
@@ -445,3 +446,10 @@ def test_the_page_on_the_command_line_describes_every_option(root: Path) -> None
     for words in COMMANDS:
         for option in re.findall(r"  (--[a-z-]+)", overtile(*words, "--help").stdout):
             assert f"`{option}`" in page or f" {option}`" in page, f"{option} is not described"
+
+
+def test_the_server_names_the_options_of_its_command() -> None:
+    options = [name for one in program.commands["label"].params for name in one.opts]
+    own = {name[2:].replace("-", "_") for name in options if name.startswith("--")}
+    assert {*_OPTIONS} <= own
+    assert own - {*_OPTIONS} == {"open", "quiet", "verbose"}

@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import monai.bundle
@@ -22,6 +23,7 @@ import torch
 from mlflow import MlflowClient
 from PIL import Image
 from ports import free_port
+from test_face import FACES, named_in
 
 from overtile.networks import MixedPrecisionInferer, OverlapTileInferer, ValidUNet
 from overtile.pipelines.data.synthesis.datasets import write_touching_cells
@@ -476,6 +478,15 @@ def trained(cells: Path, bundle_in: Any, tmp_path_factory: pytest.TempPathFactor
     done = bundle.run("touching_cells", "training", *small(cells, 1), *options)
     assert done.returncode == 0, done.stderr
     return bundle.folder / "runs" / "small"
+
+
+def test_every_name_in_the_folder_of_a_run_is_there(trained: Path) -> None:
+    files = sorted((trained / "configs").glob("*.json"))
+    names = {name for file in files for name in named_in(file)}
+    assert len(names) > 30
+    for name in names:
+        assert name.rpartition(".")[0] in FACES, name
+        assert locate(name) is not None, name
 
 
 def of_run(folder: Path, name: str) -> tuple[object, ...]:
