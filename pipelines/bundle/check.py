@@ -26,7 +26,7 @@ from overtile.pipelines.bundle.values import (
     shown,
     takes_text,
 )
-from overtile.pipelines.errors import ConfigurationError, Setting
+from overtile.pipelines.errors import ConfigurationError, Setting, users_mistake
 
 _UNUSED = {"bundle_root", "displayable_configs", "device"}  # MONAI and its servers ask for these
 _RUNS = {"training", "inference", "evaluation"}
@@ -110,7 +110,11 @@ def _take_as_typed(parser: ConfigParser, words: list[str]) -> None:
             try:
                 parser[name] = value
             except (KeyError, IndexError, TypeError, ValueError):
-                raise ConfigurationError(name, "no such place in the configuration") from None
+                raise ConfigurationError(
+                    name,
+                    "no such place in the configuration",
+                    "a key of it, or a place in one, as KEY::PART",
+                ) from None
             changed = True
     if changed:
         parser.parse()
@@ -138,6 +142,8 @@ def _evaluated(parser: ConfigParser, key: Key) -> Any:
     try:
         value = parser.get_parsed_content(key.name)
     except Exception as error:
+        if mistake := users_mistake(error):
+            raise mistake.within(key.name) from error
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
         raise ConfigurationError(
             key.name,
