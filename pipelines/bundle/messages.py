@@ -45,7 +45,8 @@ def wrong_value(error: BaseException | None) -> ConfigurationError | None:
         if isinstance(error, OSError) and error.filename and error.strerror:
             file = Path(os.fsdecode(error.filename))
             return ConfigurationError(file, error.strerror, "a file or folder that can be used")
-        own = cause is not None and str(cause).startswith("Failed to")  # MONAI's next wrapper
+        # MONAI's next wrapper
+        own = type(cause) is RuntimeError and str(cause).startswith("Failed to")
         if isinstance(error, RuntimeError) and isinstance(cause, _REFUSALS) and not own:
             name = re.match(r"Failed to instantiate component '(.+)' with", said)
             if name and name[1].rpartition(".")[2][:1].isupper():
@@ -64,18 +65,18 @@ def wrong_value(error: BaseException | None) -> ConfigurationError | None:
 
 
 def _refused(place: str, cause: BaseException) -> ConfigurationError:
-    gone = re.match(r"from overtile\S* import \w+", str(cause))
-    if gone and isinstance(cause, ImportError):
-        return ConfigurationError(
-            f"configuration: {place}",
-            f"this version of Overtile has not what '{gone[0]}' names",
-            "a bundle of this version",
-            "if an earlier one wrote it, train again with this one",
-        )
     where, hint = f"configuration: {place}", (ANOTHER, "mend the configuration's file")
     if isinstance(cause, ArgumentError):
         told = of_argument(cause, where)
         return told.advising(*told.hint, *hint)
+    gone = isinstance(cause, ImportError) and re.match(r"from overtile\S* import \w+", str(cause))
+    if gone:
+        return ConfigurationError(
+            where,
+            f"this version of Overtile has not what '{gone[0]}' names",
+            "a bundle of this version",
+            "if an earlier one wrote it, train again with this one",
+        )
     return ConfigurationError(where, str(cause), hint=hint)
 
 

@@ -89,9 +89,9 @@ class Trainer(TrainTask):
             RefusedError: for a request that cannot be met.
             TrainingError: if the training fails; the run is then marked as such.
 
-        The server, which is another process, finds the error in `mistake` too.
+        The server, which is another process, finds the error by `why_it_failed`.
         """
-        mistake = mistake_in(self.runs)
+        mistake = _mistake(self.runs)
         mistake.parent.mkdir(parents=True, exist_ok=True)
         mistake.unlink(missing_ok=True)
         try:
@@ -225,9 +225,15 @@ def linked(pairs: Iterable[Mapping[str, str]], folder: Path) -> Path:
     return folder
 
 
-def mistake_in(runs: Path) -> Path:
-    """Where the mistake is that ended the last training, as `handed_over` reads it."""
+def _mistake(runs: Path) -> Path:
+    """Where the mistake is left that ended the last training."""
     return runs / "mistake.json"
+
+
+def why_it_failed(runs: Path, folder: Path) -> str:
+    """What ended the last training, with paths told from the folder of images on."""
+    mistake = handed_over(_mistake(runs))
+    return "the server's log tells why" if mistake is None else sentence(mistake, folder)
 
 
 def _run(command: list[str], mistake: Path) -> tuple[int, str]:

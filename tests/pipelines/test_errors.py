@@ -7,11 +7,17 @@ import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
 from overtile.networks import ArgumentError, GeometryError, TileGeometry
+from overtile.pipelines.data.facts import FactBook
+from overtile.pipelines.data.find import items_of
+from overtile.pipelines.data.layout import Pair
 from overtile.pipelines.errors import (
     HAND_OVER,
     DataError,
@@ -136,3 +142,50 @@ def test_a_command_hands_its_mistake_over_instead_of_wording_it(
     told = handed_over(file)
     assert told is not None
     assert told.hint == (Setting("skip_unreadable", True),)
+
+
+def broken(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Pairs of image and label that cannot be used, each in a way of its own."""
+    good, cells = np.arange(64, dtype=np.uint8).reshape(8, 8), np.eye(8, dtype=np.uint16)
+    save = tifffile.imwrite
+    for name, image, label in (
+        ("small", good, cells[:4]),
+        ("planes", good, np.stack([cells, cells])),
+        ("colours", np.random.default_rng(0).integers(0, 9, (8, 8, 3), np.uint8), cells),
+        ("nan", np.full((8, 8), np.nan, np.float32), cells),
+        ("floats", good, cells / 3),
+        ("negative", good, -cells.astype(np.int16)),
+        ("complex", good.astype(np.complex64), cells),
+    ):
+        image_file, label_file = folder / f"{name}.tif", folder / f"{name}_masks.tif"
+        save(image_file, image, photometric="rgb" if name == "colours" else "minisblack")
+        save(label_file, label, photometric="minisblack")
+        yield image_file, label_file
+    label = folder / "small_masks.tif"
+    for name in ("text.png", "text.tif", "text.nii", "text.jpg", "text.dcm"):
+        (folder / name).write_text("no image")
+        yield folder / name, label
+    whole = (folder / "small.tif").read_bytes()
+    (folder / "cut.tif").write_bytes(whole[:-40])
+    yield folder / "cut.tif", label
+    yield folder / "missing.tif", label
+    flat, turned = (nibabel.Nifti1Image(cells, np.diag(d)) for d in ((1, 1, 1, 1), (9, 9, 9, 1)))
+    for name, volume in (("a.nii", flat), ("b.nii", turned)):
+        nibabel.save(volume, folder / name)
+    yield folder / "a.nii", folder / "b.nii"
+
+
+def test_no_fault_of_a_file_tells_where_a_server_keeps_it(tmp_path: Path) -> None:
+    folder = tmp_path / "secret"
+    folder.mkdir()
+    count = 0
+    for image, label in broken(folder):
+        with pytest.raises(DataError) as caught:
+            items_of(Pair(image, label), FactBook(None, folder))
+        error = caught.value
+        told = error.moved(lambda p: p.relative_to(folder)).worded()
+        assert str(folder) not in told, told
+        assert image.name in told or label.name in told
+        assert str(folder) in str(error)  # whoever is at home is told where
+        count += 1
+    assert count == 15

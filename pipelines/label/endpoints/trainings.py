@@ -13,16 +13,14 @@ from monailabel.endpoints.train import run_model, status
 from monailabel.endpoints.user.auth import User
 from monailabel.utils.async_tasks.utils import tasks
 
-from overtile.pipelines.errors import handed_over
 from overtile.pipelines.label.endpoints.dependencies import admin, datastore, instance, user
 from overtile.pipelines.label.refusals import (
     ConflictError,
     ForbiddenError,
     MissingError,
     RefusedError,
-    sentence,
 )
-from overtile.pipelines.label.train import checked, mistake_in, stop_training
+from overtile.pipelines.label.train import checked, stop_training, why_it_failed
 
 routes = APIRouter()
 _STARTING = threading.Lock()  # of two requests to train, the latter sees the training
@@ -37,15 +35,8 @@ def train_status(all: bool = False, check_if_running: bool = False, user: User =
     for task in listed:
         task["progress"] = _progress(list(task.get("details", ())), task["status"])
     if listed and listed[-1]["status"] == "ERROR" and not check_if_running:
-        listed[-1].setdefault("error", _why_it_failed())
+        listed[-1].setdefault("error", why_it_failed(instance().runs, datastore().folder))
     return found
-
-
-def _why_it_failed() -> str:
-    mistake = handed_over(mistake_in(instance().runs))
-    if mistake is None:
-        return "the training failed; the server's log tells more"
-    return sentence(mistake, datastore().folder)
 
 
 def _progress(lines: list[str], state: str) -> dict[str, Any]:
