@@ -1342,7 +1342,7 @@ def test_a_training_that_is_killed(training: Server) -> None:
     process.kill()
     task = training.trained()
     assert task["status"] == "ERROR"
-    assert "the training ended with code -9" in training.json("/train/")["error"]
+    assert "the training ended with code -9" in training.get("/train/").json["error"]
     assert [run.info.status for run in runs(training)[known:]] == ["FAILED"]
     # and the next one is a run of its own
     fresh = {"max_epochs": 1, "samples_per_epoch": 2, "pretrained": False}
