@@ -35,7 +35,7 @@ from overtile.pipelines.bundle.values import (
     shown,
     takes_text,
 )
-from overtile.pipelines.errors import ConfigurationError, Setting
+from overtile.pipelines.errors import ConfigurationError, Setting, users_mistake
 
 _OF_EVERY_BUNDLE = {"bundle_root", "device"}  # MONAI and its servers give them, used or not
 _RUNS = [name for name, key in KEYS.items() if key.type is PART and name != "initialize"]
@@ -121,7 +121,11 @@ def _take_as_typed(parser: ConfigParser, words: list[str]) -> None:
             try:
                 parser[name] = value
             except (KeyError, IndexError, TypeError, ValueError):
-                raise ConfigurationError(name, "no such place in the configuration") from None
+                raise ConfigurationError(
+                    name,
+                    "no such place in the configuration",
+                    "a key of it, or a place in one, as KEY::PART",
+                ) from None
 
 
 def _parse(parser: ConfigParser) -> None:
@@ -129,7 +133,11 @@ def _parse(parser: ConfigParser) -> None:
     try:
         parser.parse()
     except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
-        raise ConfigurationError("configuration", f"a % or @ leads nowhere ({error})") from error
+        raise ConfigurationError(
+            "configuration",
+            f"a % or @ leads nowhere ({error})",
+            "the name of a key, or of a place in one, as %KEY::PART",
+        ) from error
 
 
 def _present(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,6 +162,8 @@ def _evaluated(parser: ConfigParser, key: Key) -> Any:
     try:
         value = parser.get_parsed_content(key.name)
     except Exception as error:
+        if mistake := users_mistake(error):
+            raise mistake.within(key.name) from error
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
         raise ConfigurationError(
             key.name,
@@ -183,7 +193,7 @@ def _check_begun(file: Path) -> None:
     try:
         _check_targets(ConfigParser.load_config_file(file))
     except ConfigurationError as error:
-        raise error.within(file) from None
+        raise error.within(str(file)) from None
     except ValueError as error:
         raise ConfigurationError(file, f"no JSON ({error})", hint="train again") from error
 

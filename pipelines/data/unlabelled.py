@@ -49,7 +49,7 @@ def images_in(
     path = Path(source)
     file = Plane.of(path).file
     if not file.exists():
-        raise DataError(path, "no such file or folder")
+        raise DataError(path, "no such file or folder", "an image, or a folder of images")
     if file != path:  # one plane of it
         return [{"image": str(path)}]
     if file.is_file() or is_image(file):

@@ -795,7 +795,7 @@ def test_a_packed_source_that_cannot_be_read_is_named(
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("gzip.open", refused)
-    with pytest.raises(DataError, match=r"v\.nii\.gz: cannot be read \(Permission denied\)$"):
+    with pytest.raises(DataError, match=r"v\.nii\.gz: cannot be .*denied\); expected a file"):
         run(source, tmp_path / "l.zarr", toy_3d)
     source.unlink()
     source.mkdir()

@@ -449,7 +449,7 @@ def test_a_mistake_costs_one_line_and_exit_code_2(bundle: Any, cells: Path, how:
     [
         (("--dataset_dir", "nothing"), "nothing: no such file or folder"),
         (("--checkpoint", "nothing.pt"), "nothing.pt: no such file; train first"),
-        (("--roi_size", 61), "roi_size 61x61 does not fit the network: expected at least 92"),
+        (("--roi_size", 61), "roi_size 61x61 does not fit the network; expected at least 92"),
         (("--network_def#features", "[4,8]"), "contract.0.0.weight is (32, 1, 3, 3)"),
         (("--image_memory_limit", 10**6), "large.tif: 150x230 pixels need about"),
         (("--save_probabilities", "false"), "save_probabilities: 'false'; expected True or False"),
