@@ -4,26 +4,41 @@ from __future__ import annotations
 
 from typing import Any
 
-from monai.data import MetaTensor
+import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-Labels = NDArray[Any] | Tensor
+from overtile.transforms.metadata import Array, as_array
+
+Labels = Array
+_LARGEST = 2**53  # up to which float64 tells whole numbers apart
 
 
 def instance_array(labels: Labels) -> NDArray[Any]:
-    """The array ``[*S]`` of instance labels ``[1, *S]``.
+    """The array ``[*S]`` of instance labels ``[1, *S]``, of integers.
+
+    MONAI's readers give labels as floating point: whole numbers are taken whatever their type.
 
     Raises:
-        ValueError: if they are not integers, negative, or not of one channel.
+        ValueError: if they are not whole numbers, negative, or not of one channel.
     """
-    tensor = labels.as_tensor() if isinstance(labels, MetaTensor) else labels
-    array = tensor.cpu().numpy() if isinstance(tensor, Tensor) else tensor
+    array = as_array(labels)
     if array.ndim not in (3, 4) or array.shape[0] != 1:
         raise ValueError(f"labels of shape {array.shape}: expected [1, H, W] or [1, D, H, W]")
-    if array.dtype.kind not in "iub":
+    if array.dtype.kind == "f":
+        array = _whole(array)
+    elif array.dtype.kind not in "iub":
         raise ValueError(f"labels of dtype {array.dtype}: expected integers, one per cell")
     if array.size and array.min() < 0:
         raise ValueError(f"labels down to {array.min()}: expected 0 (background) and up")
     instances: NDArray[Any] = array[0]
     return instances
+
+
+def _whole(array: NDArray[Any]) -> NDArray[np.int64]:
+    broken = ~(np.abs(array) <= _LARGEST)  # what is no number is not below anything
+    broken |= np.where(broken, 0, array) != np.rint(np.where(broken, 0, array))
+    if broken.any():
+        raise ValueError(
+            f"labels with a {array[broken][0]:g} in it: expected whole numbers, one per cell"
+        )
+    return array.astype(np.int64)

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
-from monai.utils import convert_to_dst_type
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from overtile.transforms.metadata import as_array, current, like
 from overtile.transforms.two_nearest import two_nearest_cells
 from overtile.transforms.watershed import watershed
 
@@ -93,9 +92,8 @@ class InstancesFromProbabilities(Transform):
         Raises:
             ValueError: for values that are no probabilities.
         """
-        plain = probabilities
-        if isinstance(plain, Tensor):
-            plain = (plain.as_tensor() if isinstance(plain, MetaTensor) else plain).cpu().numpy()
+        probabilities = current(probabilities)
+        plain = as_array(probabilities)
         _check_probabilities(plain[-1])
         labels, count = ndimage.label(plain[-1] > self.threshold)
         sizes = np.bincount(labels.ravel(), minlength=count + 1)
@@ -105,7 +103,7 @@ class InstancesFromProbabilities(Transform):
         labels = self.filled(self.grown(renumbered[labels], plain[-1]))
         instances = labels.astype(np.int32)[None]
         found: NDArray[np.int32] | Tensor
-        found = convert_to_dst_type(instances, probabilities, dtype=np.int32)[0]
+        found = like(instances, probabilities)
         return found
 
     def grown(self, cores: NDArray[Any], probability: NDArray[Any]) -> NDArray[Any]:
@@ -186,3 +184,6 @@ class InstancesFromProbabilitiesd(MapTransform):
         for key in self.key_iterator(data):
             result[self.output_key or key] = self.instances(data[key])
         return result
+
+
+InstancesFromProbabilitiesD = InstancesFromProbabilitiesDict = InstancesFromProbabilitiesd

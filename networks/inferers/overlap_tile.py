@@ -15,7 +15,7 @@ from monai.utils import convert_to_dst_type
 from torch import Tensor
 from tqdm import tqdm
 
-from overtile.networks.geometry import PADDING_MODES, GeometryError, TileGeometry
+from overtile.networks.geometry import GeometryError, TileGeometry, padding_mode_of
 from overtile.networks.inferers.cost import PassCost, exact_memory, pass_cost
 from overtile.networks.inferers.tile_size import choose_tile
 from overtile.networks.inferers.tiling import Tile, Tiling, plan_tiles, read_tile
@@ -100,8 +100,6 @@ class OverlapTileInferer(Inferer):
                 f"{', '.join(sorted(without_effect))}: no effect, exact tiles are not blended",
                 stacklevel=2,
             )
-        if padding_mode not in PADDING_MODES:
-            raise ValueError(f"padding_mode={padding_mode!r}: expected one of {PADDING_MODES}")
         if sw_batch_size < 1:
             raise ValueError(f"sw_batch_size={sw_batch_size}: expected at least 1")
         if isinstance(roi_size, (float, str)) or isinstance(memory_limit, str):
@@ -110,7 +108,7 @@ class OverlapTileInferer(Inferer):
                 "as whole numbers"
             )
         self.roi_size, self.sw_batch_size = roi_size, sw_batch_size
-        self.padding_mode, self.cval = padding_mode, cval
+        self.padding_mode, self.cval = padding_mode_of(padding_mode), cval
         self.sw_device, self.device = sw_device, device
         self.progress, self.memory_limit, self.geometry = progress, memory_limit, geometry
         self.compile = compile
