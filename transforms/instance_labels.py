@@ -35,10 +35,11 @@ def instance_array(labels: Labels) -> NDArray[Any]:
 
 
 def _whole(array: NDArray[Any]) -> NDArray[np.int64]:
-    broken = ~(np.abs(array) <= _LARGEST)  # what is no number is not below anything
-    broken |= np.where(broken, 0, array) != np.rint(np.where(broken, 0, array))
+    values = array.astype(np.float64)
+    broken = ~(np.abs(values) <= _LARGEST)  # what is no number is not below anything
+    broken |= values != np.rint(values)
     if broken.any():
         raise ValueError(
-            f"labels with a {array[broken][0]:g} in it: expected whole numbers, one per cell"
+            f"labels with a {values[broken][0]:g} in it: expected whole numbers, one per cell"
         )
-    return array.astype(np.int64)
+    return values.astype(np.int64)
