@@ -90,10 +90,15 @@ class InstancesFromProbabilities(Transform):
         The last channel is P(cell): the only one, or class 1 of a softmax over two.
 
         Raises:
-            ValueError: for values that are no probabilities.
+            ValueError: for values that are no probabilities, or of more classes than two.
         """
         probabilities = current(probabilities)
         plain = as_array(probabilities)
+        if len(plain) > 2:
+            raise ValueError(
+                f"probabilities of {len(plain)} classes: expected P(cell) alone, or background and "
+                "cell (out_channels 2)"
+            )
         _check_probabilities(plain[-1])
         labels, count = ndimage.label(plain[-1] > self.threshold)
         sizes = np.bincount(labels.ravel(), minlength=count + 1)

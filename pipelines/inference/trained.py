@@ -226,3 +226,9 @@ def _try_out(trained: Trained) -> None:
             f"returns {type(answer).__name__}",
             "one tensor, without deep supervision",
         )
+    if answer.shape[1] > 2:
+        raise ConfigurationError(
+            "network_def#out_channels",
+            f"{answer.shape[1]} classes",
+            "P(cell) alone, or background and cell",
+        )
