@@ -46,10 +46,13 @@ def like(result: Array, image: Array, dtype: Any = None) -> Any:
         image: gives kind, device and metadata.
         dtype: default: that of the result.
     """
-    converted = convert_to_dst_type(result, image, dtype=dtype or result.dtype)[0]
-    if isinstance(converted, MetaTensor) and not get_track_meta():
-        return converted.as_tensor()
-    return converted
+    return if_tracked(convert_to_dst_type(result, image, dtype=dtype or result.dtype)[0])
+
+
+def if_tracked(image: Any) -> Any:
+    """An image, without its metadata where MONAI is to track none."""
+    tracked = get_track_meta() or not isinstance(image, MetaTensor)
+    return image if tracked else image.as_tensor()
 
 
 def record(

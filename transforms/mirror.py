@@ -17,6 +17,7 @@ from overtile.transforms.metadata import (
     Array,
     as_tensor,
     current,
+    if_tracked,
     like,
     record,
     recorded,
@@ -108,7 +109,7 @@ class CropToOutput(InvertibleTransform):
         if any(n <= 2 * m for n, m in zip(size, margins, strict=True)):
             raise ValueError(f"tile of {size}: a margin of {margins} leaves no output")
         inner = (slice(None), *(slice(m, n - m) for n, m in zip(size, margins, strict=True)))
-        result = like(img[inner], img)
+        result = if_tracked(img[inner])
         cropped: Array = record(self, result, size, shifted(margins), {"margin": margins})
         return cropped
 

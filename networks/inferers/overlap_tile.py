@@ -25,7 +25,7 @@ from overtile.networks.network import geometry_of, whole_image_layer
 
 _DEFAULT_MEMORY = 2 * 1024**3
 _SMALL = 128**2  # pixels of a tile whose memory is not worth a prediction
-_WASTE = 50  # times the work of the whole image in one pass that tiles may cost, context included
+_WASTE = 100  # times the work of the whole image in one pass that tiles may cost, context included
 _SENSIBLE = 8  # times that work which is offered instead
 _warned: weakref.WeakSet[Any] = weakref.WeakSet()  # networks whose answer depends on the tile
 # Arguments of SlidingWindowInferer that choose how overlapping answers are blended or
@@ -70,7 +70,7 @@ class OverlapTileInferer(Inferer):
 
     Raises:
         GeometryError: for a network without a geometry, a ``roi_size`` that it cannot take or that
-            leaves so little output that the tiles compute more than 50 times what the whole
+            leaves so little output that the tiles compute more than 100 times what the whole
             image in one pass does, or an image without pixels.
         ValueError: for an argument out of range.
 

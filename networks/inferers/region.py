@@ -35,8 +35,9 @@ class RegionInferer:
         spatial_dims: 2 or 3.
 
     Raises:
-        GeometryError: for another inferer, whose answer depends on where its windows lie, a
-            network without a geometry, or one with a layer that sees all of its input.
+        GeometryError: for another inferer, whose answer depends on where its windows lie, or a
+            network without a geometry; when called, for a network with a layer that sees all of its
+            input, unless one tile is the whole image.
     """
 
     def __init__(
@@ -58,11 +59,6 @@ class RegionInferer:
                     "set its _target_ to overtile.networks.OverlapTileInferer"
                 )
             found = found.inferer
-        if layer := whole_image_layer(network):
-            raise GeometryError(
-                f"network layer {layer}: its answer depends on all of its input, so no region "
-                "answers as the whole image does; use normalisation by running statistics"
-            )
         self.tiles = found
         self.geometry: TileGeometry = found.geometry or geometry_of(network)
         self.axes = tuple(self.geometry.axis(axis) for axis in range(spatial_dims))
@@ -162,10 +158,21 @@ class RegionInferer:
             return read_tile(one, Tile(place, tile.size, tile.write), "replicate")
 
         tiling = plan_tiles(sizes, self.geometry, roi)
+        if len(tiling) > 1 or any(size < n for size, (_, _, n) in zip(sizes, spans, strict=True)):
+            refuse_whole_image_layers(self.network)
         result = self.tiles.run_tiles(tiling, read, self.network, window.shape[0], quiet=True)
         ahead = [first - a for a, (first, _, _) in zip(starts, spans, strict=True)]
         asked = (slice(None), slice(None), *(slice(n, None) for n in ahead))
         return tree_map(lambda one: one[asked], result)
+
+
+def refuse_whole_image_layers(network: Any) -> None:
+    """Raise a `GeometryError` for a network that answers a part otherwise than in the whole."""
+    if layer := whole_image_layer(network):
+        raise GeometryError(
+            f"network layer {layer}: its answer depends on all of its input, so no part of an "
+            "image is answered as in the whole; use normalisation by running statistics"
+        )
 
 
 def turned_spans(spans: Sequence[tuple[int, int, int]], version: int) -> list[tuple[int, int, int]]:
