@@ -21,7 +21,7 @@ from overtile.networks import (
 from overtile.pipelines.errors import ConfigurationError, Setting
 
 T = TypeVar("T")
-_VOXELS = 160**3  # of a training tile at most; patches of 128 voxels are large ones in the field
+_VOLUME = 160  # voxels a side of a training tile; patches of 128 are large ones in the field
 
 
 def current_parser() -> ConfigParser | None:
@@ -97,10 +97,8 @@ def check_tile(tile: int, geometry: TileGeometry, spatial_dims: int = 2) -> int:
             images, as bundles have it, taken for volumes.
     """
     geometry.check((int(tile),) * spatial_dims, "tile")
-    if spatial_dims == 3 and tile**3 > _VOXELS:
-        largest, smallest = (
-            geometry.nearest((side,) * 3)[0][0] for side in (round(_VOXELS ** (1 / 3)), 0)
-        )
+    largest, smallest = (geometry.nearest((side,))[0][0] for side in (_VOLUME, 0))
+    if spatial_dims == 3 and tile > largest:
         raise ConfigurationError(
             f"tile {tile}",
             f"{tile}x{tile}x{tile} are {tile**3 / 1e6:.0f} million voxels, hours for each epoch",
