@@ -97,7 +97,7 @@ def check_tile(tile: int, geometry: TileGeometry, spatial_dims: int = 2) -> int:
             images, as bundles have it, taken for volumes.
     """
     geometry.check((int(tile),) * spatial_dims, "tile")
-    largest, smallest = (geometry.nearest((side,))[0][0] for side in (_VOLUME, 0))
+    largest, smallest = (geometry.nearest((side,) * spatial_dims)[0][0] for side in (_VOLUME, 0))
     if spatial_dims == 3 and tile > largest:
         raise ConfigurationError(
             f"tile {tile}",
