@@ -21,20 +21,25 @@ def instance_array(labels: Labels) -> NDArray[Any]:
     Raises:
         ValueError: if they are not whole numbers, negative, or not of one channel.
     """
-    array = as_array(labels)
+    array = whole_numbers(as_array(labels))
     if array.ndim not in (3, 4) or array.shape[0] != 1:
         raise ValueError(f"labels of shape {array.shape}: expected [1, H, W] or [1, D, H, W]")
-    if array.dtype.kind == "f":
-        array = _whole(array)
-    elif array.dtype.kind not in "iub":
-        raise ValueError(f"labels of dtype {array.dtype}: expected integers, one per cell")
     if array.size and array.min() < 0:
         raise ValueError(f"labels down to {array.min()}: expected 0 (background) and up")
     instances: NDArray[Any] = array[0]
     return instances
 
 
-def _whole(array: NDArray[Any]) -> NDArray[np.int64]:
+def whole_numbers(array: NDArray[Any]) -> NDArray[Any]:
+    """Labels as integers: themselves, or floating point numbers that are whole.
+
+    Raises:
+        ValueError: for others.
+    """
+    if array.dtype.kind in "iub":
+        return array
+    if array.dtype.kind != "f":
+        raise ValueError(f"labels of dtype {array.dtype}: expected integers, one per cell")
     values = array.astype(np.float64)
     broken = ~(np.abs(values) <= _LARGEST)  # what is no number is not below anything
     broken |= values != np.rint(values)
