@@ -200,7 +200,12 @@ def deform(
 def restore(transform: InvertibleTransform, image: Array) -> Array:
     """The inverse of `deform` for one image."""
     size, extra = recorded(transform, image)
-    deformation = Deformation(**extra)
+    deformation = Deformation(  # of tuples and arrays decollating makes lists
+        tuple(map(int, extra["shape"])),
+        tuple(map(float, extra["centre"])),
+        np.asarray(extra["matrix"], np.float64),
+        np.asarray(extra["nodes"], np.float64),
+    )
     result = like(deformation.undo(as_tensor(image), size), image)
     back = np.linalg.inv(deformation.affine).astype(np.float64)
     restored: Array = untracked(transform, result, back)

@@ -75,7 +75,8 @@ class MirrorPad(InvertibleTransform):
             ValueError: for another size.
         """
         size, extra = recorded(self, data)
-        found, margin, padded = tuple(data.shape[1:]), extra["margin"], extra["padded"]
+        found = tuple(data.shape[1:])
+        margin, padded = (tuple(map(int, extra[name])) for name in ("margin", "padded"))
         output = tuple(n - 2 * m for n, m in zip(padded, margin, strict=True))
         if found not in (padded, output):
             raise ValueError(

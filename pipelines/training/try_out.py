@@ -36,7 +36,7 @@ def try_out(
         evaluator: whose network, inferer and postprocessing have to.
         metrics: the evaluator's, by name.
         test_loader: of unseen images; the evaluator's own come first. Where there are none, the
-            training sample is scored.
+            training sample passes the postprocessing, and no metric.
 
     Returns:
         Channels of the network's input and of its (first) output.
@@ -54,7 +54,10 @@ def try_out(
                 channels = _check_loss(trainer, batch)
             loaders: list[Any] = [evaluator.data_loader, test_loader]
             loader = next((one for one in loaders if one is not None and len(one)), None)
-            scored = batch if loader is None else _first_batch(loader)
+            if loader is None:  # nor will anything be scored
+                scored, metrics = batch, {}
+            else:
+                scored = _first_batch(loader)
             with _told("validate", "a network, postprocessing and metrics that go together"):
                 _validate(evaluator, metrics, _small(scored))
     finally:

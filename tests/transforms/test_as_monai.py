@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.data import DataLoader, Dataset, MetaTensor, set_track_meta
+from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch, set_track_meta
 from monai.data.utils import to_affine_nd
 from monai.transforms import (
     BorderPad,
@@ -26,6 +26,7 @@ from overtile.networks import OverlapTileInferer, TileGeometry
 from overtile.transforms import (
     BorderWeightMap,
     CropToOutput,
+    CropToOutputd,
     InstancesFromProbabilities,
     MirrorPad,
     MirrorPadd,
@@ -223,6 +224,27 @@ def test_batches_of_recorded_tiles() -> None:
     (batch,) = loader
     assert batch["image"].shape == (6, 1, 8, 8)
     assert [len(operations) for operations in batch["image"].applied_operations] == [1] * 6
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_was_collated_goes_back_to_its_image(workers: int) -> None:
+    keys, geometry = ["image", "pred"], TileGeometry.unet(1)
+    for step in (
+        RandDeformedTiled(keys, 12, 2, num_samples=2, **RIGID),
+        MirrorPadd(keys, geometry),
+        CropToOutputd(keys, 2),
+    ):
+        steps = Compose([step])
+        items = [dict.fromkeys(keys, placed((20, 21), n)) for n in range(2)]
+        loader = DataLoader(Dataset(items, steps), batch_size=2, num_workers=workers)
+        found = decollate_batch(next(iter(loader)))
+        undo = Invertd("pred", transform=steps, orig_keys="image", nearest_interp=False)
+        for number, item in enumerate(found):
+            source = items[number * 2 // len(found)]["image"]
+            back = undo(item)["pred"]
+            assert torch.equal(back[back != 0], source[back != 0])
+            assert (back != 0).sum() > 50
+            assert torch.equal(back.affine, source.affine)
 
 
 UNRECORDED: list[Callable[[], Any]] = [
