@@ -86,4 +86,4 @@ $(BENCH_STAMP): $(STAMP)
 	@touch $(BENCH_STAMP)
 
 clean: ## remove what the commands made
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs build *.egg-info typings/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

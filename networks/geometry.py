@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import SupportsIndex, overload
 
-from overtile.networks.errors import GeometryError
+from overtile.networks.errors import ArgumentError, GeometryError
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,28 @@ def _as_text(size: int | Sequence[int]) -> str:
 
 PADDING_MODES = ("reflect", "replicate", "constant")
 """What lies beyond the edge of an image: its mirror (the paper's), its edge, or a constant."""
+
+_ALSO_CALLED = {  # by PyTorch's grid_sample and by NumPy, whose names MONAI takes
+    "reflection": "reflect",
+    "border": "replicate",
+    "edge": "replicate",
+    "zeros": "constant",
+}
+
+
+def padding_mode_of(name: str) -> str:
+    """One of `PADDING_MODES`, for it or for what MONAI's transforms call it.
+
+    Raises:
+        ValueError: for another name.
+
+    >>> padding_mode_of("border")
+    'replicate'
+    """
+    mode = _ALSO_CALLED.get(str(name), str(name))
+    if mode not in PADDING_MODES:
+        raise ArgumentError(f"padding_mode={name!r}", f"one of {', '.join(PADDING_MODES)}")
+    return mode
 
 
 def context_indices(start: int, stop: int, size: int, padding_mode: str = "reflect") -> list[int]:

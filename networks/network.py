@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,14 +20,29 @@ class Network(nn.Module):
         in_channels: channels of the image.
         geometry: the sizes.
 
+    Attributes:
+        tile_geometry: margin, multiple and minimum, as a scripted network keeps them.
+
     Raises:
         ValueError: for other dimensions.
     """
 
+    __jit_unused_properties__ = ("geometry",)
+
     def __init__(self, spatial_dims: int, in_channels: int, geometry: TileGeometry) -> None:
         super().__init__()
         choose("spatial_dims", spatial_dims, (2, 3))
-        self.spatial_dims, self.in_channels, self.geometry = spatial_dims, in_channels, geometry
+        self.spatial_dims, self.in_channels = spatial_dims, in_channels
+        self.geometry = geometry
+
+    @property
+    def geometry(self) -> TileGeometry:
+        """The sizes that this network takes."""
+        return TileGeometry(*self.tile_geometry)
+
+    @geometry.setter
+    def geometry(self, geometry: TileGeometry) -> None:
+        self.tile_geometry = (geometry.margin, geometry.multiple, geometry.minimum)
 
     def check_image(self, x: Tensor) -> None:
         """Refuse what is no batch of images for this network, of whatever size.
@@ -67,19 +83,19 @@ class Network(nn.Module):
 
 
 def geometry_of(network: Any) -> TileGeometry:
-    """The geometry that a network owns, also behind the wrappers of DataParallel and compile.
+    """The geometry that a network owns, also scripted and behind wrappers.
+
+    These are DataParallel, compile, `functools.partial` and bound methods.
 
     Raises:
         GeometryError: if it has none; the message says how to give one.
     """
-    for candidate in (
-        network,
-        getattr(network, "module", None),
-        getattr(network, "_orig_mod", None),
-    ):
+    for candidate in _unwrapped(network):
         geometry = getattr(candidate, "geometry", None)
         if isinstance(geometry, TileGeometry):
             return geometry
+        if isinstance(candidate, torch.jit.ScriptModule) and hasattr(candidate, "tile_geometry"):
+            return TileGeometry(*candidate.tile_geometry)
     name = type(network).__name__
     raise GeometryError(
         f"{name} has no geometry, so exact tiles cannot be planned",
@@ -87,6 +103,47 @@ def geometry_of(network: Any) -> TileGeometry:
         "radius=R, multiple=M))",
         "overtile.networks.measure_receptive_field finds both numbers",
     )
+
+
+def _unwrapped(network: Any) -> Iterator[Any]:
+    """A network, and what it wraps, from the outside in."""
+    for _ in range(8):  # a wrapper may name itself
+        yield network
+        inner = (getattr(network, n, None) for n in ("module", "_orig_mod", "func", "__self__"))
+        network = next((one for one in inner if one is not None), None)
+        if network is None:
+            return
+
+
+def whole_image_layer(network: Any) -> str | None:
+    """The first layer whose answer depends on all of the image that it is given, if one does.
+
+    These are normalisations by statistics of the image at hand, global poolings and attention. Such
+    a network answers otherwise for a tile than for the whole image.
+
+    Returns:
+        Its name and kind.
+    """
+    for candidate in _unwrapped(network):
+        if isinstance(candidate, nn.Module):
+            for name, module in candidate.named_modules():
+                if _sees_everything(module):
+                    kind = getattr(module, "original_name", type(module).__name__)  # scripted
+                    return f"{name} ({kind})" if name else str(kind)
+            return None
+    return None
+
+
+def _sees_everything(module: nn.Module) -> bool:
+    kind = str(getattr(module, "original_name", type(module).__name__))
+    own = {kind, *(base.__name__ for base in type(module).__mro__)}
+    if any(name.startswith(("BatchNorm", "SyncBatchNorm", "InstanceNorm")) for name in own):
+        batch = any("BatchNorm" in name for name in own)
+        return getattr(module, "running_mean", None) is None or (batch and module.training)
+    if "LayerNorm" in own:  # of the channels alone it asks one pixel
+        return len(getattr(module, "normalized_shape", ())) > 1
+    everything = ("GroupNorm", "AdaptiveAvgPool", "AdaptiveMaxPool", "MultiheadAttention")
+    return any(name.startswith((*everything, "SABlock")) for name in own)
 
 
 def choose(name: str, value: object, choices: tuple[object, ...]) -> None:

@@ -21,7 +21,7 @@ import overtile
 def tracked(root: Path, *folders: str) -> list[Path]:
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *folders]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    return [Path(name) for name in done.stdout.splitlines() if (root / name).is_file()]
+    return [Path(name) for name in done.stdout.splitlines() if (root / name).exists()]
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,8 @@ def test_no_path_of_a_machine_and_no_index_is_tracked(root: Path) -> None:
         r"(?<![\w.:])/(home|root|work|Users|tmp)/\w|--(extra-)?index-url|pypi\.org"
     )
     for name in tracked(root):
+        if not (root / name).is_file():  # a link to a folder
+            continue
         if name.suffix not in (".png", ".jpg", ".pt") and root / name != Path(__file__):
             found = pattern.search((root / name).read_text(errors="ignore"))
             assert found is None, f"{name}: {found and found.group()}"
@@ -107,3 +109,36 @@ def test_constraints_pin_every_direct_dependency(root: Path) -> None:
 def test_the_citation_names_this_version(root: Path) -> None:
     lines = (root / "CITATION.cff").read_text().splitlines()
     assert f"version: {overtile.__version__}" in lines
+
+
+def test_type_checkers_of_a_users_project_see_the_package(tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    names = ("networks", "transforms", "pipelines", "pipelines.metrics.instances")
+    (tmp_path / "users.py").write_text("".join(f"import overtile.{name}\n" for name in names))
+    # a missing module is told all the same, and PyTorch is not read
+    options = ["--config-file=", "--follow-imports=skip", "--strict", "users.py"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    (tmp_path / "users.py").write_text("import overtile.nonsense\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "overtile.nonsense" in done.stdout
+
+
+def test_an_editable_install_is_the_links_and_no_copy(root: Path) -> None:
+    """Every folder of the package lies, as a link, where the package is found."""
+    for name in ("networks", "transforms", "pipelines", "bundles"):
+        assert (root / "typings" / "overtile" / name).resolve() == root / name
+    for name in ("__init__.py", "py.typed"):
+        assert (root / "typings" / "overtile" / name).resolve() == root / "overtile" / name

@@ -19,9 +19,16 @@ from torch.nn.functional import grid_sample
 
 from overtile.networks.blocks.context import read_box
 from overtile.networks.errors import ArgumentError
-from overtile.networks.geometry import PADDING_MODES
+from overtile.networks.geometry import padding_mode_of
 
 MODES = ("nearest", "bilinear", "bicubic")
+_ALSO_CALLED = {  # by MONAI: in other dimensions, or as the order of a spline
+    "nearest-exact": "nearest",
+    "linear": "bilinear",
+    "trilinear": "bilinear",
+    "0": "nearest",
+    "1": "bilinear",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,12 +88,27 @@ class Deformation:
             positions += ramp.reshape(dims, *shape).to(positions)
         return positions, origin
 
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """From indices of the output to indices of the image, ``[D + 1, D + 1]``, without ``u``."""
+        affine = np.eye(len(self.shape) + 1)
+        affine[:-1, :-1] = self.matrix
+        affine[:-1, -1] = self._corner
+        return affine
+
+    @property
+    def _corner(self) -> NDArray[np.float64]:
+        """Where the output's first pixel comes from."""
+        middle = (np.asarray(self.shape) - 1) / 2
+        corner: NDArray[np.float64] = np.asarray(self.centre) - self.matrix @ middle
+        return corner
+
     @cached_property
     def _on_pixels(self) -> bool:
         """Whether every output pixel shows exactly one image pixel, so nothing interpolates."""
         if self.nodes.any():
             return False
-        corner = np.asarray(self.centre) - self.matrix @ ((np.asarray(self.shape) - 1) / 2)
+        corner = self._corner
         return bool(
             np.array_equal(corner, np.round(corner))
             and np.array_equal(self.matrix, np.round(self.matrix))
@@ -97,9 +119,11 @@ class Deformation:
 
         Args:
             image: any dtype for ``"nearest"`` (kept), else floating point results.
-            mode: ``"nearest"`` for labels, ``"bilinear"`` (trilinear in 3D) or ``"bicubic"`` (2D).
+            mode: ``"nearest"`` for labels, ``"bilinear"`` (trilinear in 3D) or ``"bicubic"`` (2D);
+                MONAI's other names for them too.
             padding_mode: what lies beyond the image: ``"reflect"`` mirrors it without doubling
-                the edge, ``"replicate"`` repeats the edge, ``"constant"`` is 0.
+                the edge, ``"replicate"`` repeats the edge, ``"constant"`` is 0; MONAI's other
+                names for them too.
         """
         return self.apply_all([image], [mode], padding_mode)[0]
 
@@ -107,7 +131,7 @@ class Deformation:
         self, images: Sequence[Tensor], modes: Sequence[str], padding_mode: str = "reflect"
     ) -> list[Tensor]:
         """`apply` for several images of one size, which share the field."""
-        check_choices(modes, padding_mode)
+        modes, padding_mode = [mode_of(mode) for mode in modes], padding_mode_of(padding_mode)
         positions, origin = self.coordinates(images[0].device)
         box = [(int(p.min().floor()) - 1, int(p.max().ceil()) + 2) for p in positions]
         local = positions - torch.tensor([low for low, _ in box]).to(positions).reshape(
@@ -124,6 +148,36 @@ class Deformation:
             else:
                 results.append(_interpolate(source, local, mode))
         return results
+
+    def undo(self, tile: Tensor, size: Sequence[int]) -> Tensor:
+        """The image ``[C, *size]`` that ``tile`` is of, exactly; 0 where the tile shows none of it.
+
+        Raises:
+            ValueError: for a tile of another size, and where no inverse is exact: pixels were
+                interpolated or left out.
+        """
+        places = abs(self.matrix)
+        turned = self._on_pixels and (places.sum(0) == 1).all() and (places.sum(1) == 1).all()
+        if not turned:
+            raise ArgumentError(
+                "a deformation that interpolates has no exact inverse",
+                "flips, quarter turns and whole pixels alone",
+            )
+        if tuple(tile.shape[1:]) != self.shape:
+            raise ArgumentError(f"tile of {tuple(tile.shape[1:])}", f"{self.shape}")
+        axes = places.argmax(1)  # of the tile, for each axis of the image
+        tile = tile.permute(0, *(int(axis) + 1 for axis in axes))
+        signs = self.matrix[np.arange(len(axes)), axes]
+        tile = tile.flip([i + 1 for i, sign in enumerate(signs) if sign < 0])
+        image = tile.new_zeros((len(tile), *size))
+        inside, shown = [slice(None)], [slice(None)]
+        for n, length, centre in zip(size, tile.shape[1:], self.centre, strict=True):
+            low = round(centre - (length - 1) / 2)
+            first, last = max(low, 0), max(min(low + length, n), max(low, 0))
+            inside.append(slice(first, last))
+            shown.append(slice(first - low, last - low))
+        image[tuple(inside)] = tile[tuple(shown)]
+        return image
 
 
 def _nearest(source: Tensor, local: Tensor) -> Tensor:
@@ -159,13 +213,13 @@ def _spline_weights(grid: int, n: int) -> Tensor:
     return torch.as_tensor(spline(where), dtype=torch.float32)
 
 
-def check_choices(modes: Sequence[str], padding_mode: str) -> None:
-    """Raise a ValueError unless every mode, and the padding mode, is one of those offered."""
-    for mode in modes:
-        _choose("mode", mode, MODES)
-    _choose("padding_mode", padding_mode, PADDING_MODES)
+def mode_of(name: str | int) -> str:
+    """One of `MODES`, for it or for what MONAI's transforms call it.
 
-
-def _choose(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ArgumentError(f"{name}={value!r}", f"one of {', '.join(choices)}")
+    Raises:
+        ValueError: for another name.
+    """
+    mode = _ALSO_CALLED.get(str(name), str(name))
+    if mode not in MODES:
+        raise ArgumentError(f"mode={name!r}", f"one of {', '.join(MODES)}")
+    return mode

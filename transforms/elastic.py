@@ -6,28 +6,32 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
-from monai.transforms import MapTransform, RandomizableTransform
-from monai.utils import convert_to_dst_type, ensure_tuple_rep
-from numpy.typing import NDArray
-from torch import Tensor
+from monai.transforms import InvertibleTransform, MapTransform, RandomizableTransform
+from monai.utils import ensure_tuple_rep
 
 from overtile.networks.errors import ArgumentError
-from overtile.transforms.deformation import Deformation, check_choices
+from overtile.networks.geometry import padding_mode_of
+from overtile.transforms.deformation import Deformation, mode_of
+from overtile.transforms.metadata import (
+    Array,
+    as_tensor,
+    current,
+    like,
+    record,
+    recorded,
+    untracked,
+)
 
-Array = NDArray[Any] | Tensor
 
-
-class RandElasticDeform(RandomizableTransform):
+class RandElasticDeform(RandomizableTransform, InvertibleTransform):
     """Elastic deformation by random displacements on a coarse grid (U-Net paper, section 3.1).
 
     Args:
         grid: nodes along each axis, at least 2; the paper's 3.
         sigma: standard deviation of every node's displacement along every axis, in pixels.
-        mode: ``"bilinear"``, ``"bicubic"`` (2D) or ``"nearest"`` (labels).
-        padding_mode: ``"reflect"``, ``"replicate"`` or ``"constant"``.
+        mode: ``"bilinear"``, ``"bicubic"`` (2D) or ``"nearest"`` (labels), or MONAI's other names.
+        padding_mode: ``"reflect"``, ``"replicate"`` or ``"constant"``, or MONAI's other names.
         prob: probability of deforming at all.
 
     Attributes:
@@ -59,9 +63,8 @@ class RandElasticDeform(RandomizableTransform):
             raise ArgumentError(f"grid={grid}", "at least 2 nodes an axis")
         if sigma < 0:
             raise ArgumentError(f"sigma={sigma}", "a standard deviation >= 0, in pixels")
-        check_choices([mode], padding_mode)
         self.grid, self.sigma = grid, sigma
-        self.mode, self.padding_mode = mode, padding_mode
+        self.mode, self.padding_mode = mode_of(mode), padding_mode_of(padding_mode)
         self.recorded: Deformation | None = None
 
     def draw(self, spatial_size: Sequence[int]) -> Deformation:
@@ -76,11 +79,20 @@ class RandElasticDeform(RandomizableTransform):
 
         Arrays come back as arrays, tensors as tensors on their device, metadata is kept.
         """
+        img = current(img)
         self.recorded = draw if draw is not None else self.draw(img.shape[1:])
-        return deform([img], self.recorded, [self.mode], self.padding_mode)[0]
+        return deform(self, [img], self.recorded, [self.mode], self.padding_mode)[0]
+
+    def inverse(self, data: Array) -> Array:
+        """The image as it was, where it was spared.
+
+        Raises:
+            ValueError: where it was deformed: no inverse is exact.
+        """
+        return restore(self, data)
 
 
-class DeformItems(MapTransform, RandomizableTransform):
+class DeformItems(MapTransform, RandomizableTransform, InvertibleTransform):
     """What the dictionary transforms share: one draw moves all keys."""
 
     mode: tuple[str, ...]
@@ -97,15 +109,28 @@ class DeformItems(MapTransform, RandomizableTransform):
         """Deform every key by one field; with ``draw``, replay it instead of drawing."""
         result = dict(data)
         found = list(self.key_iterator(result, self.mode))
-        images = [result[key] for key, _ in found]
+        images = [current(result[key]) for key, _ in found]
         if len({tuple(image.shape[1:]) for image in images}) > 1:
-            named = ", ".join(f"{key} {tuple(result[key].shape[1:])}" for key, _ in found)
-            raise ArgumentError(named, "one spatial size for keys that move together")
+            named = ", ".join(
+                f"{key} {tuple(image.shape[1:])}"
+                for (key, _), image in zip(found, images, strict=True)
+            )
+            raise ArgumentError(f"{named}", "one spatial size for keys that move together")
         if images:
             self.recorded = draw if draw is not None else self.draw(images[0].shape[1:])
             modes = [mode for _, mode in found]
-            moved = deform(images, self.recorded, modes, self.padding_mode)
+            moved = deform(self, images, self.recorded, modes, self.padding_mode)
             result.update({key: image for (key, _), image in zip(found, moved, strict=True)})
+        return result
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Put every key back to where it was in its image.
+
+        Raises:
+            ValueError: where pixels were interpolated: no inverse is exact.
+        """
+        result = dict(data)
+        result.update({key: restore(self, result[key]) for key in self.key_iterator(result)})
         return result
 
 
@@ -137,8 +162,8 @@ class RandElasticDeformd(DeformItems):
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
-        self.mode, self.padding_mode = ensure_tuple_rep(mode, len(self.keys)), padding_mode
-        check_choices(self.mode, padding_mode)
+        self.mode = tuple(map(mode_of, ensure_tuple_rep(mode, len(self.keys))))
+        self.padding_mode = padding_mode_of(padding_mode)
         self.elastic = RandElasticDeform(grid, sigma, prob=prob)
 
     def draw(self, spatial_size: Sequence[int]) -> Deformation:
@@ -147,24 +172,42 @@ class RandElasticDeformd(DeformItems):
         return self.elastic.draw(spatial_size)
 
 
+RandElasticDeformD = RandElasticDeformDict = RandElasticDeformd
+
+
 def deform(
+    transform: InvertibleTransform,
     images: Sequence[Array],
     deformation: Deformation,
     modes: Sequence[str],
     padding_mode: str,
 ) -> list[Array]:
-    """Apply one deformation to images of one size, keeping their kind (array, tensor, metadata)."""
-    tensors = [_plain(image) for image in images]
+    """Apply one deformation to images of one size, keeping their kind (array, tensor, metadata).
+
+    Their affine becomes that of the deformation's rigid part.
+    """
+    tensors = [as_tensor(image) for image in images]
     if wrong := [tensor.shape for tensor in tensors if tensor.ndim not in (3, 4)]:
         raise ArgumentError(f"image of shape {tuple(wrong[0])}", "[C, H, W] or [C, D, H, W]")
     moved = deformation.apply_all(tensors, modes, padding_mode)
+    size, drawn = tensors[0].shape[1:], vars(deformation)
+    extra = {name: drawn[name] for name in ("shape", "centre", "matrix", "nodes")}
     return [
-        convert_to_dst_type(result, image, dtype=result.dtype)[0]
+        record(transform, like(result, image), size, deformation.affine, extra)
         for result, image in zip(moved, images, strict=True)
     ]
 
 
-def _plain(image: Array) -> Tensor:
-    if isinstance(image, MetaTensor):
-        return image.as_tensor()
-    return image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(image))
+def restore(transform: InvertibleTransform, image: Array) -> Array:
+    """The inverse of `deform` for one image."""
+    size, extra = recorded(transform, image)
+    deformation = Deformation(  # of tuples and arrays decollating makes lists
+        tuple(map(int, extra["shape"])),
+        tuple(map(float, extra["centre"])),
+        np.asarray(extra["matrix"], np.float64),
+        np.asarray(extra["nodes"], np.float64),
+    )
+    result = like(deformation.undo(as_tensor(image), size), image)
+    back = np.linalg.inv(deformation.affine).astype(np.float64)
+    restored: Array = untracked(transform, result, back)
+    return restored

@@ -4,28 +4,48 @@ from __future__ import annotations
 
 from typing import Any
 
-from monai.data import MetaTensor
+import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from overtile.networks.errors import ArgumentError
+from overtile.transforms.metadata import Array, as_array
 
-Labels = NDArray[Any] | Tensor
+Labels = Array
+_LARGEST = 2**53  # up to which float64 tells whole numbers apart
 
 
 def instance_array(labels: Labels) -> NDArray[Any]:
-    """The array ``[*S]`` of instance labels ``[1, *S]``.
+    """The array ``[*S]`` of instance labels ``[1, *S]``, of integers.
+
+    MONAI's readers give labels as floating point: whole numbers are taken whatever their type.
 
     Raises:
-        ValueError: if they are not integers, negative, or not of one channel.
+        ValueError: if they are not whole numbers, negative, or not of one channel.
     """
-    tensor = labels.as_tensor() if isinstance(labels, MetaTensor) else labels
-    array = tensor.cpu().numpy() if isinstance(tensor, Tensor) else tensor
+    array = whole_numbers(as_array(labels))
     if array.ndim not in (3, 4) or array.shape[0] != 1:
         raise ArgumentError(f"labels of shape {array.shape}", "[1, H, W] or [1, D, H, W]")
-    if array.dtype.kind not in "iub":
-        raise ArgumentError(f"labels of dtype {array.dtype}", "integers, one per cell")
     if array.size and array.min() < 0:
         raise ArgumentError(f"labels down to {array.min()}", "0 (background) and up")
     instances: NDArray[Any] = array[0]
     return instances
+
+
+def whole_numbers(array: NDArray[Any]) -> NDArray[Any]:
+    """Labels as integers: themselves, or floating point numbers that are whole.
+
+    Raises:
+        ValueError: for others.
+    """
+    if array.dtype.kind in "iub":
+        return array
+    if array.dtype.kind != "f":
+        raise ArgumentError(f"labels of dtype {array.dtype}", "integers, one per cell")
+    values = array.astype(np.float64)
+    broken = ~(np.abs(values) <= _LARGEST)  # what is no number is not below anything
+    broken |= values != np.rint(values)
+    if broken.any():
+        raise ArgumentError(
+            f"labels with a {values[broken][0]:g} in it", "whole numbers, one per cell"
+        )
+    return values.astype(np.int64)

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
-from monai.utils import convert_to_dst_type
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
 from overtile.networks.errors import ArgumentError
+from overtile.transforms.metadata import as_array, current, like
 from overtile.transforms.two_nearest import two_nearest_cells
 from overtile.transforms.watershed import watershed
 
@@ -93,11 +92,15 @@ class InstancesFromProbabilities(Transform):
         The last channel is P(cell): the only one, or class 1 of a softmax over two.
 
         Raises:
-            ValueError: for values that are no probabilities.
+            ValueError: for values that are no probabilities, or of more classes than two.
         """
-        plain = probabilities
-        if isinstance(plain, Tensor):
-            plain = (plain.as_tensor() if isinstance(plain, MetaTensor) else plain).cpu().numpy()
+        probabilities = current(probabilities)
+        plain = as_array(probabilities)
+        if len(plain) > 2:
+            raise ArgumentError(
+                f"probabilities of {len(plain)} classes",
+                "P(cell) alone, or background and cell (out_channels 2)",
+            )
         _check_probabilities(plain[-1])
         labels, count = ndimage.label(plain[-1] > self.threshold)
         sizes = np.bincount(labels.ravel(), minlength=count + 1)
@@ -107,7 +110,7 @@ class InstancesFromProbabilities(Transform):
         labels = self.filled(self.grown(renumbered[labels], plain[-1]))
         instances = labels.astype(np.int32)[None]
         found: NDArray[np.int32] | Tensor
-        found = convert_to_dst_type(instances, probabilities, dtype=np.int32)[0]
+        found = like(instances, probabilities)
         return found
 
     def grown(self, cores: NDArray[Any], probability: NDArray[Any]) -> NDArray[Any]:
@@ -188,3 +191,6 @@ class InstancesFromProbabilitiesd(MapTransform):
         for key in self.key_iterator(data):
             result[self.output_key or key] = self.instances(data[key])
         return result
+
+
+InstancesFromProbabilitiesD = InstancesFromProbabilitiesDict = InstancesFromProbabilitiesd

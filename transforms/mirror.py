@@ -8,18 +8,26 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, Transform
+from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import ensure_tuple_rep
-from numpy.typing import NDArray
 from torch import Tensor
 
 from overtile.networks.errors import ArgumentError
 from overtile.networks.geometry import TileGeometry, context_indices
+from overtile.transforms.metadata import (
+    Array,
+    as_tensor,
+    current,
+    if_tracked,
+    like,
+    record,
+    recorded,
+    shifted,
+    untracked,
+)
 
-Array = NDArray[Any] | Tensor
 
-
-class MirrorPad(Transform):
+class MirrorPad(InvertibleTransform):
     """Extend an image by mirrored context so that a network's output covers all of it.
 
     The edge pixel is not doubled; an image shorter than the margin is mirrored repeatedly.
@@ -39,19 +47,50 @@ class MirrorPad(Transform):
 
     def __call__(self, img: Array) -> Array:
         """``[C, *S]`` -> ``[C, *input_size(S)]``, the image at offset ``margin``."""
-        for axis, n in enumerate(img.shape[1:]):
+        img = current(img)
+        size, margins = tuple(img.shape[1:]), []
+        result = as_tensor(img) if isinstance(img, Tensor) else img
+        for axis, n in enumerate(size):
             margin, multiple, minimum = self.geometry.axis(axis)
-            size = TileGeometry(margin, multiple, minimum).input_size(n)
-            positions = context_indices(-margin, size - margin, n)
-            if isinstance(img, Tensor):
-                index = torch.tensor(positions, device=img.device)
-                img = img.index_select(axis + 1, index)
+            whole = TileGeometry(margin, multiple, minimum).input_size(n)
+            positions = context_indices(-margin, whole - margin, n)
+            if isinstance(result, Tensor):
+                index = torch.tensor(positions, device=result.device)
+                result = result.index_select(axis + 1, index)
             else:
-                img = np.take(img, positions, axis=axis + 1)
-        return img
+                result = np.take(result, positions, axis=axis + 1)
+            margins.append(margin)
+        affine = shifted([-m for m in margins])
+        padded = tuple(result.shape[1:])
+        extra = {"margin": tuple(margins), "padded": padded}
+        extended: Array = record(self, like(result, img), size, affine, extra)
+        return extended
+
+    def inverse(self, data: Array) -> Array:
+        """``[C, *input_size(S)]`` -> ``[C, *S]``, exactly; also of a network's output.
+
+        A valid network's output for the extended image begins with the image's own pixels, so
+        what is behind them is cut off.
+
+        Raises:
+            ValueError: for another size.
+        """
+        size, extra = recorded(self, data)
+        found = tuple(data.shape[1:])
+        margin, padded = (tuple(map(int, extra[name])) for name in ("margin", "padded"))
+        output = tuple(n - 2 * m for n, m in zip(padded, margin, strict=True))
+        if found not in (padded, output):
+            raise ArgumentError(
+                f"image of {found}",
+                f"{padded}, as it was extended, or {output}, the output of a network for that",
+            )
+        start = margin if found == padded else (0,) * len(margin)
+        result = data[(slice(None), *(slice(m, m + n) for m, n in zip(start, size, strict=True)))]
+        restored: Array = untracked(self, result, shifted(margin))
+        return restored
 
 
-class CropToOutput(Transform):
+class CropToOutput(InvertibleTransform):
     """The pixels of a tile that the network answers for: ``margin`` less on each side.
 
     Args:
@@ -66,28 +105,57 @@ class CropToOutput(Transform):
 
     def __call__(self, img: Array) -> Array:
         """``[C, *S]`` -> ``[C, *(S - 2 * margin)]``, a view."""
-        size = img.shape[1:]
+        img = current(img)
+        size = tuple(img.shape[1:])
         margins = ensure_tuple_rep(self.margin, len(size))
         if any(n <= 2 * m for n, m in zip(size, margins, strict=True)):
             raise ArgumentError(
                 f"tile of {tuple(size)}", f"more than twice the margin of {margins}"
             )
-        return img[(slice(None), *(slice(m, n - m) for n, m in zip(size, margins, strict=True)))]
+        inner = (slice(None), *(slice(m, n - m) for n, m in zip(size, margins, strict=True)))
+        result = if_tracked(img[inner])
+        cropped: Array = record(self, result, size, shifted(margins), {"margin": margins})
+        return cropped
+
+    def inverse(self, data: Array) -> Array:
+        """``[C, *(S - 2 * margin)]`` -> ``[C, *S]``: in its place, with 0 where the margin was.
+
+        Raises:
+            ValueError: for another size.
+        """
+        size, extra = recorded(self, data)
+        margins, found = extra["margin"], tuple(data.shape[1:])
+        inner = tuple(slice(m, n - m) for n, m in zip(size, margins, strict=True))
+        expected = tuple(s.stop - s.start for s in inner)
+        if found != expected:
+            raise ArgumentError(f"image of {found}", f"{expected}, as it was cropped")
+        tensor = as_tensor(data)
+        whole = tensor.new_zeros((len(tensor), *size))
+        whole[(slice(None), *inner)] = tensor
+        restored: Array = untracked(self, like(whole, data), shifted([-m for m in margins]))
+        return restored
 
 
-class MirrorPadd(MapTransform):
+class MirrorPadd(MapTransform, InvertibleTransform):
     """`MirrorPad` for dictionaries."""
 
     def __init__(
         self, keys: KeysCollection, geometry: TileGeometry, allow_missing_keys: bool = False
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.transform: Transform = MirrorPad(geometry)
+        self.transform: MirrorPad | CropToOutput = MirrorPad(geometry)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Apply to every key."""
         result = dict(data)
         result.update({key: self.transform(result[key]) for key in self.key_iterator(result)})
+        return result
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Take back from every key."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = self.transform.inverse(result[key])
         return result
 
 
@@ -102,3 +170,7 @@ class CropToOutputd(MirrorPadd):
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         self.transform = CropToOutput(geometry)
+
+
+MirrorPadD = MirrorPadDict = MirrorPadd
+CropToOutputD = CropToOutputDict = CropToOutputd

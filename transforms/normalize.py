@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
-from monai.utils import convert_to_dst_type
 from numpy.typing import NDArray
 from torch import Tensor
 
 from overtile.networks.errors import ArgumentError
+from overtile.transforms.metadata import as_array, current, like
 
 METHODS = ("zscore", "percentile", "none")
 PERCENTILES = (1, 99.8)
@@ -39,10 +38,8 @@ class NormalizeImage(Transform):
 
     def __call__(self, image: NDArray[Any] | Tensor) -> NDArray[np.float32] | Tensor:
         """Image ``[1, *S]`` -> the same shape, float32. A constant image becomes 0."""
-        plain = image
-        if isinstance(plain, Tensor):
-            plain = (plain.as_tensor() if isinstance(plain, MetaTensor) else plain).cpu().numpy()
-        values = plain.astype(np.float64)
+        image = current(image)
+        values = as_array(image).astype(np.float64)
         if self.method == "zscore":
             low, width = values.mean(), values.std()
         elif self.method == "percentile":
@@ -52,7 +49,7 @@ class NormalizeImage(Transform):
             low, width = 0.0, 1.0
         result = scaled(values, float(low), float(width))
         normalised: NDArray[np.float32] | Tensor
-        normalised = convert_to_dst_type(result, image, dtype=np.float32)[0]
+        normalised = like(result, image)
         return normalised
 
 
@@ -77,3 +74,6 @@ class NormalizeImaged(MapTransform):
         for key in self.key_iterator(result):
             result[key] = self.normalize(result[key])
         return result
+
+
+NormalizeImageD = NormalizeImageDict = NormalizeImaged

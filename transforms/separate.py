@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
-from monai.utils import convert_to_dst_type
 from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from overtile.networks.errors import ArgumentError
 from overtile.transforms.instance_labels import Labels, instance_array
+from overtile.transforms.metadata import current, like
 
 
 class SeparateTouching(Transform):
@@ -45,6 +45,7 @@ class SeparateTouching(Transform):
 
     def __call__(self, labels: Labels) -> Labels:
         """Instances ``[1, *S]`` -> instances ``[1, *S]`` of the same type and dtype."""
+        labels = current(labels)
         array = instance_array(labels)
         cells, compact, areas = np.unique(array, return_inverse=True, return_counts=True)
         rank = np.empty(len(cells), np.int64)  # by size, background 0
@@ -52,7 +53,8 @@ class SeparateTouching(Transform):
         ranks = rank[compact].reshape((1,) * (3 - array.ndim) + array.shape)
         left = self._separate(ranks).reshape(array.shape)
         kept = np.where(left > 0, array, array.dtype.type(0))[None]
-        return convert_to_dst_type(kept, labels)[0]
+        separated: Labels = like(kept, labels, labels.dtype)
+        return separated
 
     def _separate(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
         count = int(ranks.max(initial=0)) + 1
@@ -83,6 +85,9 @@ class SeparateTouchingd(MapTransform):
         result = dict(data)
         result.update({key: self.separate(result[key]) for key in self.key_iterator(result)})
         return result
+
+
+SeparateTouchingD = SeparateTouchingDict = SeparateTouchingd
 
 
 @njit(cache=True)

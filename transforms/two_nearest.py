@@ -24,6 +24,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from overtile.networks.errors import ArgumentError
+from overtile.transforms.instance_labels import whole_numbers
 
 _FAR = np.float32(1e15)  # "no such cell"; its square is still a float32
 _NOTHING = _FAR * _FAR
@@ -40,7 +41,7 @@ def two_nearest_cells(
     """Distances of every pixel to the two nearest cells, and the label of the nearest.
 
     Args:
-        labels: ``[*S]`` of any number of axes, integers; 0 is background.
+        labels: ``[*S]`` of any number of axes, whole numbers; 0 is background.
         spacing: distance between pixels along each axis; default 1.
         cutoff: farther cells need not be found (they count as infinitely far); saves time
             where cells are sparse.
@@ -50,7 +51,7 @@ def two_nearest_cells(
         d1 is 0 inside a cell), and the nearest label ``[*S]``, 0 where there is none.
 
     Raises:
-        ValueError: for a ``spacing`` of another length, or not above 0.
+        ValueError: for a ``spacing`` of another length, or not above 0, or other numbers.
     """
     planes, lengths, steps, values = _prepared(labels, spacing)
     first, second = np.empty(planes.shape, np.float32), np.empty(planes.shape, np.float32)
@@ -80,7 +81,7 @@ def squared_gap_widths(
         ``[*S]`` float32; infinite, or huge, where there are fewer than two cells.
 
     Raises:
-        ValueError: for a ``spacing`` of another length, or not above 0.
+        ValueError: for a ``spacing`` of another length, or not above 0, or other numbers.
     """
     planes, lengths, steps, _ = _prepared(labels, spacing)
     widths = np.empty(planes.shape, np.float32)
@@ -94,6 +95,7 @@ def _prepared(
     labels: NDArray[Any], spacing: Sequence[float] | None
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64] | None]:
     """Labels as ``[first axis, the others]``, lengths of the others, steps, labels renamed."""
+    labels = whole_numbers(labels)
     steps = [1.0] * labels.ndim if spacing is None else [float(s) for s in spacing]
     if len(steps) != labels.ndim or min(steps) <= 0:
         raise ArgumentError(f"spacing={spacing}", f"{labels.ndim} distances > 0, one an axis")

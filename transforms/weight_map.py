@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
-from monai.utils import convert_to_dst_type
 from numpy.typing import NDArray
 
 from overtile.networks.errors import ArgumentError
 from overtile.transforms.instance_labels import Labels, instance_array
+from overtile.transforms.metadata import current, like
 from overtile.transforms.two_nearest import squared_gap_widths
 
 
@@ -64,7 +64,8 @@ class BorderWeightMap(Transform):
         self.where, self.spacing = where, spacing
 
     def __call__(self, labels: Labels) -> Labels:
-        """Instances ``[1, *S]`` int -> weights ``[1, *S]`` float32, w(x) > 0."""
+        """Instances ``[1, *S]``, whole numbers -> weights ``[1, *S]`` float32, w(x) > 0."""
+        labels = current(labels)
         array = instance_array(labels)
         background, cell = map(np.float32, self._class_weights(array))
         if self.w0:
@@ -86,7 +87,8 @@ class BorderWeightMap(Transform):
                 part += classes
             else:
                 part[:] = classes
-        return convert_to_dst_type(weights[None], labels, dtype=np.float32)[0]
+        result: Labels = like(weights[None], labels)
+        return result
 
     def _class_weights(self, array: NDArray[Any]) -> tuple[float, float]:
         if self.class_weights is None:
@@ -135,6 +137,9 @@ class BorderWeightMapd(MapTransform):
         for key in self.key_iterator(data):
             result[self.weight_key or f"{key}_weight"] = self.weight_map(data[key])
         return result
+
+
+BorderWeightMapD = BorderWeightMapDict = BorderWeightMapd
 
 
 def balanced_class_weights(labels: Iterable[Labels]) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from tqdm import tqdm
 
 from overtile.networks.errors import ArgumentError
@@ -56,12 +57,14 @@ class RotationAveragingInferer(Inferer):
         self.progress = progress
 
     def __call__(
-        self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any
-    ) -> Tensor:
-        """Output ``[B, K, *S]`` for ``inputs`` of ``[B, C, *S]``; a `MetaTensor` stays one."""
+        self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Output ``[B, K, *S]`` for ``inputs`` of ``[B, C, *S]``; a `MetaTensor` stays one.
+
+        Several outputs, in lists, tuples or dictionaries, are averaged each.
+        """
         if self.versions == 1:
-            result: Tensor = self.inferer(inputs, network, *args, **kwargs)
-            return result
+            return self.inferer(inputs, network, *args, **kwargs)
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         quiet = not self.progress
         bar = tqdm(range(self.versions), unit="version", disable=quiet, leave=False)
@@ -70,21 +73,21 @@ class RotationAveragingInferer(Inferer):
             for version in bar
         )
         mean = self.average_of(answers)
-        return convert_to_dst_type(mean, inputs, dtype=mean.dtype, device=mean.device)[0]
+        return tree_map(
+            lambda one: convert_to_dst_type(one, inputs, dtype=one.dtype, device=one.device)[0],
+            mean,
+        )
 
-    def average_of(self, answers: Iterable[Tensor]) -> Tensor:
+    def average_of(self, answers: Iterable[Any]) -> Any:
         """Average the answers to all versions, each turned back already."""
-        total: Tensor | None = None
+        totals: list[Tensor] = []
+        structure: Any = None
         for answer in answers:
-            one = self._to_average(answer)
-            if total is None:
-                total = one
-            elif self.average == "none":
-                total = total + one
-            else:
-                total = torch.logaddexp(total, one)
-        assert total is not None  # there is at least one version
-        return self._from_average(total)
+            outputs, structure = tree_flatten(answer)
+            ones = [self._to_average(output) for output in outputs]
+            add = torch.add if self.average == "none" else torch.logaddexp
+            totals = [add(t, o) for t, o in zip(totals, ones, strict=True)] if totals else ones
+        return tree_unflatten([self._from_average(total) for total in totals], structure)
 
     def _to_average(self, answer: Tensor) -> Tensor:
         # in logarithms: a probability of 1e-40 is 0 in float32, its logarithm is -92
@@ -110,7 +113,11 @@ def turn(image: Tensor, version: int) -> Tensor:
     return torch.rot90(image, version % 4, (-2, -1))
 
 
-def turn_back(image: Tensor, version: int) -> Tensor:
-    """The inverse of `turn`."""
-    image = torch.rot90(image, -(version % 4), (-2, -1))
-    return image.flip(-1) if version >= 4 else image
+def turn_back(answer: Any, version: int) -> Any:
+    """The inverse of `turn`, of all outputs of a network."""
+
+    def one(image: Tensor) -> Tensor:
+        image = torch.rot90(image, -(version % 4), (-2, -1))
+        return image.flip(-1) if version >= 4 else image
+
+    return tree_map(one, answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any, SupportsIndex
@@ -13,17 +14,21 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from tqdm import tqdm
 
 from overtile.networks.errors import ArgumentError, GeometryError
-from overtile.networks.geometry import PADDING_MODES, TileGeometry
+from overtile.networks.geometry import TileGeometry, padding_mode_of
 from overtile.networks.inferers.cost import PassCost, exact_memory, pass_cost
 from overtile.networks.inferers.tile_size import choose_tile
 from overtile.networks.inferers.tiling import Tile, Tiling, plan_tiles, read_tile
-from overtile.networks.network import geometry_of
+from overtile.networks.network import geometry_of, whole_image_layer
 
 _DEFAULT_MEMORY = 2 * 1024**3
 _SMALL = 128**2  # pixels of a tile whose memory is not worth a prediction
+_WASTE = 100  # times the work of the whole image in one pass that tiles may cost, context included
+_SENSIBLE = 8  # times that work which is offered instead
+_warned: weakref.WeakSet[Any] = weakref.WeakSet()  # networks whose answer depends on the tile
 # Arguments of SlidingWindowInferer that choose how overlapping answers are blended or
 # buffered. Here no two tiles answer for the same pixel, so there is nothing to choose.
 _WITHOUT_EFFECT = frozenset(
@@ -56,16 +61,18 @@ class OverlapTileInferer(Inferer):
         geometry: sizes that the network takes, for networks without a ``geometry`` of their
             own. ``TileGeometry.padded(radius, multiple)`` describes a padded network by the
             radius of its receptive field; away from the image's border the result then is
-            that of one pass over the whole image. Networks that normalise by batch or
-            instance statistics in evaluation depend on the tile and are not covered.
+            that of one pass over the whole image. Networks with layers that see all of their
+            input (instance and group normalisation, batch statistics in training, global
+            pooling, attention) answer otherwise tile by tile: one warning names such a layer.
         cval: the constant of ``padding_mode="constant"``.
         compile: run the network through `torch.compile`, which needs a C++ compiler on a CPU and
             takes a minute for every new size of tile; see docs/concepts/tiles.md for when that
             pays. Its convolutions may round otherwise.
 
     Raises:
-        GeometryError: for a network without a geometry, a ``roi_size`` that it cannot take, or an
-            image without pixels.
+        GeometryError: for a network without a geometry, a ``roi_size`` that it cannot take or that
+            leaves so little output that the tiles compute more than 100 times what the whole
+            image in one pass does, or an image without pixels.
         ValueError: for an argument out of range.
 
     Example:
@@ -104,8 +111,6 @@ class OverlapTileInferer(Inferer):
                 f"{', '.join(sorted(without_effect))}: no effect, exact tiles are not blended",
                 stacklevel=2,
             )
-        if padding_mode not in PADDING_MODES:
-            raise ArgumentError(f"padding_mode={padding_mode!r}", f"one of {PADDING_MODES}")
         if sw_batch_size < 1:
             raise ArgumentError(f"sw_batch_size={sw_batch_size}", "at least 1")
         if isinstance(roi_size, (float, str)) or isinstance(memory_limit, str):
@@ -114,23 +119,24 @@ class OverlapTileInferer(Inferer):
                 "pixels and bytes, as whole numbers",
             )
         self.roi_size, self.sw_batch_size = roi_size, sw_batch_size
-        self.padding_mode, self.cval = padding_mode, cval
+        self.padding_mode, self.cval = padding_mode_of(padding_mode), cval
         self.sw_device, self.device = sw_device, device
         self.progress, self.memory_limit, self.geometry = progress, memory_limit, geometry
         self.compile = compile
-        self._compiled: tuple[Any, Callable[..., Tensor]] | None = None
+        self._compiled: tuple[Any, Callable[..., Any]] | None = None
 
     def __call__(
         self,
         inputs: Tensor,
-        network: Callable[..., Tensor],
+        network: Callable[..., Any],
         *args: Any,
         **kwargs: Any,
-    ) -> Tensor:
+    ) -> Any:
         """Output ``[B, K, *S]`` of ``network`` for ``inputs`` of ``[B, C, *S]``, any S >= 1.
 
         Further arguments go to the network. A `MetaTensor` comes back as one, with its
-        metadata.
+        metadata. Of a network that returns several outputs in lists, tuples or dictionaries (deep
+        supervision), each is put together, and they come back in the same structure.
         """
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         geometry = self.geometry or geometry_of(network)
@@ -145,6 +151,14 @@ class OverlapTileInferer(Inferer):
 
         device = torch.device(self.sw_device or image.device).type
         tiling = plan_tiles(image.shape[2:], geometry, self.tile_size(image, geometry, cost))
+        if len(tiling) > 1 and network not in _warned and (layer := whole_image_layer(network)):
+            _warned.add(network)
+            warnings.warn(
+                f"{layer}: depends on all of its input, so tiles answer otherwise than the whole "
+                "image does, with seams; use normalisation by running statistics, or images of one "
+                "tile",
+                stacklevel=2,
+            )
         small = device != "cpu" or math.prod(tiling.size) < _SMALL
         with exact_memory(0 if small else cost(tiling.size).peak):
             run = self._compile(network) if self.compile else network
@@ -156,9 +170,12 @@ class OverlapTileInferer(Inferer):
                 lambda tile: run(tile, *args, **kwargs),
                 image.shape[0],
             )
-        return convert_to_dst_type(result, inputs, dtype=result.dtype, device=result.device)[0]
+        return tree_map(
+            lambda one: convert_to_dst_type(one, inputs, dtype=one.dtype, device=one.device)[0],
+            result,
+        )
 
-    def _compile(self, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def _compile(self, network: Callable[..., Any]) -> Callable[..., Any]:
         if self._compiled is None or self._compiled[0] is not network:
             # all tiles of an image have one size, for which the code is made
             self._compiled = network, torch.compile(network, dynamic=False)
@@ -168,11 +185,11 @@ class OverlapTileInferer(Inferer):
         self,
         tiling: Tiling,
         read: Callable[[int, Tile], Tensor],
-        network: Callable[[Tensor], Tensor],
+        network: Callable[[Tensor], Any],
         images: int,
         quiet: bool = False,
-    ) -> Tensor:
-        """Run the network on all tiles, and put its answers together.
+    ) -> Any:
+        """Run the network on all tiles, and put its answers together, in its own structure.
 
         Args:
             tiling: of an image.
@@ -182,7 +199,8 @@ class OverlapTileInferer(Inferer):
             quiet: show no bar, whatever the inferer says.
         """
         windows = list(product(range(images), tiling))
-        result: Tensor | None = None
+        results: list[Tensor] = []
+        structure: Any = None
         quiet = quiet or not self.progress or len(windows) == 1
         with tqdm(total=len(windows), unit="tile", disable=quiet, leave=False) as bar:
             for first in range(0, len(windows), self.sw_batch_size):
@@ -191,24 +209,27 @@ class OverlapTileInferer(Inferer):
                 joined = torch.cat(tiles) if len(tiles) > 1 else tiles[0]
                 device = torch.device(self.sw_device or joined.device)
                 with torch.inference_mode(not torch.is_grad_enabled()):
-                    outputs = answered(network(joined.to(device)), tiling)
-                if result is None:
-                    shape = (images, outputs.shape[1], *tiling.image)
+                    outputs, structure = tree_flatten(network(joined.to(device)))
+                    outputs = [answered(output, tiling) for output in outputs]
+                if not results:
                     # not in half precision, which whoever asked for autocast would widen: at once
                     # here, tile by tile, or later in a second image
                     half = torch.is_autocast_enabled(device.type)
-                    result = torch.empty(
-                        shape,
-                        dtype=joined.dtype if half else outputs.dtype,
-                        device=self.device or joined.device,
-                    )
-                for output, (number, tile) in zip(outputs, batch, strict=True):
-                    region = result[number][(slice(None), *tile.write)]
-                    region.copy_(output[(slice(None), *(slice(n) for n in tile.written))])
-                del outputs, output  # before the next pass needs the memory
+                    results = [
+                        torch.empty(
+                            (images, output.shape[1], *tiling.image),
+                            dtype=joined.dtype if half else output.dtype,
+                            device=self.device or joined.device,
+                        )
+                        for output in outputs
+                    ]
+                for result, answers in zip(results, outputs, strict=True):
+                    for answer, (number, tile) in zip(answers, batch, strict=True):
+                        region = result[number][(slice(None), *tile.write)]
+                        region.copy_(answer[(slice(None), *(slice(n) for n in tile.written))])
+                del outputs, answers, answer  # before the next pass needs the memory
                 bar.update(len(batch))
-        assert result is not None  # an image has at least one tile
-        return result
+        return tree_unflatten(results, structure)
 
     def tile_size(
         self,
@@ -226,7 +247,8 @@ class OverlapTileInferer(Inferer):
             memory_limit: bytes, if less than the inferer's own.
 
         Raises:
-            GeometryError: if even the smallest tile needs more, or ``roi_size`` is wrong.
+            GeometryError: if even the smallest tile needs more, or ``roi_size`` is wrong or
+                leaves too little output to be meant.
         """
         whole = geometry.input_size(image.shape[2:])
         if self.roi_size is None:
@@ -241,16 +263,45 @@ class OverlapTileInferer(Inferer):
         )
         if len(given) != len(whole):
             raise GeometryError(f"roi_size {given}", f"{len(whole)} numbers, one an axis")
-        return tuple(
+        size = tuple(
             n if wanted is None or wanted <= 0 else int(wanted)
             for wanted, n in zip(given, whole, strict=True)
         )
+        _check_waste(plan_tiles(image.shape[2:], geometry, size), geometry, size)
+        return size
 
 
-def answered(outputs: Tensor, tiling: Tiling) -> Tensor:
+def _check_waste(tiling: Tiling, geometry: TileGeometry, size: tuple[int, ...]) -> None:
+    """Refuse tiles that are context almost alone: nobody means to compute that."""
+
+    def work(planned: Tiling) -> float:
+        whole = geometry.input_size(planned.image)
+        return len(planned) * math.prod(planned.size) / math.prod(whole)
+
+    if work(tiling) <= _WASTE:
+        return
+    multiple = [geometry.axis(axis)[1] for axis in range(len(size))]
+    better, steps = size, 0
+    while work(plan_tiles(tiling.image, geometry, better)) > _SENSIBLE:
+        steps += 1
+        better = tuple(n + steps * m for n, m in zip(size, multiple, strict=True))
+    output = "x".join(map(str, geometry.output_size(size)))
+    sides = ["x".join(map(str, sides)) for sides in (size, better)]
+    raise GeometryError(
+        f"roi_size {sides[0]} answers for {output} pixels of a tile: {len(tiling)} tiles, which "
+        f"compute {work(tiling):.0f} times as much as the whole image in one pass",
+        f"at least {sides[1]}, or None, which chooses",
+    )
+
+
+def answered(answer: Any, tiling: Tiling) -> Tensor:
     """The pixels that tiles answer for: a valid network's all, a padded network's centre."""
-    if not isinstance(outputs, Tensor):
-        raise ArgumentError(f"the network returned {type(outputs).__name__}", "one tensor")
+    if not isinstance(answer, Tensor):
+        raise ArgumentError(
+            f"the network returned {type(answer).__name__}",
+            "a tensor, or lists, tuples and dictionaries of tensors",
+        )
+    outputs: Tensor = answer
     found = tuple(outputs.shape[2:])
     answered = tuple(n - 2 * m for n, m in zip(tiling.size, tiling.margin, strict=True))
     if found == tiling.size:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from monai.inferers import Inferer
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from overtile.networks.errors import ArgumentError
 
@@ -37,16 +38,15 @@ class MixedPrecisionInferer(Inferer):
         self.inferer, self.precision = inferer, precision
 
     def __call__(
-        self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any
-    ) -> Tensor:
+        self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
         """What ``inferer`` returns, as float32."""
         device = inputs.device.type
         if not self.is_half(device):
-            result: Tensor = self.inferer(inputs, network, *args, **kwargs)
-            return result
+            return self.inferer(inputs, network, *args, **kwargs)
         with torch.autocast(device, torch.bfloat16):
             result = self.inferer(inputs, network, *args, **kwargs)
-        return result.float()
+        return tree_map(Tensor.float, result)
 
     def is_half(self, device: str) -> bool:
         """Whether networks run in bfloat16 on a kind of device."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from overtile.networks.errors import GeometryError
 from overtile.networks.geometry import TileGeometry
@@ -15,7 +17,7 @@ from overtile.networks.inferers.cost import PassCost, exact_memory, pass_cost
 from overtile.networks.inferers.overlap_tile import OverlapTileInferer
 from overtile.networks.inferers.precision import MixedPrecisionInferer
 from overtile.networks.inferers.tiling import Tile, plan_tiles, read_tile
-from overtile.networks.network import geometry_of
+from overtile.networks.network import geometry_of, whole_image_layer
 
 Box = tuple[slice, ...]
 
@@ -35,11 +37,12 @@ class RegionInferer:
 
     Raises:
         GeometryError: for another inferer, whose answer depends on where its windows lie, or a
-            network without a geometry.
+            network without a geometry; when called, for a network with a layer that sees all of its
+            input, unless one tile is the whole image.
     """
 
     def __init__(
-        self, inferer: Inferer, network: Callable[..., Tensor], spatial_dims: int = 2
+        self, inferer: Inferer, network: Callable[..., Any], spatial_dims: int = 2
     ) -> None:
         self.whole = inferer
         self.averaging: RotationAveragingInferer | None = None
@@ -108,8 +111,8 @@ class RegionInferer:
 
     def __call__(
         self, window: Tensor, region: Box, image: Sequence[int], roi: Sequence[int]
-    ) -> Tensor:
-        """Answers ``[B, K, *R]`` for a region.
+    ) -> Any:
+        """Answers ``[B, K, *R]`` for a region, in the structure in which the network gives them.
 
         Args:
             window: ``[B, C, *W]``: the region and `reach` pixels around it, mirrored where the
@@ -129,14 +132,14 @@ class RegionInferer:
 
     def _turned(
         self, window: Tensor, region: Box, image: Sequence[int], roi: Sequence[int]
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[Any]:
         assert self.averaging is not None
         for version in range(self.averaging.versions):
             yield turn_back(self._version(window, region, image, roi, version), version)
 
     def _version(
         self, window: Tensor, region: Box, image: Sequence[int], roi: Sequence[int], version: int
-    ) -> Tensor:
+    ) -> Any:
         spans = [(s.start, s.stop, n) for s, n in zip(region, image, strict=True)]
         spans = turned_spans(spans, version)
         window = turn(window, version)
@@ -156,13 +159,23 @@ class RegionInferer:
             return read_tile(one, Tile(place, tile.size, tile.write), "replicate")
 
         tiling = plan_tiles(sizes, self.geometry, roi)
+        if len(tiling) > 1 or any(size < n for size, (_, _, n) in zip(sizes, spans, strict=True)):
+            refuse_whole_image_layers(self.network)
         result = self.tiles.run_tiles(tiling, read, self.network, window.shape[0], quiet=True)
         ahead = [first - a for a, (first, _, _) in zip(starts, spans, strict=True)]
-        return _part(result, [slice(n, None) for n in ahead])
+        asked = (slice(None), slice(None), *(slice(n, None) for n in ahead))
+        return tree_map(lambda one: one[asked], result)
 
 
-def _part(tensor: Tensor, box: Sequence[slice]) -> Tensor:
-    return tensor[(slice(None), slice(None), *box)]
+def refuse_whole_image_layers(network: Any) -> None:
+    """Raise a `GeometryError` for a network that answers a part otherwise than in the whole."""
+    if layer := whole_image_layer(network):
+        raise GeometryError(
+            f"network layer {layer}: its answer depends on all of its input, so no part of an "
+            "image is answered as in the whole",
+            "layers that see a neighbourhood",
+            "use normalisation by running statistics",
+        )
 
 
 def turned_spans(spans: Sequence[tuple[int, int, int]], version: int) -> list[tuple[int, int, int]]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -20,6 +25,11 @@ class PixelWeightedCrossEntropyLoss(nn.Module):
     other pixels, so a tile full of narrow gaps counts for more than an empty one, and the
     learning rate does not depend on the tile size.
 
+    MONAI's trainer calls a loss with logits and labels alone: hand it
+    ``LossOfPair(PixelWeightedCrossEntropyLoss())`` and ``prepare_batch=prepare_weighted_batch``,
+    both of `overtile.pipelines`. A loss that is called without weights while a caller holds a
+    batch with some warns, once.
+
     Raises:
         ValueError: if the shapes do not match.
 
@@ -30,6 +40,10 @@ class PixelWeightedCrossEntropyLoss(nn.Module):
         >>> round(loss(logits, labels, torch.ones(1, 1, 4, 4)).item(), 4)  # log 2
         0.6931
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._looked = False
 
     def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """Scalar loss.
@@ -48,7 +62,34 @@ class PixelWeightedCrossEntropyLoss(nn.Module):
                     str(expected),
                     "crop to the network's output",
                 )
+        if weights is None and not self._looked and not torch.compiler.is_compiling():
+            self._looked = True
+            _warn_of_weights(labels)
         per_pixel = cross_entropy(logits, labels[:, 0].long(), ignore_index=_NONE, reduction="none")
         if weights is not None:
             per_pixel = per_pixel * weights[:, 0].to(per_pixel.dtype)
         return per_pixel.mean()
+
+
+def _warn_of_weights(labels: Tensor) -> None:
+    """Warn if a caller has a batch with weights that the loss was not given.
+
+    The loss itself sees logits and labels. So the batch is looked up on the call stack, where
+    MONAI's trainer and every loop over a loader have it.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        for batch in list(frame.f_locals.values()):
+            for key in batch if isinstance(batch, Mapping) and "label" in batch else ():
+                value = batch[key]
+                named = isinstance(key, str) and key.endswith("weight")
+                if named and getattr(value, "shape", None) == labels.shape:
+                    warnings.warn(
+                        "PixelWeightedCrossEntropyLoss was given no weights, but the batch has "
+                        f"some under {key!r}, which change nothing: give MONAI's trainer "
+                        "prepare_batch=prepare_weighted_batch and loss_function=LossOfPair("
+                        "PixelWeightedCrossEntropyLoss()) of overtile.pipelines",
+                        stacklevel=3,
+                    )
+                    return
+        frame = frame.f_back

@@ -18,9 +18,10 @@ from overtile.networks import (
     TileGeometry,
     geometry_of,
 )
-from overtile.pipelines.errors import ConfigurationError
+from overtile.pipelines.errors import ConfigurationError, Setting
 
 T = TypeVar("T")
+_VOLUME = 160  # voxels a side of a training tile; patches of 128 are large ones in the field
 
 
 def current_parser() -> ConfigParser | None:
@@ -88,12 +89,22 @@ def as_json(parser: ConfigParser) -> str:
 
 
 def check_tile(tile: int, geometry: TileGeometry, spatial_dims: int = 2) -> int:
-    """The tile size, if the network takes it; for use in a configuration.
+    """The tile size, if the network takes it and a training can be meant; for a configuration.
 
     Raises:
         GeometryError: naming the nearest valid sizes.
+        ConfigurationError: for volumes of more voxels than a large image has pixels: a tile for
+            images, as bundles have it, taken for volumes.
     """
     geometry.check((int(tile),) * spatial_dims, "tile")
+    largest, smallest = (geometry.nearest((side,) * spatial_dims)[0][0] for side in (_VOLUME, 0))
+    if spatial_dims == 3 and tile > largest:
+        raise ConfigurationError(
+            f"tile {tile}",
+            f"{tile}x{tile}x{tile} are {tile**3 / 1e6:.0f} million voxels, hours for each epoch",
+            f"at most {largest} in 3D",
+            Setting("tile", smallest, "to begin with"),
+        )
     return int(tile)
 
 

@@ -111,8 +111,9 @@ def score(
 
     def note(engine: Any) -> None:
         for image in engine.state.batch["image"]:
-            rows.append({"image": image.meta["filename_or_obj"]})
-            axes.append(image.meta.get("axes"))
+            told = getattr(image, "meta", {})
+            rows.append({"image": told.get("filename_or_obj", f"image {len(rows) + 1}")})
+            axes.append(told.get("axes"))
 
     def keep(engine: Any) -> None:
         outputs = engine.state.output  # one an image; a loader's batch that is left whole is not
@@ -131,8 +132,10 @@ def score(
         for handle in handles:
             handle.remove()
     for name, handler in metrics.items():
-        for row, value in zip(rows, _per_image(handler.metric_fn), strict=True):
-            row[name] = "" if math.isnan(value) else value
+        values = _per_image(getattr(handler, "metric_fn", None))
+        if len(values) == len(rows):  # what has no row an image has no column
+            for row, value in zip(rows, values, strict=True):
+                row[name] = "" if math.isnan(value) else value
     state = evaluator.state
     result = {
         "images": len(rows),
@@ -172,12 +175,20 @@ def draw_cases(folder: Path) -> Path | None:
 _CASES = ("best", "median", "worst", "")
 
 
+# key, channel that is shown, and of how many at most
+_SHOWN = (("image", 0, 2**16), ("label", 0, 1), ("pred", -1, 2), ("instances", 0, 1))
+
+
 def _layers(name: str, output: Mapping[str, Any], axes: object) -> Layers:
     """What the postprocessing of one image gives, rows first, or the sections of a volume."""
     arrays: dict[str, NDArray[Any] | None] = {}
-    for key, channel in (("image", 0), ("label", 0), ("pred", -1), ("instances", 0)):
+    size = tuple(output["image"].shape[1:])
+    # of a task of its own, with more classes or other outputs, there is less to see
+    for key, channel, most in _SHOWN:
         found = output.get(key)
-        array = None if found is None else torch.as_tensor(found)[channel].cpu().numpy()
+        shape = tuple(getattr(found, "shape", ()))
+        fits = shape[1:] == size and shape[0] <= most
+        array = torch.as_tensor(found)[channel].cpu().numpy() if fits else None
         arrays[key] = None if array is None else sections_first(array, axes)
     image = arrays["image"]
     assert image is not None  # every evaluator has it
@@ -189,5 +200,8 @@ def _per_image(metric: Any) -> list[float]:
     if hasattr(metric, "per_image"):
         values: list[float] = metric.per_image()
         return values
-    buffer = metric.get_buffer()
-    return [float(v) for v in buffer.reshape(len(buffer), -1).nanmean(dim=1)]
+    buffer = metric.get_buffer() if hasattr(metric, "get_buffer") else None
+    if not isinstance(buffer, torch.Tensor):
+        return []
+    numbers = buffer if buffer.is_floating_point() else buffer.float()
+    return [float(v) for v in numbers.reshape(len(buffer), -1).nanmean(dim=1)]

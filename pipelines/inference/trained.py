@@ -221,7 +221,7 @@ def _try_out(trained: Trained) -> None:
     smallest = tuple(minimum for _, _, minimum in trained.inferer.axes)
     try:
         with torch.no_grad():
-            trained.network(torch.zeros((1, 1, *smallest), device=trained.device))
+            answer = trained.network(torch.zeros((1, 1, *smallest), device=trained.device))
     except (RuntimeError, ValueError, TypeError) as error:
         if isinstance(error, GeometryError):
             raise
@@ -235,3 +235,15 @@ def _try_out(trained: Trained) -> None:
             f"refuses one grey channel of {size_text(smallest)} pixels ({reason})",
             "a network for images of one channel",
         ) from error
+    if not isinstance(answer, torch.Tensor):
+        raise ConfigurationError(
+            f"network {type(trained.network).__name__}",
+            f"returns {type(answer).__name__}",
+            "one tensor, without deep supervision",
+        )
+    if answer.shape[1] > 2:
+        raise ConfigurationError(
+            "network_def#out_channels",
+            f"{answer.shape[1]} classes",
+            "P(cell) alone, or background and cell",
+        )

@@ -17,6 +17,7 @@ from typing import Any, Self
 import zarr
 from numpy.typing import NDArray
 
+from overtile.networks.inferers.region import refuse_whole_image_layers
 from overtile.pipelines.errors import OvertileError
 from overtile.pipelines.files import settle, whole
 from overtile.pipelines.inference.trained import Trained, load_trained
@@ -210,4 +211,6 @@ def load_once(bundle: str, settings: str) -> Trained:
 
 @lru_cache(maxsize=2)
 def _loaded(bundle: str, settings: str, stamp: tuple[int, ...]) -> Trained:
-    return load_trained(Path(bundle), json.loads(settings))
+    trained = load_trained(Path(bundle), json.loads(settings))
+    refuse_whole_image_layers(trained.network)
+    return trained

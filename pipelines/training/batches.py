@@ -13,20 +13,24 @@ def prepare_weighted_batch(
     device: str | torch.device | None = None,
     non_blocking: bool = False,
     **kwargs: Any,
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
     """MONAI ``prepare_batch``: image ``[B, C, *in]``, and (label, weight) ``[B, 1, *out]`` each.
 
-    Metadata stays behind: a training step needs none.
+    MONAI's own hands no weights on. The weights are None for a batch without ``"weight"``. Metadata
+    stays behind: a training step needs none. The loss belongs into a `LossOfPair`.
     """
-    image, label, weight = (
-        torch.as_tensor(batch[key]).to(device, non_blocking=non_blocking)
-        for key in ("image", "label", "weight")
-    )
-    return plain(image), (plain(label), plain(weight))
+
+    def moved(key: str) -> Tensor:
+        return plain(torch.as_tensor(batch[key]).to(device, non_blocking=non_blocking))
+
+    return moved("image"), (moved("label"), moved("weight") if "weight" in batch else None)
 
 
 class LossOfPair:
     """Call a loss of (logits, labels, weights) as MONAI's trainer does: (logits, target).
+
+    The target is what `prepare_weighted_batch` makes. Without weights the loss is called with
+    (logits, labels), as MONAI's own losses are.
 
     Args:
         loss: e.g. `overtile.networks.PixelWeightedCrossEntropyLoss`.
@@ -35,9 +39,9 @@ class LossOfPair:
     def __init__(self, loss: torch.nn.Module) -> None:
         self.loss = loss
 
-    def __call__(self, logits: Tensor, target: tuple[Tensor, Tensor]) -> Tensor:
+    def __call__(self, logits: Tensor, target: tuple[Tensor, Tensor | None]) -> Tensor:
         """Scalar loss of ``target = (labels, weights)``."""
-        value: Tensor = self.loss(logits, *target)
+        value: Tensor = self.loss(logits, *(part for part in target if part is not None))
         return value
 
 

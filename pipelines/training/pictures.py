@@ -21,13 +21,20 @@ _SHOWN = 3  # images in the picture of predictions
 
 
 def draw_training_sample(loader: Any, tracker: RunTracker) -> None:
-    """Log a picture of the first sample: the image, its deformation, labels and weights."""
-    dataset: TileDataset = loader.dataset
+    """Log a picture of the first sample: the image, its deformation, labels and weights.
+
+    Without one of these, and of volumes, there is none.
+    """
+    dataset = loader.dataset
+    if not isinstance(dataset, TileDataset):
+        return
     sample = dataset[0]
     steps = dataset.transform.transforms
     deformed = next((t.recorded for t in steps if isinstance(t, RandDeformedTiled)), None)
+    if deformed is None or not isinstance(sample, dict) or "weight" not in sample:
+        return
     image, label, weight = (_array(sample[key]) for key in ("image", "label", "weight"))
-    if deformed is None or image.ndim != 2:
+    if image.ndim != 2:
         return
     source = _array(dataset.source_image(0))
     tracker.log_figure(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from overtile.pipelines.bundle.checkpoints import Checkpoints
 from overtile.pipelines.bundle.configuration import check_inferer, current_parser
-from overtile.pipelines.bundle.run_bundle import check_bundle, write_bundle
+from overtile.pipelines.bundle.run_bundle import check_bundle, write_bundle, write_scores
 from overtile.pipelines.data.samples import TileDataset
 from overtile.pipelines.errors import ConfigurationError, size_text
 from overtile.pipelines.files import settle
@@ -26,6 +27,7 @@ from overtile.pipelines.reporting.tables import FIGURES, REPORT, SUMMARY, result
 from overtile.pipelines.training.pictures import draw_predictions, draw_training_sample
 from overtile.pipelines.training.stop_and_resume import alone_in, begin, go_on, stoppable
 from overtile.pipelines.training.tracking import RunTracker
+from overtile.pipelines.training.try_out import try_out
 from overtile.transforms import RandDeformedTiled
 
 log = logging.getLogger(__name__)
@@ -61,18 +63,20 @@ def run_training(
         The summary that is printed and written to ``summary.json``.
 
     Raises:
-        ConfigurationError: if there is no epoch to train, network and inferer do not go together,
-            nothing can be resumed, or another run uses the output folder.
+        ConfigurationError: if there is no epoch to train, network, inferer, loss, postprocessing
+            and metrics do not go together, nothing can be resumed, or another run uses the output
+            folder.
     """
     _check(trainer, evaluator, bundle_root)
     folder = tracker.output_dir
     with alone_in(folder), stoppable(trainer, evaluator, checkpoints):
         settle(folder)
+        channels = try_out(trainer, evaluator, metrics or {}, test_loader)
         if resume:
             go_on(trainer, checkpoints)
         else:
             begin(trainer, checkpoints, folder, initial_weights)
-        _make_a_bundle(folder, bundle_root, trainer)
+        _make_a_bundle(folder, bundle_root, trainer, channels)
         with tracker.recording(checkpoints.extra.get("mlflow_run")) as run:
             checkpoints.extra["mlflow_run"] = run
             seconds = _train(trainer, evaluator, checkpoints, tracker)
@@ -92,10 +96,21 @@ def run_training(
                     "figures": FIGURES,
                 }
                 write_summary(summary, results)
-                write_report(results, name=folder.resolve().name)
+                with _no_loss("the report"):
+                    write_report(results, name=folder.resolve().name)
+            write_scores(folder, summary["scores"])
             _track(tracker, checkpoints, summary, trainer.state.epoch)
     print_summary(summary, folder)
     return summary
+
+
+@contextmanager
+def _no_loss(what: str) -> Iterator[None]:
+    """Within, what people look at may fail: the network and its scores are kept all the same."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("%s is left out: %s: %s", what, type(error).__name__, error)
 
 
 def _check(
@@ -111,12 +126,15 @@ def _check(
 
 
 def _make_a_bundle(
-    folder: Path, bundle_root: str | Path | None, trainer: SupervisedTrainer
+    folder: Path,
+    bundle_root: str | Path | None,
+    trainer: SupervisedTrainer,
+    channels: tuple[int, int],
 ) -> None:
     """Make the run's folder a bundle, if one trains."""
     parser = current_parser()
     if parser is not None and bundle_root is not None:
-        write_bundle(parser, bundle_root, folder, trainer.network)
+        write_bundle(parser, bundle_root, folder, trainer.network, channels)
 
 
 def _train(
@@ -128,7 +146,8 @@ def _train(
     """Train the epochs that are left, the last one with a validation; returns the seconds."""
     start = time.perf_counter()
     _warn_of_empty_tiles(trainer.data_loader)
-    draw_training_sample(trainer.data_loader, tracker)
+    with _no_loss("the picture of a training sample"):
+        draw_training_sample(trainer.data_loader, tracker)
     if trainer.state.epoch < trainer.state.max_epochs:  # else only the end was missing
         trainer.run()
     if checkpoints.evaluator is not None and evaluator.state.epoch != trainer.state.epoch:
@@ -158,8 +177,9 @@ def _score(
         return {"images": 0, "unseen": False, "scores": {}}
     kind = "unseen" if unseen else "validation"
     scores = score(evaluator, metrics, results, {**told, "kind": kind})["scores"]
-    draw_predictions(results)
-    draw_cases(results)
+    with _no_loss("the pictures of predictions"):
+        draw_predictions(results)
+        draw_cases(results)
     return {"images": evaluator.state.epoch_length, "unseen": unseen, "scores": scores}
 
 
@@ -175,12 +195,15 @@ def _track(
     for path in (checkpoints.best_path, checkpoints.last_path):
         tracker.log_file(path, "models")
     for name in (SUMMARY, REPORT):
-        tracker.log_file(folder / name, "")
+        if (folder / name).is_file():
+            tracker.log_file(folder / name, "")
 
 
 def _warn_of_empty_tiles(loader: Any) -> None:
     """A tile that is mostly mirrored context costs time and teaches little."""
-    dataset: TileDataset = loader.dataset
+    dataset = loader.dataset
+    if not isinstance(dataset, TileDataset):
+        return
     cut = next((t for t in dataset.transform.transforms if isinstance(t, RandDeformedTiled)), None)
     if cut is None:
         return

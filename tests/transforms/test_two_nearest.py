@@ -162,3 +162,13 @@ def test_memory_layout_does_not_matter(order: str) -> None:
     assert not other.flags.c_contiguous
     for found, expected in zip(two_nearest_cells(other), two_nearest_cells(labels), strict=True):
         assert np.array_equal(found, expected)
+
+
+def test_whole_numbers_are_labels_whatever_their_type() -> None:
+    labels = scattered(3, (20, 30), 5, 0.1) % 900  # which half precision tells apart
+    expected = two_nearest_cells(labels)
+    for dtype in (np.float16, np.float32, np.float64):
+        found = two_nearest_cells(labels.astype(dtype))
+        assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+    with pytest.raises(ValueError, match=r"with a 0\.5 in it"):
+        two_nearest_cells(labels + 0.5)

@@ -189,8 +189,12 @@ def test_dictionary_keeps_the_labels_and_adds_weights() -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.zeros((1, 4, 4)), "dtype float64"),
-        (torch.zeros(1, 4, 4), "dtype float32"),
+        (np.full((1, 4, 4), 1.5), "with a 1.5"),
+        (torch.full((1, 4, 4), math.nan), "with a nan"),
+        (np.full((1, 4, 4), np.inf, np.float16), "with a inf"),
+        (np.full((1, 4, 4), 1e30), "with a 1e\\+30"),
+        (np.full((1, 4, 4), -1.0), "down to -1"),
+        (np.zeros((1, 4, 4), complex), "dtype complex128"),
         (np.full((1, 4, 4), -1), "down to -1"),
         (np.zeros((2, 4, 4), int), r"\(2, 4, 4\)"),
         (np.zeros((4, 4), int), r"\(4, 4\)"),
@@ -339,6 +343,16 @@ def test_kind_and_dtype_are_kept(dtype: type) -> None:
     tensor = SeparateTouching(2)(torch.from_numpy(labels))
     assert tensor.dtype == torch.from_numpy(labels).dtype
     assert np.array_equal(tensor.numpy(), result)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, bool, np.uint8, np.int64])
+def test_whole_numbers_are_labels_whatever_their_type(dtype: type) -> None:
+    labels = grown(4, (1, 20, 20), 5, 4.0).astype(dtype)
+    whole = labels.astype(np.int32)
+    for transform in (BorderWeightMap(sigma=3), SeparateTouching()):
+        assert np.array_equal(transform(labels), transform(whole))
+    assert SeparateTouching()(labels).dtype == labels.dtype
+    assert BorderWeightMap()(torch.from_numpy(labels)).dtype == torch.float32
 
 
 def test_metadata_is_kept() -> None:

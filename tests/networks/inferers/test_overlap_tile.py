@@ -279,7 +279,7 @@ def test_compiled_network_gives_the_same(roi: int | None) -> None:
 
 def test_geometry_is_found_behind_compile() -> None:
     network = network_of(0)
-    assert geometry_of(torch.compile(network)) is network.geometry
+    assert geometry_of(torch.compile(network)) == network.geometry
 
 
 @torch.no_grad()
@@ -416,8 +416,8 @@ def test_wrong_promises_are_noticed() -> None:
     image, geometry = torch.rand(1, 1, 40, 40), TileGeometry(2, 1, 5)
     with pytest.raises(GeometryError, match="its geometry promises"):
         OverlapTileInferer(20, geometry=geometry)(image, nn.Conv2d(1, 1, 3))
-    with pytest.raises(ArgumentError, match="returned tuple"):
-        OverlapTileInferer(20, geometry=geometry)(image, lambda x: (x, x))
+    with pytest.raises(ArgumentError, match="returned NoneType"):
+        OverlapTileInferer(20, geometry=geometry)(image, lambda x: (x, None))
 
 
 @pytest.mark.parametrize("name", ["overlap", "mode", "sigma_scale", "cpu_thresh", "buffer_steps"])

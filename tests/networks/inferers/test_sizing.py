@@ -165,10 +165,14 @@ def assert_answers_as(twin: nn.Module, network: nn.Module, image: Tensor, *args:
             expected = None
         seed()
         inferer = OverlapTileInferer(geometry=whole(image))
-        if isinstance(expected, Tensor) and expected.shape[2:] == image.shape[2:]:
-            found = inferer(image, network, *args)
-            assert found.device == expected.device
-            assert torch.allclose(found, expected, atol=1e-6, equal_nan=True)
+        outputs = [] if expected is None else tree_leaves(expected)
+        if outputs and all(
+            isinstance(one, Tensor) and one.shape[2:] == image.shape[2:] for one in outputs
+        ):
+            answers = tree_leaves(inferer(image, network, *args))
+            for found, one in zip(answers, outputs, strict=True):
+                assert found.device == one.device
+                assert torch.allclose(found, one, atol=1e-6, equal_nan=True)
             State(twin).assert_same_bytes(State(network))
         else:
             with pytest.raises(Exception):  # noqa: B017, PT011 (whatever the network raises)

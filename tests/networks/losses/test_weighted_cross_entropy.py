@@ -1,11 +1,15 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.engines import SupervisedTrainer
 from numpy.typing import NDArray
 
 from overtile.networks import PixelWeightedCrossEntropyLoss
+from overtile.pipelines import LossOfPair, prepare_weighted_batch
 
 LOSS = PixelWeightedCrossEntropyLoss()
 
@@ -101,3 +105,63 @@ def test_a_class_that_does_not_exist_is_refused() -> None:
     logits, labels, _ = drawn(5, 1, 2, (4, 4))
     with pytest.raises((IndexError, RuntimeError)):
         LOSS(logits, labels * 0 + 255)  # masks read as 0 and 255
+
+
+def trained(batch: dict[str, torch.Tensor], **parts: Any) -> torch.Tensor:
+    """The weights of a network after one step of MONAI's trainer."""
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(1, 2, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    trainer = SupervisedTrainer(
+        torch.device("cpu"), 1, [batch], network, optimizer, epoch_length=1, **parts
+    )
+    trainer.run()
+    return network.weight.detach().clone()
+
+
+def batch_of(weight: float | None) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    batch = {
+        "image": torch.rand(2, 1, 6, 6, generator=generator),
+        "label": torch.randint(2, (2, 1, 6, 6), generator=generator),
+    }
+    if weight is not None:
+        batch["weight"] = torch.full((2, 1, 6, 6), weight)
+    return batch
+
+
+def test_weights_that_are_not_handed_on_are_told_once() -> None:
+    loss = PixelWeightedCrossEntropyLoss()
+    with pytest.warns(UserWarning, match="no weights, but the batch has some under 'weight'"):
+        trained(batch_of(1000.0), loss_function=loss)
+    trained(batch_of(1000.0), loss_function=loss)  # a second warning would be an error
+    trained(batch_of(None), loss_function=PixelWeightedCrossEntropyLoss())
+    for batch in [batch_of(3.0)]:  # a loop of one's own
+        with pytest.warns(UserWarning, match="no weights"):
+            PixelWeightedCrossEntropyLoss()(torch.zeros(2, 2, 6, 6), batch["label"])
+        given = PixelWeightedCrossEntropyLoss()
+        given(torch.zeros(2, 2, 6, 6), batch["label"], batch["weight"])
+
+
+def test_the_adapter_hands_weights_to_the_loss_of_monais_trainer() -> None:
+    adapter = {
+        "loss_function": LossOfPair(PixelWeightedCrossEntropyLoss()),
+        "prepare_batch": prepare_weighted_batch,
+        "decollate": False,
+    }
+    plain = trained(batch_of(None), loss_function=PixelWeightedCrossEntropyLoss())
+    assert torch.equal(trained(batch_of(1.0), **adapter), plain)
+    assert torch.equal(trained(batch_of(None), **adapter), plain)
+    torch.manual_seed(0)
+    start = torch.nn.Conv2d(1, 2, 1).weight.detach()
+    moved = trained(batch_of(1000.0), **adapter) - start
+    torch.testing.assert_close(moved, 1000 * (plain - start), rtol=1e-3, atol=1e-4)
+
+
+def test_the_adapter_takes_a_loss_of_monai() -> None:
+    from monai.losses import DiceLoss
+
+    loss = DiceLoss(to_onehot_y=True, softmax=True)
+    adapted = {"loss_function": LossOfPair(loss), "prepare_batch": prepare_weighted_batch}
+    found = trained(batch_of(None), decollate=False, **adapted)
+    assert torch.equal(found, trained(batch_of(None), loss_function=loss))

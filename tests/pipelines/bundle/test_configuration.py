@@ -19,6 +19,7 @@ from overtile.networks import GeometryError, OverlapTileInferer, TileGeometry, V
 from overtile.pipelines.bundle.checkpoints import load_weights
 from overtile.pipelines.bundle.configuration import (
     check_inferer,
+    check_tile,
     resolved_values,
 )
 from overtile.pipelines.bundle.messages import wrong_value
@@ -173,3 +174,16 @@ def test_instances_are_written_whole_however_many(tmp_path: Path, cells: int, dt
     assert found.dtype == dtype
     assert np.array_equal(found, labels)
     assert not list((tmp_path / "out").glob("partial*"))
+
+
+@pytest.mark.parametrize("features", [(32, 64, 128, 256), (8, 16), (4, 4, 4, 4, 4)])
+def test_a_tile_of_an_image_is_not_taken_for_a_volume(features: tuple[int, ...]) -> None:
+    geometry = TileGeometry.unet(len(features) - 1)
+    whole = geometry.input_size(268)
+    assert check_tile(whole, geometry, 2) == whole
+    with pytest.raises(ConfigurationError, match="million voxels") as error:
+        check_tile(whole, geometry, 3)
+    most = int(re.search(r"at most (\d+) in 3D", str(error.value))[1])
+    least = int(re.search(r"tile=(\d+)", str(error.value))[1])
+    for offered in (most, least):
+        assert check_tile(offered, geometry, 3) == offered

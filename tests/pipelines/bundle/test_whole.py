@@ -66,7 +66,7 @@ def test_the_bundle_of_a_run_is_of_one_run(tmp_path: Path) -> None:
         parser = ConfigParser()
         parser.read_config(BUNDLE / "configs" / "train.json")
         parser.update({"seed": seed, "min_size": seed, "network_def#features": [4, 4 * seed]})
-        write_bundle(parser, BUNDLE, folder, ValidUNet(features=(4, 8)))
+        write_bundle(parser, BUNDLE, folder, ValidUNet(features=(4, 8)), (1, 2))
 
     def told() -> set[int]:
         check_bundle(tmp_path)
@@ -76,7 +76,6 @@ def test_the_bundle_of_a_run_is_of_one_run(tmp_path: Path) -> None:
         }
         assert configs.keys() >= {"train", "inference", "evaluation"}
         assert (tmp_path / "LICENSE").is_file()
-        assert (tmp_path / "docs" / "README.md").is_file()
         assert (tmp_path / "configs" / "my_own.json").read_text() == "{}"
         return {c["min_size"] for c in configs.values()} | {configs["train"]["seed"]}
 
@@ -87,4 +86,4 @@ def test_the_bundle_of_a_run_is_of_one_run(tmp_path: Path) -> None:
     assert all(one in ({1}, {2}) for one in seen)
     assert told() == {2}
     with pytest.raises(ConfigurationError, match=r"no configs/train\.json in it"):
-        check_bundle(tmp_path / "docs")
+        check_bundle(tmp_path / "configs")

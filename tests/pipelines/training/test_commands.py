@@ -583,6 +583,33 @@ def test_the_folder_of_a_run_is_a_bundle_for_monai(trained: Path) -> None:
     for n in (1, 2, 7):
         given, got = (tuple(eval(s, {"n": n}) for s in shape) for shape in sizes)
         assert network.geometry.output_size(given) == got
+    summary = json.loads((trained / "summary.json").read_text())
+    assert metadata["eval_metrics"] == summary["scores"]
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ({"network_def#out_channels": 3}, "probabilities of 3 classes"),
+        ({"loss": {"_target_": "DiceCELoss", "to_onehot_y": True}}, "configuration: train"),
+        (
+            {"validate#postprocessing": {"_target_": "Compose", "transforms": []}},
+            "configuration: validate: KeyError: 'instances'",
+        ),
+    ],
+)
+def test_a_task_that_is_not_ours_costs_one_line_at_the_start(
+    bundle: Any, root: Path, cells: Path, own: dict[str, Any], told: str
+) -> None:
+    file = bundle.folder / "own.json"
+    file.write_text(json.dumps(own))
+    config = root / "bundles" / "touching_cells" / "configs" / "train.json"
+    options = ("--config_file", f"['{config}','{file}']")
+    done = bundle.run("touching_cells", "training", *small(cells, 1), *options)
+    assert done.returncode == 2
+    assert told in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (bundle.folder / "runs" / "small").exists()
 
 
 def test_a_forgotten_bundle_root_and_an_unknown_run_cost_one_line(bundle: Any, cells: Path) -> None:

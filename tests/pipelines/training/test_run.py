@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +17,11 @@ from killed import killed_everywhere
 from matplotlib.figure import Figure
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
-from monai.handlers import IgniteMetricHandler, ValidationHandler, from_engine
+from monai.handlers import IgniteMetricHandler, MeanDice, ValidationHandler, from_engine
 from monai.inferers import SimpleInferer
-from monai.transforms import Activationsd, Compose
+from monai.losses import DiceCELoss
+from monai.metrics import DiceMetric
+from monai.transforms import Activationsd, AsDiscreted, Compose
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -27,12 +30,15 @@ from overtile.networks import PixelWeightedCrossEntropyLoss
 from overtile.pipelines.bundle.checkpoints import Checkpoints
 from overtile.pipelines.data.cache import CachedDataset
 from overtile.pipelines.data.samples import TileDataset
+from overtile.pipelines.errors import ConfigurationError
 from overtile.pipelines.images.read_transform import ReadImaged
 from overtile.pipelines.metrics.monai_metrics import SegMetric
 from overtile.pipelines.reporting import figures
+from overtile.pipelines.training import run as training
 from overtile.pipelines.training.batches import LossOfPair, prepare_weighted_batch
 from overtile.pipelines.training.run import run_training
 from overtile.pipelines.training.tracking import RunTracker
+from overtile.pipelines.training.try_out import try_out
 from overtile.transforms import InstancesFromProbabilitiesd
 
 SHAPE = (7, 12, 20)  # sections, rows, columns
@@ -152,7 +158,7 @@ def test_pictures_show_the_middle_section_of_what_was_scored_once(
     monkeypatch.setattr(figures, "predictions", note)
     run = Run(tmp_path, suffix)
     run.train()
-    assert run.network.asked == 1 + 3, "one validation and three unseen images, each once"
+    assert run.network.asked == 2 + 1 + 3, "tried out; one validation and three unseen, each once"
     (figure,) = drawn
     panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
     for place, volume in enumerate(run.volumes[2:]):
@@ -161,6 +167,131 @@ def test_pictures_show_the_middle_section_of_what_was_scored_once(
         assert image.shape == middle.shape
         assert same_picture(image, middle)
         assert np.array_equal(label, figures.coloured(middle))
+
+
+# --- what does not go together ------------------------------------------------------------------
+
+
+def broken(run: Run, kind: str) -> tuple[str, str]:
+    """Make a run of parts that do not go together; what the one line names."""
+    if kind == "loss":
+        run.trainer.loss_function = LossOfPair(nn.NLLLoss())
+        return "configuration: train: ", "expected batches, a network and a loss"
+    if kind == "batch":
+        run.trainer.prepare_batch = lambda batch, *_, **__: (batch["picture"], batch["label"])
+        return "configuration: train: KeyError: 'picture'", ""
+    if kind == "metric":
+        run.metric._output_transform = from_engine(["cells", "label"])
+        return "configuration: validate: KeyError: 'cells'", "metrics that go together"
+    if kind == "many":
+        metric = IgniteMetricHandler(
+            metric_fn=DiceMetric(reduction="none"), output_transform=from_engine(["pred", "label"])
+        )
+        run.metric.iteration_completed, run.metric.compute = (
+            metric.iteration_completed,
+            lambda: torch.zeros(3),
+        )
+        return "configuration: validate: ValueError: metric seg gives 3 numbers", ""
+    run.network.weight = nn.Parameter(torch.zeros(3, 1, 1, 1, 1))
+    run.network.bias = nn.Parameter(torch.zeros(3))
+    return "probabilities of 3 classes", "background and cell"
+
+
+@pytest.mark.parametrize("kind", ["loss", "batch", "metric", "many", "classes"])
+def test_what_does_not_go_together_costs_one_line_before_anything_is_written(
+    tmp_path: Path, kind: str
+) -> None:
+    run = Run(tmp_path, ".tif")
+    parts = broken(run, kind)
+    with pytest.raises(ConfigurationError) as error:
+        run.train()
+    told = str(error.value)
+    assert all(part in told for part in parts), told
+    assert "\n" not in told
+    assert not run.folder.exists()
+    assert run.trainer.state.epoch == 0
+
+
+def test_trying_out_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    run = Run(tmp_path, ".tif", nn.Sequential(nn.Conv3d(1, 2, 1), nn.BatchNorm3d(2), nn.Dropout()))
+    run.network.train()
+    torch.manual_seed(3)
+    before = (
+        {k: v.clone() for k, v in run.network.state_dict().items()},
+        {k: v for k, v in vars(run.evaluator.state).items() if k != "metrics"},
+        torch.get_rng_state(),
+    )
+    assert try_out(run.trainer, run.evaluator, {"seg": run.metric}, run.test) == (1, 2)
+    assert run.network.training
+    for name, value in run.network.state_dict().items():
+        assert torch.equal(value, before[0][name])
+    after = {k: v for k, v in vars(run.evaluator.state).items() if k != "metrics"}
+    assert after == before[1]
+    assert torch.equal(torch.get_rng_state(), before[2])
+    assert not run.folder.exists()
+
+
+class OwnTask(Run):
+    """Without weights, instances and names of files: classes by a loss and a metric of MONAI."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, ".tif")
+        two = AsDiscreted("label", to_onehot=2)
+        self.metric = MeanDice(output_transform=from_engine(["pred", "label"]))
+        cells = AsDiscreted("label", threshold=1)
+        classes = AsDiscreted("pred", argmax=True, to_onehot=2)
+        self.evaluator = SupervisedEvaluator(
+            torch.device("cpu"),
+            self.evaluator.data_loader,
+            self.network,
+            inferer=SimpleInferer(),
+            postprocessing=Compose([classes, cells, two]),
+            key_val_metric={"seg": self.metric},
+        )
+        read = ReadImaged(["image", "label"], ("float32", "int32"), spatial_dims=3)
+        item = dict.fromkeys(("image", "label"), str(folder / "0.tif"))
+        tiles = TileDataset([item], Compose([read, AsDiscreted("label", threshold=2)]))
+        self.trainer = SupervisedTrainer(
+            torch.device("cpu"),
+            1,
+            DataLoader(tiles, batch_size=1),
+            self.network,
+            torch.optim.SGD(self.network.parameters(), lr=0.01),
+            DiceCELoss(to_onehot_y=True, softmax=True),
+            train_handlers=[ValidationHandler(1, self.evaluator)],
+            decollate=False,
+        )
+        self.checkpoints = Checkpoints(
+            self.folder / "models", {"model": self.network}, self.evaluator
+        )
+        self.checkpoints.attach(self.trainer)
+
+
+def test_a_task_that_is_not_ours_is_trained_scored_and_drawn(tmp_path: Path) -> None:
+    run = OwnTask(tmp_path)
+    summary = run.train()
+    assert 0 < summary["scores"]["seg"] < 1
+    for name in ("summary.json", "evaluation.csv", "report.html", "models/model.pt"):
+        assert (run.folder / name).is_file()
+    rows = (run.folder / "evaluation.csv").read_text().splitlines()
+    assert rows[0].split(",") == ["image", "seg"]
+    values = [float(row.rsplit(",", 1)[1]) for row in rows[1:]]
+    np.testing.assert_allclose(np.mean(values), summary["scores"]["seg"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["draw_predictions", "draw_cases", "write_report"])
+def test_a_picture_that_fails_loses_nothing(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyError("instances")
+
+    monkeypatch.setattr(training, name, fail)
+    run = Run(tmp_path, ".tif")
+    summary = run.train()
+    assert "is left out: KeyError: 'instances'" in caplog.text or "are left out" in caplog.text
+    assert (run.folder / "models" / "model.pt").is_file()
+    assert json.loads((run.folder / "summary.json").read_text()) == summary
 
 
 def test_a_figure_that_is_killed_is_the_old_or_the_new(tmp_path: Path) -> None:
