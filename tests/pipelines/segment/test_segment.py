@@ -144,6 +144,26 @@ def test_grey_values_are_those_of_the_whole_image(
     assert np.ptp(expected) > 0.1
 
 
+def test_one_nucleus_in_the_dark_is_one_cell_on_every_scale(bundle: Bundle) -> None:
+    """So few pixels that both percentiles are the background's."""
+    shipped, folder = ROOT / "bundles" / "touching_cells", bundle.folder / "images"
+    folder.mkdir()
+    row, column = np.mgrid[:136, :136]
+    nucleus = (row - 60) ** 2 + (column - 71) ** 2 < 11
+    for name, factor, offset in (("low", 3, 0), ("high", 20000, 0), ("raised", 900, 500)):
+        pixels = nucleus.astype(np.uint16) * factor + offset
+        tifffile.imwrite(folder / f"{name}.tif", pixels, tile=(64, 64))
+    done = bundle.run("touching_cells", "inference", "--dataset_dir", folder)
+    assert done.returncode == 0, done.stderr
+    annotating = pytest.importorskip("overtile.pipelines.label.infer").Segmenter(shipped)
+    for file in sorted(folder.iterdir()):
+        segmented = tifffile.imread(bundle.folder / "segmented" / f"{file.stem}_instances.tif")
+        stored = run(file, bundle.folder / file.name, shipped, chunk=64)
+        for found in (segmented, stored, annotating.segment(file)):
+            assert set(np.unique(found)) == {0, 1}
+            assert np.sum((found > 0) & nucleus) / np.sum((found > 0) | nucleus) > 0.7
+
+
 @pytest.mark.parametrize("padding_mode", ["reflect", "replicate", "constant"])
 def test_versions_and_borders_are_those_of_the_whole_image(
     tmp_path: Path, toy: Path, tiled: Path, image: NDArray[Any], padding_mode: str
