@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ class Checkpoints:
         directory: where to write them.
         parts: objects with ``state_dict``; ``"model"`` has to be among them.
         evaluator: whose key metric decides what is best (larger is better, unless
-            ``lower_is_better``). None saves the last network as the best.
+            ``lower_is_better``). An epoch in which it is NaN, no score, is never the best. Without
+            an evaluator, or where no epoch has a score, the last network is saved as the best.
         lower_is_better: for errors.
         settings: how images are read and normalised; kept with the best network.
     """
@@ -99,19 +101,21 @@ class Checkpoints:
     def save(self, engine: Engine) -> None:
         """Save the state at the end of an epoch, and the network if it is the best so far."""
         if self.evaluator is None:
-            self._save_best(engine, engine.state.epoch)
+            self._save_best(engine)
         elif self.evaluator.state.epoch == engine.state.epoch:  # it validated this epoch
             state = self.evaluator.state
-            self._save_best(engine, self.sign * float(state.metrics[state.key_metric_name]))
+            score = self.sign * float(state.metrics[state.key_metric_name])
+            if self.best is None or score > self.best:  # no NaN is
+                self.best = None if math.isnan(score) else score
+                self._save_best(engine)
         self._save_last(engine)
 
-    def _save_best(self, engine: Engine, score: float) -> None:
-        if self.best is None or score > self.best:
-            self.best, self.best_epoch = score, engine.state.epoch
-            with together(self.directory) as folder:
-                torch.save(self.parts["model"].state_dict(), folder / self.best_path.name)
-                told = json.dumps(self.settings, indent=2)
-                (folder / _SETTINGS).write_text(f"{told}\n")
+    def _save_best(self, engine: Engine) -> None:
+        self.best_epoch = engine.state.epoch
+        with together(self.directory) as folder:
+            torch.save(self.parts["model"].state_dict(), folder / self.best_path.name)
+            told = json.dumps(self.settings, indent=2)
+            (folder / _SETTINGS).write_text(f"{told}\n")
 
     def _save_last(self, engine: Engine) -> None:
         state = {name: part.state_dict() for name, part in self.parts.items()}

@@ -14,6 +14,7 @@ from overtile.pipelines.bundle.configuration import current_parser
 from overtile.pipelines.bundle.overrides import in_monais_command
 from overtile.pipelines.bundle.schema import KEYS
 from overtile.pipelines.errors import ConfigurationError, Setting, exit_with, users_mistake
+from overtile.pipelines.notices import keep_warnings
 
 # PyTorch asserts that it was built with CUDA; MONAI imports a name when it is used
 _REFUSALS = (
@@ -78,6 +79,7 @@ def one_line_errors() -> None:
     user's keep their traceback.
     """
     if in_monais_command():  # no program of others
+        keep_warnings()
         sys.excepthook = partial(_report, parser=current_parser())
 
 

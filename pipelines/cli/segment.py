@@ -18,6 +18,7 @@ from overtile.pipelines.cli.options import (
     loudness,
     note,
 )
+from overtile.pipelines.notices import kept_warnings
 
 
 @click.command(
@@ -123,7 +124,8 @@ def segment(
         with on_cluster(scheduler) as runner:
             result = segment_image(request, runner)
     if as_json:
-        click.echo(json.dumps(result.as_dict(), indent=2))
+        told = {**result.as_dict(), "warnings": kept_warnings()}
+        click.echo(json.dumps(told, indent=2))
     elif not is_("quiet"):
         cells = "" if result.cells is None else f": {result.cells} cells"
         click.echo(f"{result.target}{cells}")

@@ -1,0 +1,42 @@
+"""Warnings of a command: said when they come up, and once more at its end."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+_OURS = logging.getLogger("overtile")
+
+
+class _Kept(logging.Handler):
+    """Keeps every warning of this package once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: dict[str, None] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one."""
+        self.lines[" ".join(record.getMessage().split())] = None
+
+
+_KEPT = _Kept()
+
+
+def keep_warnings() -> None:
+    """From now on keep what this package warns of; a command calls this when it begins."""
+    _KEPT.lines.clear()
+    _OURS.addHandler(_KEPT)
+
+
+def kept_warnings() -> list[str]:
+    """What a command has warned of so far, a line each; nothing outside of one."""
+    return list(_KEPT.lines)
+
+
+def print_warnings() -> None:
+    """End a command: say all of it again, on stderr, where nothing scrolls it away any more."""
+    _OURS.removeHandler(_KEPT)
+    for line in kept_warnings():
+        print(f"overtile: warning: {line}", file=sys.stderr, flush=True)
+    _KEPT.lines.clear()
