@@ -144,6 +144,26 @@ def test_grey_values_are_those_of_the_whole_image(
     assert np.ptp(expected) > 0.1
 
 
+def test_skipping_covers_pixels_that_are_no_numbers(
+    tmp_path: Path, toy: Path, image: NDArray[Any]
+) -> None:
+    spoilt = image.astype(np.float32)
+    spoilt[3, 5] = np.nan
+    path, target = tmp_path / "image.tif", tmp_path / "p.zarr"
+    tifffile.imwrite(path, spoilt)
+    with pytest.raises(DataError, match=r"chunk 0/0 .*1 pixels are NaN or infinite"):
+        run(path, target, toy, chunk=100)
+    wanted = Request(
+        path, target, toy, "probabilities", chunk=100, skip_unreadable=True, show=False
+    )
+    result = segment(wanted)
+    assert all("NaN" in line for line in result.unreadable)
+    assert "chunk 0/0" in result.unreadable[0]
+    found = zarr.open(target)["0"][:]
+    assert not found[:100, :100].any()
+    assert found[:, -20:].any()
+
+
 def test_one_nucleus_in_the_dark_is_one_cell_on_every_scale(bundle: Bundle) -> None:
     """So few pixels that both percentiles are the background's."""
     shipped, folder = ROOT / "bundles" / "touching_cells", bundle.folder / "images"
