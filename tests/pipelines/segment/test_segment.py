@@ -164,6 +164,33 @@ def test_skipping_covers_pixels_that_are_no_numbers(
     assert found[:, -20:].any()
 
 
+@pytest.mark.parametrize("bias", [-50.0, 50.0])
+def test_as_many_cells_are_said_as_there_are(
+    tmp_path: Path, toy: Path, image: NDArray[Any], bias: float
+) -> None:
+    """Also of an image that is smaller than a hole, all cell or none."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(toy, folder)
+    weights = torch.load(folder / "models" / "model.pt", weights_only=True)
+    weights["head.bias"] += torch.tensor([-bias, bias])
+    torch.save(weights, folder / "models" / "model.pt")
+    for shape in ((1, 1), (3, 4), (30, 50)):
+        source = tmp_path / f"{shape[0]}.tif"
+        tifffile.imwrite(source, image[: shape[0], : shape[1]])
+        result = segment(
+            Request(source, tmp_path / f"out{shape[0]}.tif", folder, chunk=16, show=False)
+        )
+        found = tifffile.imread(result.target)
+        assert result.cells == len(np.unique(found[found > 0]))
+        large_enough = found.size >= 10  # min_size of the bundle
+        assert (found == (bias > 0 and large_enough)).all()
+        trained = load_trained(folder, {})
+        whole_image = trained.instances(
+            np.asarray(trained.normalize(image[None, : shape[0], : shape[1]]))[0]
+        )
+        assert same_cells(found, whole_image)
+
+
 def test_one_nucleus_in_the_dark_is_one_cell_on_every_scale(bundle: Bundle) -> None:
     """So few pixels that both percentiles are the background's."""
     shipped, folder = ROOT / "bundles" / "touching_cells", bundle.folder / "images"
