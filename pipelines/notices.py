@@ -1,4 +1,4 @@
-"""Warnings of a command: said when they come up, and once more at its end."""
+"""Warnings of a command: kept while it runs, and said at its end, where a user sees them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def kept_warnings() -> list[str]:
 
 
 def print_warnings() -> None:
-    """End a command: say all of it again, on stderr, where nothing scrolls it away any more."""
+    """End a command: say all of it on stderr, where nothing scrolls it away any more."""
     _OURS.removeHandler(_KEPT)
     for line in kept_warnings():
         print(f"overtile: warning: {line}", file=sys.stderr, flush=True)

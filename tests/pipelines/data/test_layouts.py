@@ -480,9 +480,11 @@ def test_a_folder_annotated_in_the_page_trains_a_network_further(bundle: Any, ro
     options = (*run, "--learning_rate", 0.0003, *short)
     done = bundle.run("touching_cells", "training", *options)
     assert done.returncode == 0, done.stderr
-    assert (done.stdout + done.stderr).count(remark) == 1
+    assert (done.stdout + done.stderr).count(remark) == 2, "at once, and at the end"
+    assert done.stderr.splitlines()[-1] == f"overtile: warning: {remark}"
     trained = bundle.folder / "runs" / "mine"
     summary = json.loads((trained / "summary.json").read_text())
+    assert summary["warnings"] == [remark]
     assert summary["scores"]["seg"] > 0.3, "random weights find nothing after one step"
 
     bundled = ("--bundle_root", trained, "--config_file", trained / "configs" / "inference.json")
