@@ -24,9 +24,13 @@ _KEPT = _Kept()
 
 
 def keep_warnings() -> None:
-    """From now on keep what this package warns of; a command calls this when it begins."""
-    _KEPT.lines.clear()
-    _OURS.addHandler(_KEPT)
+    """From now on keep what this package warns of.
+
+    A command calls this when it begins; MONAI's bundles call it more than once.
+    """
+    if _KEPT not in _OURS.handlers:
+        _KEPT.lines.clear()
+        _OURS.addHandler(_KEPT)
 
 
 def kept_warnings() -> list[str]:
