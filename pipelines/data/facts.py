@@ -257,7 +257,7 @@ def _pieces(labels: NDArray[Any], names: NDArray[Any]) -> NDArray[np.int64]:
         each = (ndimage.label(numbers[box] == n, around)[1] for n, box in enumerate(boxes, 1))
         return np.fromiter(each, np.int64, len(names))
     found = np.zeros(len(names) + 1, np.int64)
-    for part in np.array_split(numbers, -(-labels.size // _AT_ONCE)):
+    for part in np.array_split(numbers, min(len(numbers), -(-labels.size // _AT_ONCE))):
         found = np.maximum(found, _pieces_in(part, len(names)))
     return found[1:]
 
