@@ -14,7 +14,7 @@ FLOORS = (
     ("overtile",),
     ("networks",),
     ("transforms",),
-    ("errors", "files", "interrupts"),
+    ("errors", "files", "interrupts", "notices"),
     ("metrics", "images", "bundle"),
     ("data",),
     ("reporting",),

@@ -159,7 +159,7 @@ def _fill_holes(labels: NDArray[Any], max_hole: int) -> NDArray[Any]:
         return labels
     low = ndimage.minimum(lowest, holes, numbers).astype(labels.dtype)
     high = ndimage.maximum(highest, holes, numbers).astype(labels.dtype)
-    owner = np.where((low == high) & (sizes <= max_hole), low, 0)
+    owner = np.where((low == high) & (low < beyond) & (sizes <= max_hole), low, 0)
     return np.where(labels == 0, np.concatenate([[0], owner])[holes], labels)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -24,7 +25,8 @@ class NormalizeImage(Transform):
     Args:
         method: ``"zscore"``: mean 0 and standard deviation 1, the default of this package;
             ``"percentile"``: the 1st percentile becomes 0 and the 99.8th 1, without clipping, as
-            in StarDist, for images with a few very bright spots; ``"none"``: as they are, for
+            in StarDist, for images with a few very bright spots, or, where one grey value is
+            all between them, the lowest becomes 0 and the highest 1; ``"none"``: as they are, for
             images whose grey values mean something absolute.
 
     Raises:
@@ -40,21 +42,59 @@ class NormalizeImage(Transform):
         """Image ``[1, *S]`` -> the same shape, float32. A constant image becomes 0."""
         image = current(image)
         values = as_array(image).astype(np.float64)
+        low, width = 0.0, 1.0
         if self.method == "zscore":
-            low, width = values.mean(), values.std()
+            spread = float(values.min()), float(values.max())
+            low, width = moment_scale(float(values.mean()), float(values.std()), *spread)
         elif self.method == "percentile":
-            low, high = np.percentile(values, PERCENTILES)
-            width = high - low
-        else:
-            low, width = 0.0, 1.0
-        result = scaled(values, float(low), float(width))
+            wanted = ranks(values.size)
+            ordered = np.partition(values.ravel(), wanted)
+            low, width = percentile_scale({r: float(ordered[r]) for r in wanted}, values.size)
+        result = scaled(values, low, width)
         normalised: NDArray[np.float32] | Tensor
         normalised = like(result, image)
         return normalised
 
 
+def moment_scale(
+    mean: float, deviation: float, lowest: float, highest: float
+) -> tuple[float, float]:
+    """Mean and width; the deviation of equal values is 0, and not what rounding leaves of it."""
+    return (mean, deviation) if lowest < highest else (lowest, 0.0)
+
+
+def ranks(count: int) -> list[int]:
+    """Which of so many values in order, from 0, `percentile_scale` needs."""
+    around = (end(place) for place in _places(count) for end in (math.floor, math.ceil))
+    return sorted({0, count - 1, *around})
+
+
+def percentile_scale(ordered: Mapping[int, float], count: int) -> tuple[float, float]:
+    """Low and width of `PERCENTILES`, from the values at the `ranks` of so many.
+
+    The range of the values, where nothing but one grey value lies between the percentiles: in an
+    image of a few spots they are both the background's, or a little off it by interpolation.
+    """
+    first, last = _places(count)
+    if ordered[math.ceil(first)] >= ordered[math.floor(last)]:
+        return ordered[0], ordered[count - 1] - ordered[0]
+    low, high = (_between(ordered, place) for place in (first, last))
+    return low, high - low
+
+
+def _places(count: int) -> list[float]:
+    return [(count - 1) * (q / 100) for q in PERCENTILES]
+
+
+def _between(ordered: Mapping[int, float], place: float) -> float:
+    """Linear between two neighbours in order, computed as NumPy does."""
+    low, high = ordered[math.floor(place)], ordered[math.ceil(place)]
+    share = place - math.floor(place)
+    return high - (high - low) * (1 - share) if share >= 0.5 else low + (high - low) * share
+
+
 def scaled(values: NDArray[Any], low: float, width: float) -> NDArray[np.float32]:
-    """Grey values of which ``low`` becomes 0 and ``low + width`` 1; a width of 0 counts as 1."""
+    """Grey values of which ``low`` becomes 0 and ``low + width`` 1; all 0 if they are constant."""
     result: NDArray[np.float32] = ((values - low) / (width or 1)).astype(np.float32)
     return result
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from overtile.pipelines.errors import ConfigurationError, Setting
 from overtile.pipelines.files import settle, together, whole
 
 _SETTINGS = "settings.json"
+_CHECKPOINT = "one that a training wrote: tensors by name"
 
 
 class Checkpoints:
@@ -31,7 +33,8 @@ class Checkpoints:
         directory: where to write them.
         parts: objects with ``state_dict``; ``"model"`` has to be among them.
         evaluator: whose key metric decides what is best (larger is better, unless
-            ``lower_is_better``). None saves the last network as the best.
+            ``lower_is_better``). An epoch in which it is NaN, no score, is never the best. Without
+            an evaluator, or where no epoch has a score, the last network is saved as the best.
         lower_is_better: for errors.
         settings: how images are read and normalised; kept with the best network.
     """
@@ -70,8 +73,8 @@ class Checkpoints:
         """Put every part, and ``engine``, back to the end of the last completed epoch.
 
         Raises:
-            ConfigurationError: if there is nothing to resume, it is of another network, or read its
-                images otherwise.
+            ConfigurationError: if there is nothing to resume, it is no state of a run, of another
+                network, or read its images otherwise.
         """
         if not self.last_path.is_file():
             raise ConfigurationError(
@@ -79,7 +82,7 @@ class Checkpoints:
                 f"{self.last_path} does not exist",
                 hint=Setting("resume", False, "to start anew"),
             )
-        state = read_checkpoint(self.last_path)
+        state = self._state()
         check_weights(state["model"], self.parts["model"], self.last_path)
         check_settings(self.settings, self.best_path)
         for name, part in self.parts.items():
@@ -92,6 +95,33 @@ class Checkpoints:
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["iteration"]
 
+    def _state(self) -> dict[str, Any]:
+        """What `_save_last` wrote.
+
+        Raises:
+            ConfigurationError: for anything else.
+        """
+        state = read_checkpoint(self.last_path)
+        numbers, wanted = ("epoch", "iteration", "best_epoch"), (*self.parts, "best", "extra")
+        missing = [name for name in (*wanted, *numbers) if name not in state]
+        wrong = [name for name in numbers if not isinstance(state.get(name), int)]
+        if not isinstance(state.get("extra"), dict):
+            wrong.append("extra")
+        if not isinstance(state.get("best"), (int, float, type(None))):
+            wrong.append("best")
+        for named, found in ((missing, "no {}"), (wrong, "{} is none")):
+            if named:
+                raise ConfigurationError(
+                    self.last_path,
+                    f"{found.format(', '.join(named))} in it",
+                    "the state of a run, with weights, optimiser and epoch",
+                    (
+                        Setting("resume", False, "to start anew"),
+                        Setting("initial_weights", self.last_path, "to start from its weights"),
+                    ),
+                )
+        return state
+
     def load_best(self) -> None:
         """Give the network the best weights so far."""
         load_weights(self.parts["model"], self.best_path)
@@ -99,19 +129,21 @@ class Checkpoints:
     def save(self, engine: Engine) -> None:
         """Save the state at the end of an epoch, and the network if it is the best so far."""
         if self.evaluator is None:
-            self._save_best(engine, engine.state.epoch)
+            self._save_best(engine)
         elif self.evaluator.state.epoch == engine.state.epoch:  # it validated this epoch
             state = self.evaluator.state
-            self._save_best(engine, self.sign * float(state.metrics[state.key_metric_name]))
+            score = self.sign * float(state.metrics[state.key_metric_name])
+            if self.best is None or score > self.best:  # no NaN is
+                self.best = None if math.isnan(score) else score
+                self._save_best(engine)
         self._save_last(engine)
 
-    def _save_best(self, engine: Engine, score: float) -> None:
-        if self.best is None or score > self.best:
-            self.best, self.best_epoch = score, engine.state.epoch
-            with together(self.directory) as folder:
-                torch.save(self.parts["model"].state_dict(), folder / self.best_path.name)
-                told = json.dumps(self.settings, indent=2)
-                (folder / _SETTINGS).write_text(f"{told}\n")
+    def _save_best(self, engine: Engine) -> None:
+        self.best_epoch = engine.state.epoch
+        with together(self.directory) as folder:
+            torch.save(self.parts["model"].state_dict(), folder / self.best_path.name)
+            told = json.dumps(self.settings, indent=2)
+            (folder / _SETTINGS).write_text(f"{told}\n")
 
     def _save_last(self, engine: Engine) -> None:
         state = {name: part.state_dict() for name, part in self.parts.items()}
@@ -139,12 +171,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             path, "no such file", hint=("train first", Setting("checkpoint", "FILE"))
         )
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigurationError(
-            path, f"no checkpoint of tensors ({reason})", "one that a training wrote"
+            path, f"no checkpoint of tensors ({reason})", _CHECKPOINT
         ) from error
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise ConfigurationError(path, f"a {type(state).__name__} without names", _CHECKPOINT)
     return state
 
 
@@ -183,16 +217,35 @@ def check_settings(settings: Mapping[str, Any], path: str | Path) -> None:
 
 
 def check_weights(weights: Mapping[str, Any], network: nn.Module, path: str | Path) -> None:
-    """Raise a `ConfigurationError` that names the first parameter that differs, if one does."""
+    """Whether these are weights of this network, and numbers.
+
+    Raises:
+        ConfigurationError: naming the first parameter that differs, or that is NaN or infinite.
+    """
+    if not isinstance(weights, Mapping):
+        found = f"a {type(weights).__name__} where weights should be"
+        raise ConfigurationError(path, found, _CHECKPOINT)
+    for name, value in weights.items():
+        if not isinstance(value, Tensor):
+            found = f"{name} is a {type(value).__name__} where weights should be"
+            raise ConfigurationError(path, found, _CHECKPOINT)
     wanted = network.state_dict()
     for name in [*wanted, *weights]:
-        found = tuple(weights[name].shape) if name in weights else "missing"
+        has = tuple(weights[name].shape) if name in weights else "missing"
         expected = tuple(wanted[name].shape) if name in wanted else "missing"
-        if found != expected:
+        if has != expected:
             raise ConfigurationError(
                 path,
-                f"{name} is {found}, the network has {expected}",
+                f"{name} is {has}, the network has {expected}",
                 hint="set network_def as it was in training",
+            )
+        bad = int((~torch.isfinite(weights[name])).sum())
+        if bad:
+            raise ConfigurationError(
+                path,
+                f"{bad} of the {weights[name].numel()} weights of {name} are NaN or infinite",
+                "finite numbers",
+                "take another checkpoint, or train again",
             )
 
 

@@ -22,6 +22,7 @@ from overtile.pipelines.errors import (
     of_argument,
     users_mistake,
 )
+from overtile.pipelines.notices import keep_warnings
 
 # PyTorch asserts that it was built with CUDA; MONAI imports a name when it is used
 _REFUSALS = (
@@ -87,6 +88,7 @@ def one_line_errors() -> None:
     ``monai.bundle run`` lets every exception through. Errors that are not the user's keep their
     traceback.
     """
+    keep_warnings()
     sys.excepthook = partial(_report, parser=current_parser())
 
 

@@ -79,7 +79,7 @@ _GPU = ("where to compute", "to choose between several GPUs")
 _NETWORK = ("the network, as it was in training", "whenever training had another")
 _ROOT = ("folder of the bundle", "always give it, as the commands show")
 _BROKEN = (
-    "go on without files that cannot be read, and list them",
+    "go on without files that cannot be used, and list them",
     "if some files are known to be broken",
 )
 _INFERER = (

@@ -22,6 +22,7 @@ from overtile.pipelines.data.layouts import all_layouts
 from overtile.pipelines.data.write import check_format, check_target, write_data, written_layouts
 from overtile.pipelines.errors import DataError, as_argument
 from overtile.pipelines.interrupts import check_interrupt
+from overtile.pipelines.notices import kept_warnings
 
 Item = TypeVar("Item")
 
@@ -101,7 +102,8 @@ def look(
     command = click.get_current_context().command
     wording = command.worded if isinstance(command, Command) else as_argument
     if as_json:
-        click.echo(json.dumps(found.as_dict(wording), indent=2))
+        told = {**found.as_dict(wording), "warnings": kept_warnings()}
+        click.echo(json.dumps(told, indent=2))
     else:
         click.echo(as_text(found, wording, "--json lists all"))
     if found.picture and not is_("quiet") and not as_json:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from overtile.pipelines.errors import OvertileError, Setting, exit_with
+from overtile.pipelines.notices import keep_warnings, print_warnings
 
 _SIDES = range(16, 16385)
 
@@ -19,10 +20,14 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        keep_warnings()
         try:
             return super().invoke(ctx)
         except OvertileError as error:
+            print_warnings()
             exit_with(error, self.worded)
+        finally:
+            print_warnings()
 
     def worded(self, setting: Setting) -> str | None:
         """A setting as an option of this command, or as ``--set KEY=VALUE`` where it has that."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import webbrowser
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import click
 
 from overtile.pipelines.cli.options import Command, examples, is_, loudness, note
 from overtile.pipelines.errors import ConfigurationError, DataError
+
+log = logging.getLogger(__name__)
 
 
 @click.command(
@@ -31,6 +34,8 @@ def show(run: Path, as_json: bool) -> None:
         click.echo(json.dumps({"run": str(run), **summary}, indent=2))
     else:
         print_summary(summary, run)
+        for line in summary.get("warnings", []):
+            log.warning("%s", line)
 
 
 @click.command(

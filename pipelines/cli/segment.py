@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,9 @@ from overtile.pipelines.cli.options import (
     loudness,
     note,
 )
+from overtile.pipelines.notices import kept_warnings
+
+log = logging.getLogger(__name__)
 
 
 @click.command(
@@ -122,10 +126,11 @@ def segment(
 
         with on_cluster(scheduler) as runner:
             result = segment_image(request, runner)
+    for line in result.unreadable:
+        log.warning("filled with 0: %s", line)
     if as_json:
-        click.echo(json.dumps(result.as_dict(), indent=2))
+        told = {**result.as_dict(), "warnings": kept_warnings()}
+        click.echo(json.dumps(told, indent=2))
     elif not is_("quiet"):
         cells = "" if result.cells is None else f": {result.cells} cells"
         click.echo(f"{result.target}{cells}")
-    for line in result.unreadable:
-        click.echo(f"overtile: filled with 0: {line}", err=True)

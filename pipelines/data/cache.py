@@ -24,7 +24,7 @@ from overtile.pipelines.images.handed_on import handed_on
 from overtile.pipelines.images.plane_name import Plane
 from overtile.pipelines.images.stored import stamp
 
-_VERSION = 2  # of the files in the cache
+_VERSION = 3  # of the files in the cache
 
 
 class CachedDataset(Dataset):

@@ -7,12 +7,15 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from overtile import __version__
 from overtile.pipelines.files import whole
@@ -48,8 +51,10 @@ class LabelFacts:
         background: pixels that are 0.
         cells: pixels that are not.
         names: distinct numbers besides 0.
-        components: connected components of what is not 0, without diagonals.
-        split: numbers that are used for more than one connected component.
+        components: connected components of what is not background, without diagonals; where no
+            pixel is 0 the lowest of several numbers counts as background.
+        pieces: connected pieces of one number each, diagonals included.
+        split: numbers that have more than one piece.
         touching: pairs of numbers that are direct neighbours somewhere.
         smallest: pixels of the smallest cell.
         median: pixels of the median cell.
@@ -61,6 +66,7 @@ class LabelFacts:
     cells: int
     names: int
     components: int
+    pieces: int
     split: int
     touching: int
     smallest: int
@@ -155,7 +161,7 @@ class FactBook:
             array, meta = read_label(label, self.spatial_dims, image)
             if self.hand_on:
                 handed_on.keep(Reading(label, self.spatial_dims, None, image), array, meta)
-            return _label_facts(array)
+            return label_facts(array)
 
         return self._remembered(label, f"label {self.spatial_dims}", LabelFacts, find)
 
@@ -214,16 +220,19 @@ def default_cache() -> Path:
     return Path(own) if own else Path(base) / "overtile"
 
 
-def _label_facts(labels: NDArray[Any]) -> LabelFacts:
+def label_facts(labels: NDArray[Any]) -> LabelFacts:
+    """What a label image ``[*S]`` of integers from 0 up holds, in a time linear in its pixels."""
     names, sizes = np.unique(labels[labels != 0], return_counts=True)
     pieces = _pieces(labels, names)
+    background = names[0] if sizes.sum() == labels.size and len(names) > 1 else 0
     return LabelFacts(
         shape=labels.shape,
         dtype=str(labels.dtype),
         background=int((labels == 0).sum()),
         cells=int(sizes.sum()),
         names=len(names),
-        components=int(ndimage.label(labels)[1]),
+        components=int(ndimage.label(labels != background)[1]),
+        pieces=int(pieces.sum()),
         split=int((pieces > 1).sum()),
         touching=len(touching_pairs(labels)),
         smallest=int(sizes.min()) if len(sizes) else 0,
@@ -231,14 +240,44 @@ def _label_facts(labels: NDArray[Any]) -> LabelFacts:
     )
 
 
+_AT_ONCE = 2**22  # pixels; of larger images the pieces are counted part by part
+
+
 def _pieces(labels: NDArray[Any], names: NDArray[Any]) -> NDArray[np.int64]:
-    """How many connected components each number has."""
+    """How many connected pieces each number has, diagonals included.
+
+    Of numbers scattered over an image of more than `_AT_ONCE` pixels, the most in one part of it.
+    """
     if not len(names):
         return np.zeros(0, np.int64)
-    boxes = ndimage.find_objects(np.searchsorted(names, labels) + (labels != 0))
-    return np.array(
-        [ndimage.label(labels[b] == n)[1] for n, b in zip(names, boxes, strict=True)], np.int64
-    )
+    numbers = np.searchsorted(names, labels) + (labels != 0)
+    boxes = ndimage.find_objects(numbers)
+    if sum(np.prod([s.stop - s.start for s in box]) for box in boxes) <= 4 * labels.size:
+        around = np.ones((3,) * labels.ndim)
+        each = (ndimage.label(numbers[box] == n, around)[1] for n, box in enumerate(boxes, 1))
+        return np.fromiter(each, np.int64, len(names))
+    found = np.zeros(len(names) + 1, np.int64)
+    for part in np.array_split(numbers, min(len(numbers), -(-labels.size // _AT_ONCE))):
+        found = np.maximum(found, _pieces_in(part, len(names)))
+    return found[1:]
+
+
+def _pieces_in(numbers: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """The same at once for all numbers from 0 to ``count``: pixels are nodes, alike ones joined."""
+    places = np.arange(numbers.size, dtype=np.int32).reshape(numbers.shape)
+    ends = []
+    for step in product((-1, 0, 1), repeat=numbers.ndim):
+        if step > (0,) * numbers.ndim:  # the others are these backwards
+            sides = list(zip(step, numbers.shape, strict=True))
+            here = tuple(slice(max(-s, 0), n - max(s, 0)) for s, n in sides)
+            there = tuple(slice(max(s, 0), n - max(-s, 0)) for s, n in sides)
+            alike = numbers[here] == numbers[there]
+            ends.append(np.stack([places[here][alike], places[there][alike]]))
+    rows, columns = np.concatenate(ends, axis=1)
+    graph = coo_array((np.ones(len(rows), np.bool_), (rows, columns)), (numbers.size,) * 2)
+    piece = connected_components(graph, directed=False)[1]
+    first = np.unique(piece, return_index=True)[1]
+    return np.bincount(numbers.ravel()[first], minlength=count + 1)
 
 
 def touching_pairs(labels: NDArray[Any]) -> NDArray[Any]:
@@ -249,5 +288,6 @@ def touching_pairs(labels: NDArray[Any]) -> NDArray[Any]:
         other = np.take(labels, range(1, labels.shape[axis]), axis)
         met = (one != other) & (one != 0) & (other != 0)
         found.append(np.sort(np.stack([one[met], other[met]], axis=1), axis=1))
-    pairs = np.concatenate(found)
-    return np.unique(pairs, axis=0) if len(pairs) else pairs
+    pairs = np.concatenate(found).astype(np.int64)
+    both = np.unique(pairs[:, 0] << 32 | pairs[:, 1])  # numbers have 31 bits
+    return np.stack([both >> 32, both & 0xFFFFFFFF], axis=1)

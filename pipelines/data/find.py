@@ -14,7 +14,7 @@ from overtile.pipelines.data.label_kinds import check_labels
 from overtile.pipelines.data.layout import Pair
 from overtile.pipelines.data.layouts import find_pairs
 from overtile.pipelines.data.split import folded, thinned, validated
-from overtile.pipelines.errors import DataError, Setting, UnreadableError, size_text
+from overtile.pipelines.errors import DataError, Setting, size_text
 from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.images.handed_on import handed_on
 from overtile.pipelines.images.plane_name import Plane, planes_of
@@ -98,7 +98,8 @@ def find_data(
             ``"membranes"``, the same, refusing labels of more than two values.
         spatial_dims: 2 takes volumes plane by plane, 3 whole.
         channel: of the images, as of `read_image`.
-        skip_unreadable: leave out broken files, and list them, instead of raising.
+        skip_unreadable: leave out what cannot be used, whatever is wrong with it, and list it,
+            instead of raising.
         cache_dir: default: `default_cache`.
         fold: of a cross-validation, from 0: that one of ``folds`` contiguous blocks of the
             training images is the unseen test set, whatever else the folder brings.
@@ -203,7 +204,7 @@ def _labelled(
             for pair in members:
                 try:
                     splits[split] += items_of(pair, facts)
-                except UnreadableError as error:
+                except DataError as error:
                     if not skip_unreadable:
                         raise
                     skipped.append(error.worded(lambda _: None))

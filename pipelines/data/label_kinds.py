@@ -2,83 +2,118 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from overtile.pipelines.data.facts import FactBook, Item, LabelFacts
-from overtile.pipelines.errors import DataError, Setting
+from overtile.pipelines.errors import Advice, DataError, Setting
 
-AS_MASK = Setting("labels", "mask", "to take what is not 0 as cell")
-
-
-def labels_are_classes(found: Mapping[str, LabelFacts]) -> str | None:
-    """The first label that numbers classes instead of cells, if all of them seem to.
-
-    So it seems where numbers stand for twice as many separate regions. Cells that touch make
-    fewer regions than there are numbers, and cells in pieces are rare.
-    """
-    pieces, names = (sum(getattr(f, k) for f in found.values()) for k in ("components", "names"))
-    if pieces < 2 * names:
-        return None
-    return next((name for name, f in found.items() if f.components > f.names), None)
-
-
+_INSTANCES = "instances, one number a cell"
 _CLASSES = 16  # more numbers than that are no classes
+_CUT = "cut it at a threshold"
+_AS_MASK = Setting("labels", "mask", "to take what is not 0 as cell")
+_FROM_0 = "subtract 1, if 1 is the background (as ilastik exports it)"
 
 
-def _check_masks(found: Mapping[str, LabelFacts]) -> None:
-    """Refuse images of grey values: many numbers, most of which lie in several places.
+def label_faults(found: Mapping[str, LabelFacts], labels: str) -> Iterator[DataError]:
+    """Why labels cannot be what they are said to be; nothing if they can.
 
-    Instances or a few classes may be read as a mask: their numbers lie in one place, or are few.
-    A map of probabilities or a mask from a lossy file has almost no 0, and would be all cell.
+    Whoever takes labels asks this: looking at data, training, evaluation, the label server.
+
+    Args:
+        found: what is known of the labels of one split, by name.
+        labels: ``"instances"``, ``"mask"`` or ``"membranes"``.
     """
-    for name, f in found.items():
-        if f.names > _CLASSES and 2 * f.split > f.names:
-            raise DataError(
-                Path(name),
-                f"{f.names + (f.background > 0)} values, most of them scattered, as in an image "
-                "or a map of probabilities",
-                "a mask, 0 = background and another = cell",
-                "cut it at a threshold",
-            )
-
-
-def _check_maps(found: Mapping[str, LabelFacts]) -> None:
-    """Refuse labels of more than two values: classes, instances, or a map with soft edges."""
-    for name, f in found.items():
-        if f.names > 1:
-            without = "" if f.background else ", none of them 0"
-            raise DataError(
-                Path(name),
-                f"{f.names + (f.background > 0)} values{without}",
-                "a membrane map of two, 0 = membrane and another = cell",
-                (
-                    "cut it at a threshold",
-                    AS_MASK,
-                    Setting("labels", "instances", "if every cell has a number"),
-                ),
-            )
+    check = {"instances": _of_instances, "mask": _of_mask, "membranes": _of_map}[labels]
+    faults = {name: fault for name, f in found.items() if (fault := check(name, f))}
+    yield from faults.values()
+    rest = {name: f for name, f in found.items() if name not in faults}
+    if labels == "instances":
+        yield from _classes(rest)
+    elif any(f.cells for f in rest.values()) and not any(f.background for f in rest.values()):
+        yield DataError(
+            Path(next(iter(rest))),
+            "no 0 in it, nor in the labels beside it",
+            "0 = background" if labels == "mask" else "0 = membrane",
+            _FROM_0,
+        )
 
 
 def check_labels(splits: Mapping[str, Sequence[Item]], labels: str, facts: FactBook) -> None:
-    """Refuse labels that number classes, where every cell should have a number of its own.
+    """Refuse the first label that cannot be what it is said to be.
 
-    Refuse grey values, too, where cells are what is not 0.
+    Raises:
+        DataError: as `label_faults` has it.
     """
     for items in splits.values():
-        found = {item["label"]: facts.label(**item) for item in items}
-        if labels == "membranes":
-            _check_maps(found)
-        if labels != "instances":
-            _check_masks(found)
-            continue
-        first = labels_are_classes(found)
-        if first is None:
-            continue
-        raise DataError(
-            Path(first),
-            f"{found[first].names} value(s) for {found[first].components} separate cells, and the "
-            "labels beside it likewise",
-            "instances, one number a cell",
-            (AS_MASK, "number the cells"),
-        )
+        for fault in label_faults({i["label"]: facts.label(**i) for i in items}, labels):
+            raise fault
+
+
+def _of_instances(name: str, f: LabelFacts) -> DataError | None:
+    """Grey values."""
+    told = _scattered(f)
+    return DataError(Path(name), told, _INSTANCES, _CUT) if told else None
+
+
+def _of_mask(name: str, f: LabelFacts) -> DataError | None:
+    """Grey values, and labels without a background, which would be one cell.
+
+    Instances or a few classes may be read as a mask: their numbers lie in one place, or are few.
+    """
+    expected = "a mask, 0 = background and another = cell"
+    if _scattered(f):
+        return DataError(Path(name), _scattered(f), expected, _CUT)
+    if f.names > 1 and not f.background:
+        return DataError(Path(name), _values(f), expected, _FROM_0)
+    return None
+
+
+def _of_map(name: str, f: LabelFacts) -> DataError | None:
+    """More than two values: classes, instances, or a map with soft edges."""
+    if f.names < 2:
+        return None
+    numbered = Setting("labels", "instances", "if every cell has a number")
+    hint: tuple[Advice, ...] = (_CUT, _AS_MASK, numbered) if f.background else (_CUT, _FROM_0)
+    expected = "a membrane map of two, 0 = membrane and another = cell"
+    return DataError(Path(name), _values(f), expected, hint)
+
+
+def _classes(found: Mapping[str, LabelFacts]) -> Iterator[DataError]:
+    """The first label that numbers classes instead of cells, if all of them seem to.
+
+    So it seems where numbers stand for twice as many separate regions, or none of the labels has a
+    second number. Cells that touch make fewer regions than there are numbers, and cells in pieces
+    are rare.
+    """
+    regions = sum(f.components for f in found.values())
+    classes = regions >= 2 * sum(map(_objects, found.values()))
+    single = all(f.names < 2 for f in found.values())
+    beside = ", and the labels beside it likewise" if len(found) > 1 else ""
+    for name, f in found.items():
+        if f.components > _objects(f) and (classes or (single and f.pieces > 1)):
+            none = "" if f.background else ", none of them 0"
+            told = f"{f.names} value(s){none} for {f.components} separate cells{beside}"
+            hint = _AS_MASK if f.background else _FROM_0
+            yield DataError(Path(name), told, _INSTANCES, (hint, "number the cells"))
+            return
+
+
+def _objects(f: LabelFacts) -> int:
+    """How many numbers may be those of cells, as `LabelFacts.components` has it."""
+    return f.names if f.background or f.names < 2 else f.names - 1
+
+
+def _values(f: LabelFacts) -> str:
+    count = f.names + (f.background > 0)
+    return f"{count} value{'s' * (count > 1)}{'' if f.background else ', none of them 0'}"
+
+
+def _scattered(f: LabelFacts) -> str:
+    """What a label of grey values looks like: many numbers, most of which lie in several places.
+
+    So does a map of probabilities, or a mask from a lossy file.
+    """
+    if f.names <= _CLASSES or 2 * f.split <= f.names:
+        return ""
+    return f"{_values(f)}, most of them scattered, as in an image or a map of probabilities"

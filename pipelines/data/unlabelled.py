@@ -7,13 +7,15 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from overtile.pipelines.data.facts import Item
 from overtile.pipelines.data.names import image_of, images_by_stem, images_of
-from overtile.pipelines.errors import DataError, Setting, UnreadableError, size_text
+from overtile.pipelines.errors import DataError, Setting, size_text
+from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.images.formats import is_image, names_of_formats, stem
 from overtile.pipelines.images.plane_name import Plane, planes_of
-from overtile.pipelines.images.read import open_view, read_image
+from overtile.pipelines.images.read import check_pixels, open_view, read_image
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ def images_in(
     spatial_dims: int = 2,
     skip_unreadable: bool = False,
     image_memory_limit: int | None = None,
+    channel: Channel | Literal["any"] = "any",
 ) -> list[Item]:
     """The images of a folder, or the one image named, as items without labels.
 
@@ -36,9 +39,12 @@ def images_in(
     Args:
         source: image or folder; None is no image, so that a configuration can be looked at.
         spatial_dims: 2 takes volumes plane by plane, 3 whole.
-        skip_unreadable: leave out broken files, and list them, instead of raising.
+        skip_unreadable: leave out what cannot be segmented, whatever is wrong with it, and list
+            it, instead of raising. Every image is decoded for that.
         image_memory_limit: bytes that segmenting one image may take; None is the memory of the
             machine. An image takes about `BYTES_PER_PIXEL`.
+        channel: as of `read_image`: an image that has none such is refused before any is
+            segmented. ``"any"`` does not ask.
 
     Raises:
         DataError: if there are none, two have the same name up to the suffix, one cannot be
@@ -78,10 +84,12 @@ def images_in(
             seen = open_view(file, spatial_dims)
             check_memory(file, seen.shape, image_memory_limit)
             planes = planes_of(file, seen.count)
-            if skip_unreadable:
-                for plane in planes:
-                    read_image(plane, spatial_dims, channel=0)
-        except UnreadableError as error:
+            asked = seen.channel is not None and channel != "any"
+            for plane in planes if skip_unreadable else planes[:asked]:
+                pixels, _ = read_image(plane, spatial_dims, 0 if channel == "any" else channel)
+                if skip_unreadable:
+                    check_pixels(plane, pixels)
+        except DataError as error:
             if not skip_unreadable:
                 raise
             log.warning("left out: %s", error.worded(lambda _: None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from overtile.pipelines.errors import ConfigurationError
 from overtile.pipelines.inference.folder import make_ready
 from overtile.pipelines.metrics.score_names import name_of
 from overtile.pipelines.metrics.sections import sections_first
+from overtile.pipelines.notices import kept_warnings, print_warnings
 from overtile.pipelines.reporting import figures
 from overtile.pipelines.reporting.predictions import Layers, layers_of, load, store
 from overtile.pipelines.reporting.report import VIEWED, write_report
@@ -32,6 +34,8 @@ from overtile.pipelines.reporting.tables import (
     results_of,
     write_scored,
 )
+
+log = logging.getLogger(__name__)
 
 
 def run_evaluation(
@@ -61,6 +65,7 @@ def run_evaluation(
         ConfigurationError: as `overtile.pipelines.inference.folder.run_inference`.
     """
     make_ready(evaluator, checkpoint, settings or {})
+    without_reference_no_score(evaluator, metrics)
     folder = Path(output_dir)
     versions = getattr(evaluator.inferer, "versions", 1)  # of RotationAveragingInferer
     told = {"network": str(checkpoint), "versions": versions}
@@ -73,6 +78,7 @@ def run_evaluation(
         f"\n  {folder / ROWS}: image by image\n  {folder / REPORT}: all of it to look at\n",
         flush=True,
     )
+    print_warnings()
     return result
 
 
@@ -140,14 +146,60 @@ def score(
     result = {
         "images": len(rows),
         **told,
-        "scores": {name: float(value) for name, value in state.metrics.items()},
+        "scores": {name: _or_none(float(value)) for name, value in state.metrics.items()},
         "key_metric": state.key_metric_name,
         "lower_is_better": bool(evaluator.metric_cmp_fn(0.0, 1.0)),
     }
+    undefined = [name_of(name) for name, value in result["scores"].items() if value is None]
+    if undefined:
+        log.warning("no score: %s, since there was nothing to compare with", ", ".join(undefined))
+    result["warnings"] = kept_warnings()
     write_scored(folder, rows, result)
     for number, _ in read_scored(folder).telling()[VIEWED:]:
         prediction_file(folder / PREDICTIONS, number).unlink(missing_ok=True)
     return result
+
+
+def without_reference_no_score(
+    evaluator: SupervisedEvaluator, metrics: Mapping[str, IgniteMetricHandler]
+) -> None:
+    """Make scores NaN that are of nothing: no label holds a cell, or no image has such a score.
+
+    MONAI's metrics are 0 there, and errors of membranes perfect; neither may choose a network.
+
+    Args:
+        evaluator: that the metrics are attached to already.
+        metrics: the evaluator's, by name.
+    """
+    cells = False
+
+    def start(engine: Any) -> None:
+        nonlocal cells
+        cells = False
+
+    def look(engine: Any) -> None:
+        nonlocal cells
+        outputs = engine.state.output
+        found = [o.get("label") for o in (outputs if isinstance(outputs, list) else [outputs])]
+        cells = cells or any(label is None or bool((label > 0).any()) for label in found)
+
+    def correct(engine: Any) -> None:
+        scores = engine.state.metrics
+        cells_anywhere = bool(idist.all_reduce(int(cells)))
+        for name in scores:
+            metric = metrics[name].metric_fn if name in metrics else None
+            each = [] if metric is None else _per_image(metric)
+            if not cells_anywhere or (each and all(map(math.isnan, each))):
+                scores[name] = math.nan
+
+    evaluator.add_event_handler(Events.EPOCH_STARTED, start)
+    evaluator.add_event_handler(Events.ITERATION_COMPLETED, look)
+    evaluator.add_event_handler(Events.EPOCH_COMPLETED, correct)
+
+
+def _or_none(value: float) -> float | None:
+    """JSON has no NaN, and no infinite distance."""
+    return value if math.isfinite(value) else None
 
 
 def draw_cases(folder: Path) -> Path | None:

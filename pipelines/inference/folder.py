@@ -14,6 +14,7 @@ from tqdm import tqdm
 from overtile.pipelines.bundle.checkpoints import check_settings, load_weights
 from overtile.pipelines.bundle.configuration import check_inferer
 from overtile.pipelines.errors import ConfigurationError, Setting
+from overtile.pipelines.notices import print_warnings
 
 
 def run_inference(
@@ -34,6 +35,7 @@ def run_inference(
     """
     make_ready(evaluator, checkpoint, settings or {})
     evaluator.run()
+    print_warnings()
 
 
 def make_ready(

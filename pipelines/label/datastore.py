@@ -24,11 +24,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from overtile.pipelines.data.annotations import (
     NOTES,
@@ -38,6 +36,8 @@ from overtile.pipelines.data.annotations import (
     suffix_of,
     write_label,
 )
+from overtile.pipelines.data.facts import label_facts
+from overtile.pipelines.data.label_kinds import label_faults
 from overtile.pipelines.data.unlabelled import check_memory
 from overtile.pipelines.errors import DataError, size_text
 from overtile.pipelines.files import whole
@@ -436,7 +436,7 @@ class ImageFolderDatastore(Datastore):
         # before it is decoded: a small file may promise any number of pixels
         self._check_size(image_id, image, _size(open_view(label_filename, dims, image)))
         cells, _ = read_label(label_filename, dims, image)
-        _check_numbered(image_id, cells)
+        _check_instances(image_id, cells)
         return self.save_cells(image_id, cells, label_tag, label_info)
 
     def save_cells(self, image_id: str, cells: NDArray[Any], tag: str, info: dict[str, Any]) -> str:
@@ -620,18 +620,10 @@ def _check_object(name: str, given: Any) -> None:
         raise RefusedError(name, f"no JSON ({error})", "numbers and text") from None
 
 
-def _check_numbered(image_id: str, label: NDArray[Any]) -> None:
-    """Refuse a mask, which would be taken for a single cell."""
-    top = int(label.max(initial=0))
-    if top and not ((label > 0) & (label < top)).any():
-        pieces = ndimage.label(label, np.ones((3,) * label.ndim))[1]
-        if pieces > 1:
-            raise RefusedError(
-                f"label of image {image_id!r}",
-                f"{pieces} pieces, all of number {top}",
-                "a number for every cell",
-                "number the pieces of the mask",
-            )
+def _check_instances(image_id: str, label: NDArray[Any]) -> None:
+    """Refuse what training would refuse: a mask, which is a single cell, grey values, classes."""
+    for fault in label_faults({f"label of image {image_id!r}": label_facts(label)}, "instances"):
+        raise RefusedError(fault.where, fault.found, fault.expected, "number the cells")
 
 
 def _suffixes(image: Path) -> list[str]:

@@ -160,8 +160,8 @@ def network(model: Path) -> dict[str, str] | None:
     count, validated, scores = note["images"], note["validated"], note["scores"]
     images = f"{count} image{'s' * (count != 1)}"
     reached = f"trained on {images}; from {VALIDATED} on, some of them validate it"
-    if scores:
-        name, value = next(iter(scores.items()))  # the one that chose the best epoch
+    name, value = next(iter(scores.items()), ("", None))  # the one that chose the best epoch
+    if value is not None:
         part = " of them" * (validated < count)  # of stacks it counts the planes
         reached = f"trained on {images}, {name_of(name)} {value:.2g} on {validated}{part}"
     return {"told": f"trained {note['date']} on {images}", "reached": reached}

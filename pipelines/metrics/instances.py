@@ -29,7 +29,7 @@ class SegMeasure:
     """SEG of a set of images.
 
     Attributes:
-        value: mean over all reference objects, in [0, 1]; 1 if there are none.
+        value: mean over all reference objects, in [0, 1]; NaN if there are none.
         per_object: Jaccard index of every reference object, 0 for those not found.
     """
 
@@ -45,7 +45,7 @@ class DetMeasure:
     """DET of a set of images.
 
     Attributes:
-        value: in [0, 1]. Without references 1 if nothing is predicted either, else 0.
+        value: in [0, 1]; NaN without references.
         references: reference objects.
         splits_needed: for each prediction that was taken for k references, k - 1.
         missed: references without a prediction.
@@ -108,7 +108,7 @@ def seg_measure(references: Images, predictions: Images) -> SegMeasure:
         DataError: if counts or sizes differ, or labels are not integers from 0 up.
     """
     indices = [float(j) for o in _overlaps(references, predictions) for j in o.jaccard()]
-    return SegMeasure(float(np.mean(indices)) if indices else 1.0, tuple(indices))
+    return SegMeasure(float(np.mean(indices)) if indices else math.nan, tuple(indices))
 
 
 def det_measure(references: Images, predictions: Images) -> DetMeasure:
@@ -156,7 +156,7 @@ def det_of(counts: Counts) -> DetMeasure:
     references, splits, missed, spurious = map(int, counts)
     worst = 10 * references
     cost = min(5 * splits + 10 * missed + spurious, worst)
-    value = 1 - cost / worst if references else float(not spurious)
+    value = 1 - cost / worst if references else math.nan
     return DetMeasure(value, references, splits, missed, spurious)
 
 

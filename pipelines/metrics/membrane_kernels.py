@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 _MASK, _QUEUED, _OUTSIDE = -1, -2, -3  # of a watershed; its dams are 0
 REACH = 20  # pixels around a lost one in which its object may hang together
+NARROW = 19  # sides of a slice up to which all of it is that neighbourhood
 
 
 def framed(image: NDArray[Any]) -> NDArray[Any]:
@@ -222,9 +223,10 @@ def _cuts(p, label, stride, seen, queue):  # type: ignore[no-untyped-def]
     """Whether the neighbours of cell pixel p fall apart without it, in the crop around it."""
     ring, rows = _ring(stride), label.size // stride
     x, y = p // stride, p % stride
-    low_x, high_x = max(x - REACH, 1), min(x + REACH, rows - 2)
-    low_y, high_y = max(y - REACH, 1), min(y + REACH, stride - 2)
-    seen[: 2 * REACH + 1, : 2 * REACH + 1] = False
+    reach = REACH if min(rows, stride) - 2 > NARROW else label.size
+    low_x, high_x = max(x - reach, 1), min(x + reach, rows - 2)
+    low_y, high_y = max(y - reach, 1), min(y + reach, stride - 2)
+    seen[:] = False
     seen[x - low_x, y - low_y] = True
     flooded = False
     for n in range(8):
@@ -262,7 +264,9 @@ def classify(label, mismatches, objects, stride, queue):  # type: ignore[no-unty
     """
     ring = _ring(stride)
     counts = np.zeros(6, np.int64)
-    seen = np.empty((2 * REACH + 1, 2 * REACH + 1), np.bool_)
+    rows, crop = label.size // stride, 2 * REACH + 1
+    narrow = min(rows, stride) - 2 <= NARROW
+    seen = np.empty((rows, stride) if narrow else (crop, crop), np.bool_)
     ids = np.empty(8, np.int64)
     for p in mismatches:
         distinct = 0

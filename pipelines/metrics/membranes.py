@@ -397,7 +397,8 @@ def _slice_counts(
     stride = cell.shape[0] + 2
     label = membrane_kernels.framed(cell).ravel()
     probability = membrane_kernels.framed(p.astype(np.float64)).ravel()  # compared in float64
-    single = membrane_kernels.framed(p.astype(np.float32)).ravel()
+    # the tool whose warping error it is knows float32 alone
+    single = membrane_kernels.framed(p.astype(np.float32).astype(np.float64)).ravel()
     queue, found = np.empty(label.size, np.int64), np.empty(label.size, np.int32)
     basins = np.empty(label.size, np.int32)
     objects = membrane_kernels.components(label, stride, found, queue)
@@ -420,7 +421,7 @@ def _slice_counts(
             if same and n < count[name] and name != "warping_error":
                 result[name][n] = result[name][n - 1]
         if "warping_error" in metrics and n < len(THRESHOLDS):
-            kinds = _warping(label, found_cells, single, n, stride, queue, found)
+            kinds = _warping(label, single, THRESHOLDS[n], stride, queue, found)
             result["warping_error"][n] = (*kinds, cell.size)
         if same:
             continue
@@ -452,17 +453,16 @@ def _slice_counts(
 
 def _warping(
     cell: NDArray[np.bool_],
-    found_cells: NDArray[np.bool_],
-    p: NDArray[np.float32],
-    n: int,
+    p: NDArray[np.float64],
+    threshold: float,
     stride: int,
     queue: NDArray[np.int64],
     objects: NDArray[np.int32],
 ) -> Counts:
-    """Counts of `WarpingCounts` at the n-th threshold."""
+    """Counts of `WarpingCounts` at a threshold."""
     warped = cell.copy()
-    mismatches = np.flatnonzero(cell != found_cells)
-    distance = np.abs(p[mismatches] - np.float32(THRESHOLDS[n]))
+    mismatches = np.flatnonzero(cell != (p > threshold))
+    distance = np.abs(p[mismatches] - threshold).astype(np.float32)  # rounded once, here
     mismatches = mismatches[np.argsort(-distance, kind="stable")]
     left = membrane_kernels.warp(warped, mismatches, stride, membrane_kernels._SIMPLE)
     membrane_kernels.components(warped, stride, objects, queue)

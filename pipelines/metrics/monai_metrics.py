@@ -87,12 +87,8 @@ class SegMetric(_Counted):
         return np.array([indices.sum(), len(indices)])
 
     def score(self, counts: Array) -> float:
-        """SEG; 1 without reference objects."""
-        return float(counts[0] / counts[1]) if counts[1] else 1.0
-
-    def score_of_image(self, counts: Array) -> float:
-        """NaN without reference objects."""
-        return self.score(counts) if counts[1] else math.nan
+        """SEG; NaN without reference objects."""
+        return float(counts[0] / counts[1]) if counts[1] else math.nan
 
 
 class DetMetric(_Counted):
@@ -106,12 +102,8 @@ class DetMetric(_Counted):
         return np.array(overlap_of(label, prediction).det_counts(), np.int64)
 
     def score(self, counts: Array) -> float:
-        """DET; without reference objects 1 if nothing is predicted either, else 0."""
+        """DET; NaN without reference objects."""
         return det_of(counts).value
-
-    def score_of_image(self, counts: Array) -> float:
-        """NaN without reference objects."""
-        return self.score(counts) if counts[0] else math.nan
 
 
 class AveragePrecisionMetric(_Counted):

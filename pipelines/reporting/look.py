@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,11 @@ from tqdm import tqdm
 
 from overtile.pipelines.data.facts import FactBook, ImageFacts, Item, LabelFacts, default_cache
 from overtile.pipelines.data.find import items_of
-from overtile.pipelines.data.label_kinds import labels_are_classes
+from overtile.pipelines.data.label_kinds import label_faults
 from overtile.pipelines.data.layouts import find_pairs
 from overtile.pipelines.data.unlabelled import images_in
 from overtile.pipelines.errors import (
     DataError,
-    Setting,
     UnknownLayoutError,
     Wording,
     as_argument,
@@ -132,7 +131,16 @@ def look(
     if not seen:
         raise found.suspicious[0].within(f"nothing in {root} can be read")
     _sum_up(found, seen, labels)
-    found.suspicious += _suspicions(seen, labels, facts)
+    known = {item["label"]: label for item, _, label in seen if label is not None}
+    faults = [
+        fault
+        for members in items.values()
+        for fault in label_faults(
+            {i["label"]: known[i["label"]] for i in members if i.get("label") in known}, labels
+        )
+    ]
+    found.suspicious += faults
+    found.suspicious += _suspicions(seen, labels, facts, {fault.where for fault in faults})
     facts.save()
     if picture is not None and seen and len(seen[0][1].shape) == 2:
         sheet = _contact_sheet([s[0] for s in seen], labels, channel)
@@ -163,14 +171,13 @@ def _sum_up(
 
 
 def _suspicions(
-    seen: Sequence[tuple[Item, ImageFacts, LabelFacts | None]], labels: str, facts: FactBook
+    seen: Sequence[tuple[Item, ImageFacts, LabelFacts | None]],
+    labels: str,
+    facts: FactBook,
+    refused: Collection[str],
 ) -> list[DataError]:
-    known = {item["label"]: label for item, _, label in seen if label is not None}
-    classes = labels == "instances" and labels_are_classes(known) is not None
+    """What deserves a look, beside labels that are ``refused`` already."""
     found = []
-    if classes:
-        hint = Setting("labels", "mask", "to take what is not 0 as cell")
-        found.append(DataError("all labels", "one number for many cells", hint=hint))
     by_content: dict[str, Path] = {}
     for item, image, label in seen:
         name = item["image"]
@@ -190,7 +197,7 @@ def _suspicions(
             found.append(DataError(where, "no cell", "at least one"))
         if not label.background:
             found.append(DataError(where, "no background", "0 where no cell is"))
-        if labels == "instances" and label.split and not classes:
+        if labels == "instances" and label.split and str(where) not in refused:
             places = f"{label.split} of {label.names} numbers in several places"
             found.append(DataError(where, places, "a number of its own for every cell"))
         if labels == "instances" and 0 < label.smallest < _SPECK:

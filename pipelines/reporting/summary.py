@@ -74,7 +74,8 @@ def print_scores(
     rows = [(f"{summary['images']} {kind}images", "")]
     # a warping error of 0.000353 is a usual one
     rows += [
-        (name_of(k), f"{v:.{6 if 0 < v < 0.01 else 4}f}") for k, v in summary["scores"].items()
+        (name_of(k), "no score" if v is None else f"{v:.{6 if 0 < v < 0.01 else 4}f}")
+        for k, v in summary["scores"].items()
     ]
     rows += more
     width = max(len(name) for name, _ in rows)

@@ -27,7 +27,7 @@ class Scored:
     """The scores of a set of images.
 
     Attributes:
-        scores: of the whole set, by metric.
+        scores: of the whole set, by metric; NaN where one is not defined.
         names: of the images.
         rows: of each image its scores by metric; NaN where one is not defined.
         key_metric: by which images are ranked; None if there is no metric.
@@ -145,7 +145,7 @@ def write_scored(
         folder: that `results_of` made.
         rows: of each image its name (``image``) and its scores, ``""`` where one is not defined.
         content: of the whole set: ``images``, ``scores``, ``key_metric``, ``lower_is_better``,
-            and perhaps ``kind``, ``network`` and ``versions``.
+            and perhaps ``kind``, ``network`` and ``versions``. A score of None is not defined.
     """
     _write_table(folder / ROWS, rows, rows[0])
     (folder / SCORES).write_text(json.dumps(content, indent=2) + "\n")
@@ -160,7 +160,7 @@ def read_scored(folder: Path) -> Scored:
     settle(folder)
     content = _json(folder / SCORES)
     try:
-        scores = {str(k): float(v) for k, v in content["scores"].items()}
+        scores = {str(k): math.nan if v is None else float(v) for k, v in content["scores"].items()}
         count = int(content["images"])
         texts = {k: str(content.get(k) or "") for k in ("kind", "network", "versions")}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -200,7 +200,8 @@ def append_epoch(row: Mapping[str, float], path: Path) -> None:
                 for e in csv.DictReader(file)
                 if (e.get("epoch") or "").isdecimal() and int(e["epoch"]) < row["epoch"]
             ]
-    rows = [*earlier, {k: float(v) if k.startswith("val_") else v for k, v in row.items()}]
+    own = {k: float(v) if k.startswith("val_") else v for k, v in row.items()}
+    rows = [*earlier, {k: "" if math.isnan(v) else v for k, v in own.items()}]
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as unfinished:
         _write_table(unfinished, rows, dict.fromkeys(k for r in rows for k in r))

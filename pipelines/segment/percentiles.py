@@ -16,24 +16,27 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from overtile.transforms.normalize import PERCENTILES
+from overtile.transforms.normalize import moment_scale, percentile_scale, ranks
 
 _BINS = 2**16
 
 
 class Moments(NamedTuple):
-    """How many values, their mean, and the sum of squared differences from it."""
+    """How many values, their mean, the sum of squared differences from it, and their range."""
 
     number: int
     mean: float
     squares: float
+    lowest: float
+    highest: float
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> Moments:
         """Those of an array that is not empty."""
         values = array.astype(np.float32).astype(np.float64)
         mean = float(values.mean())
-        return cls(values.size, mean, float(((values - mean) ** 2).sum()))
+        squares = float(((values - mean) ** 2).sum())
+        return cls(values.size, mean, squares, float(values.min()), float(values.max()))
 
     def with_(self, other: Moments) -> Moments:
         """Those of both parts together (Chan, Golub, LeVeque: Updating formulae, 1979)."""
@@ -41,7 +44,8 @@ class Moments(NamedTuple):
         apart = other.mean - self.mean
         mean = self.mean + apart * other.number / number
         squares = self.squares + other.squares + apart**2 * self.number * other.number / number
-        return Moments(number, mean, squares)
+        lowest, highest = min(self.lowest, other.lowest), max(self.highest, other.highest)
+        return Moments(number, mean, squares, lowest, highest)
 
 
 def counts_of_upper(array: NDArray[Any]) -> NDArray[np.int64]:
@@ -99,24 +103,27 @@ def scale_of(method: str, dtype: np.dtype[Any], each: Each) -> tuple[float, floa
     if method == "none":
         return 0.0, 1.0
     if method == "zscore":
-        total = Moments(0, 0.0, 0.0)
+        total = Moments(0, 0.0, 0.0, math.inf, -math.inf)
         for part in each(Moments.of):
             total = total.with_(part)
-        return total.mean, math.sqrt(total.squares / max(total.number, 1))
+        if not total.number:
+            return 0.0, 0.0
+        deviation = math.sqrt(total.squares / total.number)
+        return moment_scale(total.mean, deviation, total.lowest, total.highest)
     counts = np.zeros(_BINS, np.int64)
     for part in each(counts_of_upper):
         counts += part
-    low, high = _percentiles(counts, dtype, each)
-    return low, high - low
-
-
-def _percentiles(counts: NDArray[np.int64], dtype: np.dtype[Any], each: Each) -> list[float]:
-    ends = np.cumsum(counts)
-    count = int(ends[-1])
+    count = int(counts.sum())
     if not count:
-        return [0.0, 0.0]
-    places = [(count - 1) * (q / 100) for q in PERCENTILES]
-    ranks = sorted({r for p in places for r in (math.floor(p), min(math.floor(p) + 1, count - 1))})
+        return 0.0, 0.0
+    return percentile_scale(_ordered(counts, ranks(count), dtype, each), count)
+
+
+def _ordered(
+    counts: NDArray[np.int64], ranks: Sequence[int], dtype: np.dtype[Any], each: Each
+) -> dict[int, float]:
+    """The values at these ranks, from the counts of all."""
+    ends = np.cumsum(counts)
     bins = [int(np.searchsorted(ends, rank, side="right")) for rank in ranks]
     if is_narrow(dtype):
         lowest = _lowest(dtype)
@@ -132,12 +139,4 @@ def _percentiles(counts: NDArray[np.int64], dtype: np.dtype[Any], each: Each) ->
             row = np.cumsum(lower[upper.index(found)])
             low = int(np.searchsorted(row, rank - before, side="right"))
             values[rank] = _value(found << 16 | low)
-    return [_between(values, place, count) for place in places]
-
-
-def _between(values: dict[int, float], place: float, count: int) -> float:
-    """Linear between two neighbours in order, computed as NumPy does."""
-    rank = math.floor(place)
-    low, high = values[rank], values[min(rank + 1, count - 1)]
-    share = place - rank
-    return high - (high - low) * (1 - share) if share >= 0.5 else low + (high - low) * share
+    return values

@@ -36,7 +36,7 @@ def channels_alike(here: Opened, key: Key) -> bool:
 
 
 def _readable(here: Opened, key: Key, read: Callable[[], Answer]) -> Answer | None:
-    """What ``read`` gives; None where the source is broken and such parts are to be skipped.
+    """What ``read`` gives; None where the source cannot be used and such parts are to be skipped.
 
     Raises:
         DataError: naming the chunk.
@@ -44,13 +44,12 @@ def _readable(here: Opened, key: Key, read: Callable[[], Answer]) -> Answer | No
     place = here.grid.text(key)
     try:
         return read()
-    except UnreadableError as error:
+    except DataError as error:
         if here.job.skip_unreadable:
             here.note_unreadable(key, error)
             return None
-        raise error.advising(_SKIP).within(place) from error
-    except DataError as error:
-        raise error.within(place) from error
+        told = error.advising(_SKIP) if isinstance(error, UnreadableError) else error
+        raise told.within(place) from error
 
 
 def predict_chunk(here: Opened, key: Key) -> None:

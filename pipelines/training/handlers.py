@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,8 @@ class Progress:
         )
         if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
             metrics = self.evaluator.state.metrics
-            line += "".join(f"  {name} {float(value):.4f}" for name, value in metrics.items())
+            told = {n: "no score" if isnan(v) else f"{float(v):.4f}" for n, v in metrics.items()}
+            line += "".join(f"  {name} {value}" for name, value in told.items())
         tqdm.write(line)
 
 

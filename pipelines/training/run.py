@@ -20,7 +20,13 @@ from overtile.pipelines.bundle.run_bundle import check_bundle, write_bundle, wri
 from overtile.pipelines.data.samples import TileDataset
 from overtile.pipelines.errors import ConfigurationError, size_text
 from overtile.pipelines.files import settle
-from overtile.pipelines.inference.evaluation import draw_cases, score
+from overtile.pipelines.inference.evaluation import (
+    draw_cases,
+    score,
+    without_reference_no_score,
+)
+from overtile.pipelines.metrics.score_names import name_of
+from overtile.pipelines.notices import kept_warnings, print_warnings
 from overtile.pipelines.reporting.report import write_report
 from overtile.pipelines.reporting.summary import print_summary, write_summary
 from overtile.pipelines.reporting.tables import FIGURES, REPORT, SUMMARY, results_of
@@ -68,6 +74,7 @@ def run_training(
             folder.
     """
     _check(trainer, evaluator, bundle_root)
+    without_reference_no_score(evaluator, metrics or {})
     folder = tracker.output_dir
     with alone_in(folder), stoppable(trainer, evaluator, checkpoints):
         settle(folder)
@@ -81,6 +88,13 @@ def run_training(
             checkpoints.extra["mlflow_run"] = run
             seconds = _train(trainer, evaluator, checkpoints, tracker)
             checkpoints.load_best()
+            if checkpoints.evaluator is not None and checkpoints.best is None:
+                key = name_of(str(evaluator.state.key_metric_name))
+                log.warning(
+                    "no epoch has a score (%s): the network of the last one, %d, is kept",
+                    key,
+                    checkpoints.best_epoch,
+                )
             with results_of(folder) as results:
                 network = str(checkpoints.best_path.relative_to(folder))
                 told = {"network": network}
@@ -94,6 +108,7 @@ def run_training(
                     "mlflow_run": run,
                     "network": network,
                     "figures": FIGURES,
+                    "warnings": kept_warnings(),
                 }
                 write_summary(summary, results)
                 with _no_loss("the report"):
@@ -101,6 +116,7 @@ def run_training(
             write_scores(folder, summary["scores"])
             _track(tracker, checkpoints, summary, trainer.state.epoch)
     print_summary(summary, folder)
+    print_warnings()
     return summary
 
 
@@ -188,7 +204,8 @@ def _track(
 ) -> None:
     """Keep the scores, the networks and what people look at with the run."""
     kind = "test" if summary["unseen"] else "best_val"
-    tracker.log_metrics({f"{kind}_{k}": v for k, v in summary["scores"].items()}, epoch)
+    known = {f"{kind}_{k}": v for k, v in summary["scores"].items() if v is not None}
+    tracker.log_metrics(known, epoch)
     folder = tracker.output_dir
     for path in sorted((folder / FIGURES).glob("*.png")):
         tracker.log_file(path, FIGURES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import platform
 import signal
@@ -117,9 +118,12 @@ class RunTracker:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._log_epoch)
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Add one point to each of the named curves."""
+        """Add one point to each of the named curves; none for NaN, which is no score."""
         now = int(time.time() * 1000)
-        self._metrics += [Metric(name, float(v), now, step) for name, v in values.items()]
+        points = {name: float(v) for name, v in values.items()}
+        self._metrics += [
+            Metric(name, v, now, step) for name, v in points.items() if not math.isnan(v)
+        ]
 
     def log_figure(self, figure: Figure, name: str) -> Path:
         """Keep a picture with the run and under ``figures/`` in its folder."""

@@ -196,7 +196,11 @@ def test_membrane_maps_have_two_values(
     tifffile.imwrite(folder / "train-labels.tif", map, photometric="minisblack")
     with pytest.raises(DataError, match=rf"labels\.tif:0: {said} expected a membrane map"):
         read(folder, labels="membranes")
-    read(folder, labels="mask")
+    if 0 in values:
+        read(folder, labels="mask")
+        return
+    with pytest.raises(DataError, match=rf"labels\.tif:0: {said} expected a mask.*subtract 1"):
+        read(folder, labels="mask")
 
 
 def test_masks_are_not_taken_for_instances(tmp_path: Path) -> None:

@@ -480,9 +480,11 @@ def test_a_folder_annotated_in_the_page_trains_a_network_further(bundle: Any, ro
     options = (*run, "--learning_rate", 0.0003, *short)
     done = bundle.run("touching_cells", "training", *options)
     assert done.returncode == 0, done.stderr
-    assert (done.stdout + done.stderr).count(remark) == 1
+    assert (done.stdout + done.stderr).count(remark) == 2, "at once, and at the end"
+    assert done.stderr.splitlines()[-1] == f"overtile: warning: {remark}"
     trained = bundle.folder / "runs" / "mine"
     summary = json.loads((trained / "summary.json").read_text())
+    assert summary["warnings"] == [remark]
     assert summary["scores"]["seg"] > 0.3, "random weights find nothing after one step"
 
     bundled = ("--bundle_root", trained, "--config_file", trained / "configs" / "inference.json")
@@ -677,6 +679,58 @@ def test_pixels_that_are_no_numbers_and_colour_are_named(folder: Path) -> None:
     with pytest.raises(DataError, match="000"):
         find_data(folder, channel=3)
     assert len(find_data(folder, channel="luminance").items) == 4
+
+
+def nan(path: Path) -> None:
+    image = tifffile.imread(path).astype(np.float32)
+    image[5, 5] = np.nan
+    tifffile.imwrite(path, image)
+
+
+def coloured(path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tifffile.imwrite(path, rng.integers(0, 9, (256, 256, 3), np.uint8), photometric="rgb")
+
+
+def complex_numbers(path: Path) -> None:
+    tifffile.imwrite(path, tifffile.imread(path).astype(np.complex64))
+
+
+def another_size(path: Path) -> None:
+    tifffile.imwrite(path, tifffile.imread(path)[:200])
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+@pytest.mark.parametrize("spoil", [nan, coloured, complex_numbers, another_size, cut_short])
+def test_skipping_covers_every_fault_of_a_file_and_lists_it(
+    folder: Path, spoil: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = folder / "train" / "images"
+    spoil(images / "002.tif")
+    with pytest.raises(DataError, match=r"002\.tif"):
+        find_data(folder)
+    data = find_data(folder, skip_unreadable=True)
+    assert [Path(i["image"]).stem for i in data.items] == ["000", "001", "003"]
+    assert "002.tif" in data.skipped[0]
+    assert f"left out: {data.skipped[0]}" in caplog.messages
+    assert len(labelled_images(folder, skip_unreadable=True)) == 3
+    caplog.clear()
+    found = images_in(images, skip_unreadable=True, channel=None)
+    alone = spoil is another_size  # without its label nothing is wrong with it
+    assert len(found) == 3 + alone
+    assert any("left out: " in m and "002.tif" in m for m in caplog.messages) != alone
+
+
+def test_colours_are_refused_before_the_first_image_is_segmented(folder: Path) -> None:
+    images = folder / "train" / "images"
+    coloured(images / "002.tif")
+    with pytest.raises(DataError, match=r"002\.tif: 3 channels"):
+        images_in(images, channel=None)
+    for fine in (0, "luminance", "any"):
+        assert len(images_in(images, channel=fine)) == 4
 
 
 def test_an_image_too_large_says_which_option_allows_it(folder: Path) -> None:

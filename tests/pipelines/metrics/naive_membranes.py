@@ -153,7 +153,7 @@ def warping_counts(label: Array, q: Array, t: float) -> list[int]:
     found = p.astype(np.float64) > t
     height, width = image.shape
     wrong = [(x, y) for x in range(width) for y in range(height) if image[y, x] != found[y, x]]
-    wrong.sort(key=lambda xy: -np.abs(p[xy[1], xy[0]] - np.float32(t)))
+    wrong.sort(key=lambda xy: -np.float32(abs(float(p[xy[1], xy[0]]) - t)))
     before = -1
     while len(wrong) != before:
         before = len(wrong)
@@ -171,9 +171,10 @@ def warping_counts(label: Array, q: Array, t: float) -> list[int]:
         elif len(ids) == 2:
             kind = 3
             if white:
-                crop = np.pad(image, 20)[y : y + 41, x : x + 41].copy()
-                crop[20, 20] = False
-                kind = 4 if len(ids_around(components(crop), 20, 20)) > 2 else 2
+                reach = 20 if min(label.shape) > 19 else max(label.shape)
+                crop = np.pad(image, reach)[y : y + 2 * reach + 1, x : x + 2 * reach + 1].copy()
+                crop[reach, reach] = False
+                kind = 4 if len(ids_around(components(crop), reach, reach)) > 2 else 2
         else:
             kind = 4 if white else 5
         counts[kind] += 1

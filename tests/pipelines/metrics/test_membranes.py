@@ -67,6 +67,33 @@ def test_every_metric_reproduces_the_reference_values(reference: Path) -> None:
     assert len(checked) >= 20
 
 
+def test_every_kind_of_a_warping_error_is_counted_as_the_original_tool_does(
+    reference: Path,
+) -> None:
+    """Few pixels, made to tell the order of flipping and the neighbourhood of a pixel apart."""
+    cases = json.loads((reference / "tiny.json").read_text())["cases"]
+    for name, case in cases.items():
+        label = np.array(case["label"]) > 0
+        p = np.array(case["pred_u8"]).astype(np.float32) / np.float32(255)
+        for given_as in (p, p.astype(np.float64)):
+            found = warping_error(label, given_as)
+            for n, (counts, expected) in enumerate(zip(found.counts, case["counts"], strict=True)):
+                told = list(counts)
+                if label.all() and not any(expected[4:]):  # named otherwise by the tool alone
+                    told, expected = told[4:], expected[4:]
+                assert told == expected, (name, THRESHOLDS[n])
+            assert found.value == pytest.approx(case["value"], abs=1e-12), name
+    assert len(cases) >= 10
+
+
+def test_a_prediction_in_double_precision_is_rounded_before_it_is_warped_to() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        label = rng.random((9, 9)) > 0.3
+        p = rng.integers(0, 256, label.shape) / 255
+        assert warping_error(label, p).counts == warping_error(label, p.astype("f4")).counts
+
+
 @st.composite
 def stacks(draw: st.DrawFn) -> tuple[Array, Array]:
     """Masks of a few cells, and maps: blurred, shifted, noisy, of few or of many values."""

@@ -144,6 +144,73 @@ def test_grey_values_are_those_of_the_whole_image(
     assert np.ptp(expected) > 0.1
 
 
+def test_skipping_covers_pixels_that_are_no_numbers(
+    tmp_path: Path, toy: Path, image: NDArray[Any]
+) -> None:
+    spoilt = image.astype(np.float32)
+    spoilt[3, 5] = np.nan
+    path, target = tmp_path / "image.tif", tmp_path / "p.zarr"
+    tifffile.imwrite(path, spoilt)
+    with pytest.raises(DataError, match=r"chunk 0/0 .*1 pixels are NaN or infinite"):
+        run(path, target, toy, chunk=100)
+    wanted = Request(
+        path, target, toy, "probabilities", chunk=100, skip_unreadable=True, show=False
+    )
+    result = segment(wanted)
+    assert all("NaN" in line for line in result.unreadable)
+    assert "chunk 0/0" in result.unreadable[0]
+    found = zarr.open(target)["0"][:]
+    assert not found[:100, :100].any()
+    assert found[:, -20:].any()
+
+
+@pytest.mark.parametrize("bias", [-50.0, 50.0])
+def test_as_many_cells_are_said_as_there_are(
+    tmp_path: Path, toy: Path, image: NDArray[Any], bias: float
+) -> None:
+    """Also of an image that is smaller than a hole, all cell or none."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(toy, folder)
+    weights = torch.load(folder / "models" / "model.pt", weights_only=True)
+    weights["head.bias"] += torch.tensor([-bias, bias])
+    torch.save(weights, folder / "models" / "model.pt")
+    for shape in ((1, 1), (3, 4), (30, 50)):
+        source = tmp_path / f"{shape[0]}.tif"
+        tifffile.imwrite(source, image[: shape[0], : shape[1]])
+        result = segment(
+            Request(source, tmp_path / f"out{shape[0]}.tif", folder, chunk=16, show=False)
+        )
+        found = tifffile.imread(result.target)
+        assert result.cells == len(np.unique(found[found > 0]))
+        large_enough = found.size >= 10  # min_size of the bundle
+        assert (found == (bias > 0 and large_enough)).all()
+        trained = load_trained(folder, {})
+        whole_image = trained.instances(
+            np.asarray(trained.normalize(image[None, : shape[0], : shape[1]]))[0]
+        )
+        assert same_cells(found, whole_image)
+
+
+def test_one_nucleus_in_the_dark_is_one_cell_on_every_scale(bundle: Bundle) -> None:
+    """So few pixels that both percentiles are the background's."""
+    shipped, folder = ROOT / "bundles" / "touching_cells", bundle.folder / "images"
+    folder.mkdir()
+    row, column = np.mgrid[:136, :136]
+    nucleus = (row - 60) ** 2 + (column - 71) ** 2 < 11
+    for name, factor, offset in (("low", 3, 0), ("high", 20000, 0), ("raised", 900, 500)):
+        pixels = nucleus.astype(np.uint16) * factor + offset
+        tifffile.imwrite(folder / f"{name}.tif", pixels, tile=(64, 64))
+    done = bundle.run("touching_cells", "inference", "--dataset_dir", folder)
+    assert done.returncode == 0, done.stderr
+    annotating = pytest.importorskip("overtile.pipelines.label.infer").Segmenter(shipped)
+    for file in sorted(folder.iterdir()):
+        segmented = tifffile.imread(bundle.folder / "segmented" / f"{file.stem}_instances.tif")
+        stored = run(file, bundle.folder / file.name, shipped, chunk=64)
+        for found in (segmented, stored, annotating.segment(file)):
+            assert set(np.unique(found)) == {0, 1}
+            assert np.sum((found > 0) & nucleus) / np.sum((found > 0) | nucleus) > 0.7
+
+
 @pytest.mark.parametrize("padding_mode", ["reflect", "replicate", "constant"])
 def test_versions_and_borders_are_those_of_the_whole_image(
     tmp_path: Path, toy: Path, tiled: Path, image: NDArray[Any], padding_mode: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,8 @@ from overtile.pipelines.errors import ConfigurationError
 from overtile.pipelines.images.read_transform import ReadImaged
 from overtile.pipelines.metrics.monai_metrics import SegMetric
 from overtile.pipelines.reporting import figures
+from overtile.pipelines.reporting.report import write_report
+from overtile.pipelines.reporting.tables import read_run
 from overtile.pipelines.training import run as training
 from overtile.pipelines.training.batches import LossOfPair, prepare_weighted_batch
 from overtile.pipelines.training.run import run_training
@@ -316,3 +319,30 @@ def test_a_figure_that_is_killed_is_the_old_or_the_new(tmp_path: Path) -> None:
 def same_picture(one: NDArray[Any], other: NDArray[Any]) -> bool:
     """Up to brightness and contrast."""
     return bool(np.corrcoef(np.ravel(one), np.ravel(other))[0, 1] > 0.99)
+
+
+def test_a_training_whose_validation_is_empty_keeps_its_last_network(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run(tmp_path, ".tif")
+    for loader in (run.evaluator.data_loader, run.test):
+        for item in loader.dataset._items:
+            item["label"].zero_()
+    run.trainer.state.max_epochs = 3
+    told: dict[str, float] = {}
+    run.tracker.log_metrics = lambda values, step: told.update(values)  # type: ignore[method-assign]
+    summary = run.train()
+    assert summary["best_epoch"] == 3
+    for name, value in torch.load(run.checkpoints.best_path, weights_only=True).items():
+        assert torch.equal(value, run.network.state_dict()[name])
+    said = [m for m in caplog.messages if "no epoch has a score" in m]
+    assert said == ["no epoch has a score (SEG): the network of the last one, 3, is kept"]
+    assert "no score: SEG, since there was nothing to compare with" in caplog.messages
+    assert (summary["scores"], told) == ({"seg": None}, {})
+    for name in ("summary.json", "evaluation.json"):
+        text = (run.folder / name).read_text()
+        assert json.loads(text, parse_constant=pytest.fail)["scores"] == {"seg": None}
+    scored = read_run(run.folder).scored
+    assert scored is not None
+    assert math.isnan(scored.scores["seg"])
+    write_report(run.folder)
