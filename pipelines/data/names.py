@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from overtile.pipelines.errors import DataError
-from overtile.pipelines.images.formats import is_image, stem
+from overtile.pipelines.images.formats import image_suffix, is_image, stem
 
 SPLITS = {
     "train": ("train", "training", "stage1_train"),
@@ -40,6 +40,13 @@ def folder_of(folder: Path, names: Iterable[str]) -> Path | None:
 def images_of(folder: Path) -> list[Path]:
     """The images of a folder; none where there is no folder."""
     return sorted(f for f in folder.iterdir() if is_image(f)) if folder.is_dir() else []
+
+
+def is_one_image(path: Path) -> bool:
+    """Whether a file or folder is an image; a folder that holds but one is a folder of images."""
+    if not path.is_dir() or image_suffix(path.name):
+        return True
+    return is_image(path) and len(images_of(path)) != 1
 
 
 def images_by_stem(folder: Path) -> dict[str, Path]:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from overtile.pipelines.data.facts import Item
-from overtile.pipelines.data.names import image_of, images_by_stem, images_of
+from overtile.pipelines.data.names import image_of, images_by_stem, images_of, is_one_image
 from overtile.pipelines.errors import DataError, Setting, UnreadableError, size_text
-from overtile.pipelines.images.formats import is_image, names_of_formats, stem
+from overtile.pipelines.images.formats import names_of_formats, stem
 from overtile.pipelines.images.plane_name import Plane, planes_of
 from overtile.pipelines.images.read import open_view, read_image
 
@@ -52,7 +52,7 @@ def images_in(
         raise DataError(path, "no such file or folder")
     if file != path:  # one plane of it
         return [{"image": str(path)}]
-    if file.is_file() or is_image(file):
+    if is_one_image(file):
         files = [file]
     else:
         named = images_by_stem(path)

@@ -66,15 +66,13 @@ def format_of(path: Path, labels: bool = False) -> Format | None:
 def is_image(path: Path) -> bool:
     """Whether a file or folder is to be looked for in folders: one image, by its name.
 
-    A folder may also be one by its content: a DICOM series has no name of its own.
+    One may also be known by its content: a DICOM series has no name of its own, nor need its files.
     """
     if path.name.startswith("."):
         return False
     _, named = _named(path.name.lower(), False)
-    if not path.is_dir():
-        return named is not None and not named.folders
-    if named is not None and named.folders:
-        return True
+    if named is not None and (named.folders or not path.is_dir()):
+        return named.folders == path.is_dir()
     inside = (f for f in all_formats() if not f.folders and not f.last)
     return any(format.recognises(path) for format in inside)
 

@@ -885,7 +885,7 @@ def test_truncated_nifti_and_missing_slices_are_named(
         run(tmp_path / "v.nii.gz", tmp_path / "l.zarr", toy_3d, chunk=16)
     write_image(tmp_path / "d", volume, "dicom", (2.0, 0.5, 0.5))
     cut(tmp_path / "d" / "012.dcm", 0.4)
-    with pytest.raises(DataError, match=r"012\.dcm: a DICOM file that is no slice"):
+    with pytest.raises(DataError, match=r"012\.dcm: cannot be read \(\d+ of \d+ bytes"):
         run(tmp_path / "d", tmp_path / "l.zarr", toy_3d, chunk=16, overwrite=True)
 
 

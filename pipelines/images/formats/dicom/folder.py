@@ -1,0 +1,126 @@
+"""What a folder of DICOM files holds, from every header once."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from overtile.pipelines.errors import UnreadableError
+from overtile.pipelines.images.formats import image_suffix
+from overtile.pipelines.images.formats.dicom.headers import Frame, frames_of, is_dicom, stamp_of
+
+log = logging.getLogger(__name__)
+
+SUFFIX = ".dcm"
+_SETTLED = 2e9  # nanoseconds after which a further change gives a folder another time
+_KEPT = 64  # folders whose headers are remembered
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What a folder holds, or a file.
+
+    Attributes:
+        frames: of all DICOM files that have pixels.
+        others: what DICOM files without pixels are, such as reports.
+        broken: why further ones cannot be read.
+        beside: images of other formats.
+    """
+
+    frames: list[Frame] = field(default_factory=list)
+    others: dict[Path, str] = field(default_factory=dict)
+    broken: list[UnreadableError] = field(default_factory=list)
+    beside: list[Path] = field(default_factory=list)
+
+    @property
+    def together(self) -> bool:
+        """Whether files belong to each other: several are of one series."""
+        files = {(frame.series, frame.stack.file) for frame in self.frames}
+        return len({series for series, _ in files}) < len(files)
+
+    @property
+    def one_image(self) -> bool:
+        """Whether the folder is to be taken as one image, not as a folder of images."""
+        if self.together or not (self.frames or self.broken or self.others):
+            return self.together
+        files = len({frame.stack.file for frame in self.frames})
+        return not self.beside and (not files or files + len(self.broken) == 1)
+
+
+def contents_of(files: Iterable[Path]) -> Contents:
+    """What files hold, from the header of every DICOM file among them."""
+    found = Contents()
+    for file in files:
+        named = image_suffix(file.name)
+        if named not in ("", SUFFIX):
+            found.beside.append(file)
+        elif named or is_dicom(file):
+            try:
+                told = frames_of(file)
+            except UnreadableError as error:
+                found.broken.append(error)
+                continue
+            if isinstance(told, str):
+                found.others[file] = told
+            else:
+                found.frames.extend(told)
+    return found
+
+
+@lru_cache(maxsize=_KEPT)
+def look_at(file: Path, stamp: tuple[int, ...]) -> Contents:
+    """What a file holds that has this stamp."""
+    return contents_of([file])
+
+
+class _Known(NamedTuple):
+    """A folder that was looked at: its time of change, when, its files, and what they hold."""
+
+    changed: int
+    looked: int
+    files: dict[Path, tuple[int, ...]]
+    contents: Contents
+
+
+_known: dict[Path, _Known] = {}
+
+
+def look_into(folder: Path) -> Contents:
+    """What a folder holds; looked at once as long as its files are the same.
+
+    A folder that has changed lately is compared file by file, since its time may not tell of
+    another change; one that has not, by its time alone, so that a slice costs a slice. A file
+    that is written over where it is is noticed once it is read.
+    """
+    folder, now = folder.absolute(), time.time_ns()
+    changed = folder.stat().st_mtime_ns
+    known = _known.get(folder)
+    if known is not None and known.changed == changed and known.looked - changed > _SETTLED:
+        return known.contents
+    files = {
+        file: stamp_of(file)
+        for file in sorted(folder.iterdir())
+        if file.is_file() and not file.name.startswith(".")
+    }
+    if known is None or known.files != files:
+        contents = contents_of(files)
+        if contents.together and contents.others:
+            file, kind = next(iter(contents.others.items()))
+            count = len(contents.others)
+            log.warning("left out: %d DICOM files without pixels, as %s (%s)", count, file, kind)
+    else:
+        contents = known.contents
+    while len(_known) >= _KEPT:
+        _known.pop(next(iter(_known)), None)
+    _known[folder] = _Known(changed, now, files, contents)
+    return contents
+
+
+def forget(folder: Path) -> None:
+    """Look at a folder anew when it is asked for next."""
+    _known.pop(folder.absolute(), None)
