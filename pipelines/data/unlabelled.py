@@ -14,6 +14,7 @@ from overtile.pipelines.errors import DataError, Setting, UnreadableError, size_
 from overtile.pipelines.images.formats import names_of_formats, stem
 from overtile.pipelines.images.plane_name import Plane, planes_of
 from overtile.pipelines.images.read import open_view, read_image
+from overtile.pipelines.images.stored import series_of
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def images_in(
         return []
     path = Path(source)
     file = Plane.of(path).file
-    if not file.exists():
+    if not series_of(file)[0].exists():
         raise DataError(path, "no such file or folder")
     if file != path:  # one plane of it
         return [{"image": str(path)}]

@@ -21,6 +21,7 @@ Progress = Callable[[Iterable[Any], int], Iterator[Any]]
 """Goes around so many steps, to show how far they are."""
 SKIP = Setting("skip_unreadable", True, "to go on without it")
 """What helps where one file of many is broken."""
+_SERIES = "series"
 ORIGIN = (12.0, -7.0, 30.0)
 """Centre of the first voxel (x, y, z) in DICOM's axes, of new files that know a position."""
 
@@ -39,6 +40,7 @@ class Stored:
         spacing: micrometres a pixel by axis letter, where an OME file says so.
         tags: what a TIFF says of its resolution, to be written back; units of a NIfTI file.
         block: bytes that any pixel needs to have decoded, where that is told.
+        remarks: what a user should know of the file, a line each.
         close: closes what is kept open between calls of ``pixels``.
         format: that it was opened by.
     """
@@ -51,6 +53,7 @@ class Stored:
     spacing: dict[str, float] = field(default_factory=dict)
     tags: dict[str, Any] = field(default_factory=dict)
     block: int = 0
+    remarks: tuple[str, ...] = ()
     close: Callable[[], None] = field(default=lambda: None, repr=False)
     format: Format | None = field(default=None, repr=False)
 
@@ -221,8 +224,20 @@ def too_large(path: Path, what: str, limit: int, cure: str) -> DataError:
     )
 
 
+def series_of(path: Path) -> tuple[Path, int | None]:
+    """The file or folder, and which of the images in it: ``a.tif/series1`` is its second.
+
+    A folder of that very name is meant itself.
+    """
+    name = path.name.removeprefix(_SERIES)
+    if name != path.name and name.isdecimal() and path.parent.exists() and not path.exists():
+        return path.parent, int(name)
+    return path, None
+
+
 def files_of(path: Path) -> list[Path]:
     """The files that one image is made of."""
+    path, _ = series_of(path)
     return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from overtile.pipelines.errors import DataError, OvertileError, UnreadableError, size_text
 from overtile.pipelines.images.block_cache import BlockCache
-from overtile.pipelines.images.stored import SKIP, Format, Spacing, Stored, unreadable
+from overtile.pipelines.images.stored import SKIP, Format, Spacing, Stored, series_of, unreadable
 
 
 def all_formats() -> tuple[Format, ...]:
@@ -57,6 +57,7 @@ def _named(name: str, further: bool) -> tuple[str, Format | None]:
 
 def format_of(path: Path, labels: bool = False) -> Format | None:
     """The format of a file or folder: by its name, else by what is inside; None for no image."""
+    path, _ = series_of(path)
     _, named = _named(path.name.lower(), True)
     if named is not None and (named.folders or not path.is_dir()):
         return named
@@ -140,7 +141,7 @@ def open_source(
 def _opened(
     path: Path, shown: str | Path, labels: bool, open_it: Callable[[Format], Stored]
 ) -> Stored:
-    if not path.exists():
+    if not series_of(path)[0].exists():
         raise UnreadableError(shown, "no such file", hint=SKIP)
     format = format_of(path, labels)
     if format is None:

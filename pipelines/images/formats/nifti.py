@@ -123,7 +123,9 @@ class Nifti(Format):
             volume = nibabel.Nifti1Image(array.T, affine)
             volume.header.set_xyzt_units("mm")
         else:
-            volume = nibabel.Nifti1Image(array.reshape(like.shape), like.affine)
+            array = array.reshape(like.shape)
+            array = array if like.axes.startswith("X") else array.T  # X is the first one here
+            volume = nibabel.Nifti1Image(array, like.affine)
             volume.header.set_xyzt_units(*like.tags.get("units", ("mm", "unknown")))
             if "zooms" in like.tags:
                 volume.header.set_zooms(like.tags["zooms"][: len(like.shape)])

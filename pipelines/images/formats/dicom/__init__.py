@@ -25,7 +25,7 @@ from overtile.pipelines.images.formats.dicom.folder import (
 )
 from overtile.pipelines.images.formats.dicom.headers import Frame, is_dicom, stamp_of
 from overtile.pipelines.images.formats.dicom.pixels import decoded, real_dtype
-from overtile.pipelines.images.formats.dicom.series import Arranged, arranged, only, series_of
+from overtile.pipelines.images.formats.dicom.series import Arranged, arranged, one_of, series_in
 from overtile.pipelines.images.formats.dicom.write import write_series
 from overtile.pipelines.images.stored import (
     SKIP,
@@ -34,6 +34,7 @@ from overtile.pipelines.images.stored import (
     Spacing,
     Stored,
     no_level,
+    series_of,
     too_large,
 )
 
@@ -56,16 +57,16 @@ class Dicom(Format):
 
     def open(self, path: Path, labels: bool = False) -> Stored:
         """As the base class has it."""
-        order, dtype = _order(path, _contents(path))
-        return _stored(order, dtype, partial(decoded, dtype=dtype))
+        order, dtype, remarks = _order(path)
+        return _stored(order, dtype, remarks, partial(decoded, dtype=dtype))
 
     def open_windows(self, path: Path, level: int, cache: BlockCache) -> Stored:
         """As the base class has it, one frame at a time."""
-        order, dtype = _order(path, _contents(path))
-        stored = _stored(order, dtype, lambda f: cache.get(f, partial(decoded, f, dtype)))
+        order, dtype, remarks = _order(path)
+        stored = _stored(order, dtype, remarks, lambda f: cache.get(f, partial(decoded, f, dtype)))
         if level:
             raise no_level(path, level, [stored.shape])
-        needed = stored.shape[0] * stored.shape[1] * dtype.itemsize
+        needed = int(np.prod(order.frames.flat[0].stack.shape)) * dtype.itemsize
         if needed > cache.limit:
             what = f"slices of {needed / 2**20:.0f} MiB that have to be decoded at once"
             raise too_large(path, what, cache.limit, "convert it to a tiled TIFF or OME-Zarr")
@@ -87,6 +88,8 @@ class Dicom(Format):
 
 
 FORMAT = Dicom()
+_Order = tuple[Arranged, np.dtype[Any], tuple[str, ...]]
+"""Frames in order, the type of their values, and what is to be said of them."""
 
 
 def _contents(path: Path) -> Contents:
@@ -113,24 +116,54 @@ def _contents(path: Path) -> Contents:
     return found
 
 
+def _order(path: Path) -> _Order:
+    """The frames of an image in order.
+
+    Raises:
+        DataError: as `_contents`, and if they are of several series, or no regular grid.
+    """
+    file, number = series_of(path)
+    return _ordered(file, number, _contents(file))
+
+
 @lru_cache(maxsize=64)
-def _order(path: Path, contents: Contents) -> tuple[Arranged, np.dtype[Any]]:
-    series = only(path, series_of(contents.frames))
-    return arranged(path, series.frames), real_dtype(series.frames)
+def _ordered(path: Path, number: int | None, contents: Contents) -> _Order:
+    frames = one_of(path, series_in(contents.frames), number).frames
+    remarks = []
+    if contents.others:
+        file, kind = next(iter(contents.others.items()))
+        more = f" (and {len(contents.others) - 1} more)" if len(contents.others) > 1 else ""
+        remarks.append(f"left out: {file.name}{more}, which has no pixels ({kind})")
+    if any(frame.stack.inverted for frame in frames):
+        remarks.append("grey values are inverted: it says that low ones are bright")
+    return arranged(path, frames), real_dtype(frames), tuple(remarks)
 
 
 def _stored(
-    order: Arranged, dtype: np.dtype[Any], plane_of: Callable[[Frame], NDArray[Any]]
+    order: Arranged,
+    dtype: np.dtype[Any],
+    remarks: tuple[str, ...],
+    plane_of: Callable[[Frame], NDArray[Any]],
 ) -> Stored:
-    """Pixels of frames in order, columns first as in NIfTI."""
-    first: Frame = order.frames.flat[0]
-    rows, columns = first.stack.shape
+    """Pixels of frames in order.
 
-    def pixels(index: Index) -> NDArray[Any]:
+    With a place in space columns come first, as in NIfTI; without one a file is a picture, or
+    pages of such, and rows come last but one, as in TIFF.
+    """
+    rows, columns = order.frames.flat[0].stack.shape
+
+    def in_space(index: Index) -> NDArray[Any]:
         chosen = np.asarray(order.frames[index[2:]], object)
-        planes = [plane_of(frame).T[index[:2]] for frame in chosen.flat]
-        array: NDArray[Any] = np.stack(planes, axis=-1)
-        return array.reshape(*array.shape[:-1], *chosen.shape)
+        planes = np.stack([plane_of(frame).T[index[:2]] for frame in chosen.flat], axis=-1)
+        return planes.reshape(*planes.shape[:-1], *chosen.shape)
 
-    shape = (columns, rows, *order.frames.shape)
-    return Stored(order.axes, shape, dtype, pixels, order.affine, order.spacing)
+    def as_pages(index: Index) -> NDArray[Any]:
+        chosen = np.asarray(order.frames.T[index[:-2]], object)
+        planes = np.stack([plane_of(frame)[index[-2:]] for frame in chosen.flat])
+        return planes.reshape(*chosen.shape, *planes.shape[1:])
+
+    if order.affine is not None:
+        shape = (columns, rows, *order.frames.shape)
+        return Stored(order.axes, shape, dtype, in_space, order.affine, remarks=remarks)
+    shape = (*order.frames.T.shape, rows, columns)
+    return Stored(order.axes[::-1], shape, dtype, as_pages, None, order.spacing, remarks=remarks)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,8 +12,6 @@ from typing import NamedTuple
 from overtile.pipelines.errors import UnreadableError
 from overtile.pipelines.images.formats import image_suffix
 from overtile.pipelines.images.formats.dicom.headers import Frame, frames_of, is_dicom, stamp_of
-
-log = logging.getLogger(__name__)
 
 SUFFIX = ".dcm"
 _SETTLED = 2e9  # nanoseconds after which a further change gives a folder another time
@@ -107,14 +104,7 @@ def look_into(folder: Path) -> Contents:
         for file in sorted(folder.iterdir())
         if file.is_file() and not file.name.startswith(".")
     }
-    if known is None or known.files != files:
-        contents = contents_of(files)
-        if contents.together and contents.others:
-            file, kind = next(iter(contents.others.items()))
-            count = len(contents.others)
-            log.warning("left out: %d DICOM files without pixels, as %s (%s)", count, file, kind)
-    else:
-        contents = known.contents
+    contents = known.contents if known and known.files == files else contents_of(files)
     while len(_known) >= _KEPT:
         _known.pop(next(iter(_known)), None)
     _known[folder] = _Known(changed, now, files, contents)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overtile.pipelines.errors import DataError
+from overtile.pipelines.images.formats.dicom.folder import forget
 from overtile.pipelines.images.formats.dicom.headers import Frame, Stack, stamp_of
 from overtile.pipelines.images.stored import unreadable
 
@@ -45,7 +46,8 @@ def decoded(frame: Frame, dtype: np.dtype[Any]) -> NDArray[Any]:
     stack = frame.stack
     try:
         if stamp_of(stack.file) != stack.stamp:
-            raise ValueError("it was changed while it was read")
+            forget(stack.file.parent)
+            raise ValueError("it was changed since its header was read; try again")
         values = _values(stack, frame.number)
     except DataError:
         raise

@@ -53,7 +53,7 @@ class Arranged:
     spacing: dict[str, float] = field(default_factory=dict)
 
 
-def series_of(frames: list[Frame]) -> list[Series]:
+def series_in(frames: list[Frame]) -> list[Series]:
     """The series that frames make, in the order of their first frames."""
     whole = Series(frames)
     parts = _split(whole, lambda f: f.series, lambda f: repr(f.title) if f.title else "")
@@ -169,25 +169,29 @@ def _levels(frames: list[Frame]) -> list[list[Frame]]:
     return levels
 
 
-def only(path: Path, series: list[Series]) -> Series:
-    """The one series of a file or folder.
+def one_of(path: Path, series: list[Series], number: int | None) -> Series:
+    """The only series of a file or folder, or the one that is asked for.
 
     Raises:
-        DataError: if there are several, saying what they hold.
+        DataError: if there are several, or none of this number, saying what there is.
     """
-    if len(series) == 1:
+    if number is None and len(series) == 1:
         return series[0]
+    if number is not None and number < len(series):
+        return series[number]
     told = []
-    for number, one in enumerate(series[:_SHOWN], start=1):
+    for index, one in enumerate(series[:_SHOWN]):
         count = len(one.frames)
         parts = (f"{count} slice{'s' if count > 1 else ''}", *filter(None, one.told))
-        told.append(f"{number}: {', '.join(parts)}")
-    more = f"; and {len(series) - _SHOWN} more" if len(series) > _SHOWN else ""
+        told.append(f"{path.name}/series{index} ({', '.join(parts)})")
+    if len(series) > _SHOWN:
+        told.append(f"{len(series) - _SHOWN} more")
+    found = f"{len(series)} DICOM series" if number is None else f"no series {number}"
     raise DataError(
         path,
-        f"{len(series)} DICOM series ({'; '.join(told)}{more})",
+        f"{found}: {', '.join(told)}",
         "one",
-        "put each into a folder of its own",
+        ("name one of them", "put each into a folder of its own"),
     )
 
 
