@@ -27,7 +27,7 @@ from overtile.pipelines.data.synthesis.membranes import membranes
 from overtile.pipelines.data.write import written_layouts
 from overtile.pipelines.errors import Setting
 
-HEAVY = ("torch", "monai", "matplotlib", "mlflow", "scipy", "numba", "itk", "zarr", "pandas")
+HEAVY = ("torch", "monai", "matplotlib", "mlflow", "scipy", "numba", "pydicom", "zarr", "pandas")
 COMMANDS = (
     (),
     ("show",),

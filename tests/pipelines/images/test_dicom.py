@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -501,7 +502,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], Any]]] = {
         lambda f: [series(f, numbers(2, 6, 5), InstanceNumber=1, start=n) for n in (0, 5)],
     ),
     "mosaic": (
-        "a mosaic of slices in one picture",
+        "a DICOM mosaic, slices side by side in one picture",
         lambda f: series(f, numbers(2, 6, 5), ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]),
     ),
     "colour": (
@@ -547,6 +548,12 @@ def test_what_is_no_image_is_refused_in_one_line(tmp_path: Path, name: str) -> N
         lines.add((caught.value.where, caught.value.found))
     assert len(lines) == 1
     assert str(tmp_path / "s") in str(caught.value)
+
+
+def test_the_page_tells_these_lines(root: Path) -> None:
+    page = (root / "docs" / "reference" / "files.md").read_text()
+    for found, _ in BROKEN.values():
+        assert re.search(found, page), found
 
 
 def cut(path: Path, size: int) -> None:

@@ -259,11 +259,11 @@ def _fault(tags: Tags) -> str:
     if tags.integer("SamplesPerPixel", 1) > 1 or "PALETTE" in tags.text(
         "PhotometricInterpretation"
     ):
-        return "in colour"
+        return "a DICOM image in colour"
     if "MOSAIC" in tags.text("ImageType").split("\\"):
-        return "a mosaic of slices in one picture"
+        return "a DICOM mosaic, slices side by side in one picture"
     if tags.integer("TotalPixelMatrixColumns") > tags.integer("Columns"):
-        return "tiles of a larger picture"
+        return "DICOM tiles of a larger picture"
     return ""
 
 

@@ -202,7 +202,7 @@ def arranged(path: Path, frames: list[Frame]) -> Arranged:
         DataError: if they do not make a regular grid.
     """
     if fault := frames[0].fault:
-        raise DataError(path, f"a DICOM image {fault}", "slices of grey values", "convert it")
+        raise DataError(path, fault, "slices of grey values", "convert it")
     if not _placed(frames[0]):
         return _pages(path, frames)
     levels = _levels(frames)
