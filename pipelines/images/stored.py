@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -238,7 +239,10 @@ def series_of(path: Path) -> tuple[Path, int | None]:
 def files_of(path: Path) -> list[Path]:
     """The files that one image is made of."""
     path, _ = series_of(path)
-    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    if not path.is_dir():
+        return [path]
+    inside = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+    return sorted(file for file in inside if file.is_file())
 
 
 def stamp(path: Path) -> str:
@@ -248,7 +252,7 @@ def stamp(path: Path) -> str:
         UnreadableError: for a link that leads nowhere.
     """
     try:
-        stats = [(str(f.relative_to(path)), f.stat()) for f in files_of(path)]
+        stats = [(str(f), f.stat()) for f in files_of(path)]
     except OSError as error:
         raise unreadable(path, error) from error
     # the time of the last change of a file cannot be set back, that of its content can

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +40,7 @@ class Contents:
         files = {(frame.series, frame.stack.file) for frame in self.frames}
         return len({series for series, _ in files}) < len(files)
 
-    @property
+    @cached_property
     def one_image(self) -> bool:
         """Whether the folder is to be taken as one image, not as a folder of images."""
         if self.together or not (self.frames or self.broken or self.others):
