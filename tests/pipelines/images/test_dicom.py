@@ -596,6 +596,44 @@ def test_a_broken_code_is_named_by_windows_too(tmp_path: Path) -> None:
         open_image(path).pixels((slice(None),) * 3)
 
 
+def test_a_header_that_claims_too_much_is_refused_at_once(tmp_path: Path) -> None:
+    for file in (FILES["jpeg-ls"](), FILES["u1"]()):
+        file.NumberOfFrames = 10**9
+        path = save(file, tmp_path / "a.dcm")
+        with pytest.raises(UnreadableError, match=r"\d+ of \d{10,} bytes of pixels"):
+            open_image(path)
+    turned = FILES["jpeg-ls"]()
+    turned.Rows, turned.Columns = turned.Columns, turned.Rows
+    with pytest.raises(UnreadableError, match="it decodes to 9x8, not 8x9"):
+        whole(save(turned, tmp_path / "b.dcm"))
+
+
+def test_files_are_called_as_the_user_calls_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        folder = series(tmp_path / name / "s", numbers(3, 6, 5))
+        cut(folder / "001.dcm", 300)
+        monkeypatch.chdir(tmp_path / name)
+        with pytest.raises(UnreadableError) as caught:
+            open_image(Path("s"))
+        assert caught.value.where == "s/001.dcm"
+        (folder / "001.dcm").unlink()
+    assert open_image(Path("s")).shape == (5, 6, 2)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnreadableError, match="s: no such file"):
+        open_image(Path("s"))
+
+
+def test_a_series_is_no_folder_of_images_to_annotate(tmp_path: Path) -> None:
+    pytest.importorskip("monailabel")
+    from overtile.pipelines.label.launch import prepare
+
+    folder = series(tmp_path / "s", numbers(3, 6, 5))
+    with pytest.raises(DataError, match="s: one image; expected a folder of images"):
+        prepare(folder, tmp_path / "work")
+
+
 def test_files_without_pixels_are_left_out(tmp_path: Path) -> None:
     array = numbers(3, 6, 5)
     folder = series(tmp_path / "s", array)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -84,7 +85,8 @@ class _Known(NamedTuple):
     contents: Contents
 
 
-_known: dict[Path, _Known] = {}
+_known: dict[tuple[Path, Path], _Known] = {}  # as it is called, and where that is
+_looking = threading.Lock()
 
 
 def look_into(folder: Path) -> Contents:
@@ -94,23 +96,25 @@ def look_into(folder: Path) -> Contents:
     another change; one that has not, by its time alone, so that a slice costs a slice. A file
     that is written over where it is is noticed once it is read.
     """
-    folder, now = folder.absolute(), time.time_ns()
-    changed = folder.stat().st_mtime_ns
-    known = _known.get(folder)
-    if known is not None and known.changed == changed and known.looked - changed > _SETTLED:
-        return known.contents
-    files = {
-        file: stamp_of(file)
-        for file in sorted(folder.iterdir())
-        if file.is_file() and not file.name.startswith(".")
-    }
-    contents = known.contents if known and known.files == files else contents_of(files)
-    while len(_known) >= _KEPT:
-        _known.pop(next(iter(_known)), None)
-    _known[folder] = _Known(changed, now, files, contents)
-    return contents
+    key = folder, folder.absolute()
+    with _looking:
+        changed, now = folder.stat().st_mtime_ns, time.time_ns()
+        known = _known.get(key)
+        if known is not None and known.changed == changed and known.looked - changed > _SETTLED:
+            return known.contents
+        files = {
+            file: stamp_of(file)
+            for file in sorted(folder.iterdir())
+            if file.is_file() and not file.name.startswith(".")
+        }
+        contents = known.contents if known and known.files == files else contents_of(files)
+        while len(_known) >= _KEPT:
+            del _known[next(iter(_known))]
+        _known[key] = _Known(changed, now, files, contents)
+        return contents
 
 
 def forget(folder: Path) -> None:
     """Look at a folder anew when it is asked for next."""
-    _known.pop(folder.absolute(), None)
+    with _looking:
+        _known.pop((folder, folder.absolute()), None)

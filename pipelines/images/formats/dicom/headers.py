@@ -201,8 +201,7 @@ def _frames_of(file: Path) -> list[Frame] | str:
         offsets=tuple(np.frombuffer(tags.raw("ExtendedOffsetTable"), "<u8").tolist()),
     )
     fault = _fault(tags)
-    if not fault:
-        _check_length(stack)
+    _check_length(stack, fault)
     shared = [_groups(one) for one in tags.items("SharedFunctionalGroupsSequence")[:1]]
     own = [_groups(one) for one in tags.items("PerFrameFunctionalGroupsSequence")]
     offsets = tags.numbers("GridFrameOffsetVector")
@@ -242,14 +241,15 @@ def _without_pixels(file: Path, head: Any, rows: bool) -> str:
     return name
 
 
-def _check_length(stack: Stack) -> None:
+def _check_length(stack: Stack, fault: str) -> None:
     """Refuse what is cut short, before room is made for what its header claims."""
     there = stack.stamp[0] - (stack.start or 0)
     wanted = -(-stack.count * stack.shape[0] * stack.shape[1] * stack.allocated // 8)
-    if stack.start is None:
-        assert stack.size is not None
+    if stack.start is None and stack.size is not None:
         there = stack.size
-    if stack.size is not None and there < wanted:
+    if stack.size is None or fault:  # a frame has a length of eight bytes before it
+        wanted = 8 * stack.count
+    if there < wanted:
         found = f"cannot be read ({there} of {wanted} bytes of pixels)"
         raise UnreadableError(stack.file, found, "an intact DICOM file", SKIP)
 

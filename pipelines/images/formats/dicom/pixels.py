@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from overtile.pipelines.errors import DataError
+from overtile.pipelines.errors import DataError, size_text
 from overtile.pipelines.images.formats.dicom.folder import forget
 from overtile.pipelines.images.formats.dicom.headers import Frame, Stack, stamp_of
 from overtile.pipelines.images.stored import unreadable
@@ -75,6 +75,8 @@ def _values(stack: Stack, number: int) -> NDArray[Any]:
     array = _plain(stack, number) if stack.size is not None else _compressed(stack, number)
     if stack.kind:
         return array
+    if array.shape not in (stack.shape, (stack.shape[0] * stack.shape[1],)):
+        raise ValueError(f"it decodes to {size_text(array.shape)}, not {size_text(stack.shape)}")
     array = array.reshape(stack.shape).astype(dtype, copy=False)
     bits = dtype.itemsize * 8
     if stack.stored < bits:  # overlays may lie above the value, and below it
