@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import itk
 import nibabel
 import numpy as np
 import pytest
@@ -897,8 +896,8 @@ def test_what_cannot_be_is_refused_in_one_line(
     (tmp_path / "nothing").mkdir()
     tifffile.imwrite(tmp_path / "nan.tif", np.full((40, 40), np.nan, np.float32))
     (tmp_path / "nowhere.zarr").symlink_to("gone")
-    (tmp_path / "frames").mkdir()
-    itk.imwrite(itk.image_from_array(volume), tmp_path / "frames" / "x.dcm")
+    write_image(tmp_path / "gap", volume, "dicom", (2.0, 0.5, 0.5))
+    (tmp_path / "gap" / "012.dcm").unlink()
     words: list[tuple[tuple[Any, ...], str]] = [
         ((tiled, "there.zarr"), "there.zarr: exists; name another target, or give --overwrite"),
         ((tiled, tiled, "--overwrite"), "is the source itself"),
@@ -917,7 +916,7 @@ def test_what_cannot_be_is_refused_in_one_line(
         ),
         ((tiled, f"{'n' * 245}.zarr"), "a name of at most 230 bytes"),
         ((tiled, "nowhere.zarr"), "nowhere.zarr: a link that leads nowhere"),
-        (("frames", "a.zarr"), "frames: 20 sections in 1 files"),
+        (("gap", "a.zarr"), "gap: a gap of 4 mm after 011.dcm, where others are 2 mm apart"),
         (("empty.zarr", "a.zarr"), "0x40 pixels (axes YX); expected none of size 0"),
         (("nothing", "a.zarr"), "nothing: a folder that is no image"),
         (("nan.tif", "a.zarr"), "1600 pixels are NaN"),

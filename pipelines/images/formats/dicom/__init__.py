@@ -155,12 +155,12 @@ def _stored(
     def in_space(index: Index) -> NDArray[Any]:
         chosen = np.asarray(order.frames[index[2:]], object)
         planes = np.stack([plane_of(frame).T[index[:2]] for frame in chosen.flat], axis=-1)
-        return planes.reshape(*planes.shape[:-1], *chosen.shape)
+        return planes.reshape((*planes.shape[:-1], *chosen.shape))
 
     def as_pages(index: Index) -> NDArray[Any]:
         chosen = np.asarray(order.frames.T[index[:-2]], object)
         planes = np.stack([plane_of(frame)[index[-2:]] for frame in chosen.flat])
-        return planes.reshape(*chosen.shape, *planes.shape[1:])
+        return planes.reshape((*chosen.shape, *planes.shape[1:]))
 
     if order.affine is not None:
         shape = (columns, rows, *order.frames.shape)
