@@ -74,6 +74,8 @@ def is_image(path: Path) -> bool:
     _, named = _named(path.name.lower(), False)
     if named is not None and (named.folders or not path.is_dir()):
         return named.folders == path.is_dir()
+    if path.suffix[1:].strip("0123456789") and not path.is_dir():
+        return False  # a name that says something else; that of a DICOM file may be all numbers
     inside = (f for f in all_formats() if not f.folders and not f.last)
     return any(format.recognises(path) for format in inside)
 
