@@ -588,6 +588,11 @@ def test_a_broken_code_is_named_by_windows_too(tmp_path: Path) -> None:
         stored = ask(path)
         with pytest.raises(UnreadableError, match=r"a\.dcm: cannot be read \("):
             stored.pixels((slice(None),) * 3)
+    cut(save(FILES["jpeg-ls"](), path), -20)
+    with pytest.raises(
+        UnreadableError, match=r"a\.dcm: cannot be read \(it ends \d+ bytes too early"
+    ):
+        whole(path)
     file = head(numbers(6, 5), "1.2.840.10008.1.2.4.102", **place((0, 0, 0)))
     file.PixelData = encapsulate([b"mpeg"])
     file["PixelData"].VR, file["PixelData"].is_undefined_length = "OB", True
@@ -602,10 +607,20 @@ def test_a_header_that_claims_too_much_is_refused_at_once(tmp_path: Path) -> Non
         path = save(file, tmp_path / "a.dcm")
         with pytest.raises(UnreadableError, match=r"\d+ of \d{10,} bytes of pixels"):
             open_image(path)
-    turned = FILES["jpeg-ls"]()
-    turned.Rows, turned.Columns = turned.Columns, turned.Rows
-    with pytest.raises(UnreadableError, match="it decodes to 9x8, not 8x9"):
-        whole(save(turned, tmp_path / "b.dcm"))
+
+
+@pytest.mark.parametrize("name", ["jpeg", "lossless jpeg", "jpeg-ls", "jpeg 2000", "rle"])
+def test_codes_of_another_size_are_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    file = FILES[name]()
+    file.Rows, file.Columns = 90, 80
+    path = save(file, tmp_path / "a.dcm")
+    for decoder in ("jpeg", "jpegls", "jpeg2k"):
+        monkeypatch.delattr(imagecodecs, f"{decoder}_decode")
+    said = "decodes to 72" if name == "rle" else "its code says 9x8, its header 90x80"
+    with pytest.raises(UnreadableError, match=said):
+        whole(path)
 
 
 def test_files_are_called_as_the_user_calls_them(

@@ -23,6 +23,7 @@ _DECODERS = {
     **{_JPEG + last: "jpegxl" for last in ("110", "111", "112")},
 }
 """Of imagecodecs, by the transfer syntax."""
+_FRAMES = {0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of a picture in a JPEG
 _ITEM = 0xFFFEE000
 
 
@@ -129,10 +130,30 @@ def _compressed(stack: Stack, number: int) -> NDArray[Any]:
         for start, size in _fragments(stack)[number]:
             source.seek(start)
             data += source.read(size)
+            if source.tell() < start + size:  # decoders look for the rest for seconds
+                raise ValueError(f"it ends {start + size - source.tell()} bytes too early")
     if name == "dicomrle":
         dtype = _stored_dtype(stack)
         return np.frombuffer(imagecodecs.dicomrle_decode(data, dtype), dtype)
+    claimed = _claimed(data)
+    if claimed is not None and claimed != stack.shape:
+        raise ValueError(f"its code says {size_text(claimed)}, its header {size_text(stack.shape)}")
     return np.asarray(getattr(imagecodecs, f"{name}_decode")(data))
+
+
+def _claimed(data: bytes) -> tuple[int, int] | None:
+    """Rows and columns that a code of the JPEG family says, for which a decoder makes room."""
+    at = 2  # after the marker that begins it
+    while len(data) >= at + 22 and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0x51:  # of JPEG 2000: the sides of its grid, and where the picture begins
+            right, bottom, left, top = struct.unpack_from(">4I", data, at + 6)
+            return bottom - top, right - left
+        if marker in _FRAMES:
+            rows, columns = struct.unpack_from(">2H", data, at + 5)
+            return rows, columns
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    return None
 
 
 @lru_cache(maxsize=64)
