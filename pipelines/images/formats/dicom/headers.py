@@ -173,6 +173,7 @@ def frames_of(file: Path) -> list[Frame] | str:
 def _frames_of(file: Path) -> list[Frame] | str:
     import pydicom
 
+    stamp = stamp_of(file)
     with file.open("rb") as source:
         head = pydicom.dcmread(source, stop_before_pixels=True, force=True)
         place = _pixels_at(source)
@@ -188,7 +189,7 @@ def _frames_of(file: Path) -> list[Frame] | str:
     stored = tags.integer("BitsStored", allocated)
     stack = Stack(
         file,
-        stamp_of(file),
+        stamp,
         syntax,
         *place,
         count=max(tags.integer("NumberOfFrames", 1), 1),
