@@ -8,6 +8,7 @@ BENCH_STAMP := $(VENV)/installed-bench
 LABEL_STAMP := $(VENV)/installed-label
 RUN := runs/touching_cells
 BUNDLE := bundles/touching_cells
+TWO := -n 2 --dist loadfile # a file's tests share servers and browsers
 MONAI := $(BIN)/python -W ignore -m monai.bundle run
 
 .PHONY: help setup train label install-label test test-all lint format reference docs pictures bench clean
@@ -46,10 +47,10 @@ $(LABEL_STAMP): $(STAMP)
 	@touch $(LABEL_STAMP)
 
 test: setup ## run the tests (ten minutes)
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest $(TWO) -m 'not slow'
 
 test-all: setup ## run the slow tests too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO)
 
 lint: setup ## ruff, format check, strict types
 	$(BIN)/ruff check .

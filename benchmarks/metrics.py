@@ -60,7 +60,7 @@ def seconds(task: Callable[[], object], repeats: int = REPEATS) -> float:
 
 
 def naive_report(labels: Array, p: Array) -> None:
-    naive = runpy.run_path(str(ROOT / "tests" / "pipelines" / "naive_em.py"))
+    naive = runpy.run_path(str(ROOT / "tests" / "pipelines" / "metrics" / "naive_membranes.py"))
     for t in THRESHOLDS:
         for name in ("pixel_f", "rand_f"):
             naive[name](labels, p, t)

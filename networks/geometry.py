@@ -21,9 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import SupportsIndex, overload
 
-
-class GeometryError(ValueError):
-    """A size that the network cannot take without cropping or pooling unevenly."""
+from overtile.networks.errors import GeometryError
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,9 @@ class TileGeometry:
             margin, multiple, minimum = self.axis(axis)
             if margin < 0 or multiple < 1 or minimum <= 2 * margin:
                 raise GeometryError(
-                    f"margin {margin}, multiple {multiple}, minimum {minimum}: expected margin "
-                    ">= 0, multiple >= 1 and minimum > 2 * margin, so that tiles have an output"
+                    f"margin {margin}, multiple {multiple}, minimum {minimum}",
+                    "margin >= 0, multiple >= 1 and minimum > 2 * margin, so that tiles have an "
+                    "output",
                 )
 
     @classmethod
@@ -75,7 +74,7 @@ class TileGeometry:
         c = 4): in = 16 b + 124, out = 16 b - 60, margin 92, any integer b >= 4.
         """
         if depth < 1:
-            raise GeometryError(f"depth {depth}: a U-Net pools at least once, expected depth >= 1")
+            raise GeometryError(f"depth {depth}", "depth >= 1, for a U-Net pools at least once")
         scale, cost = 2**depth, convolutions * (kernel_size - 1)
         bottom = cost * (scale - 1) // scale + 1  # smallest b with at least one output pixel
         minimum = scale * (bottom + cost) + cost * (scale - 1)
@@ -164,9 +163,9 @@ class TileGeometry:
         nearest = below if below == above else f"{below} or {above}"
         found = _as_text(size)
         raise GeometryError(
-            f"{name} {found} does not fit the network: expected at least "
-            f"{_as_text(self.minimum)} in steps of {_as_text(self.multiple)}; "
-            f"nearest valid: {nearest}"
+            f"{name} {found} does not fit the network",
+            f"at least {_as_text(self.minimum)} in steps of {_as_text(self.multiple)}",
+            f"nearest valid: {nearest}",
         )
 
     def _by_axis(self, size: int | Sequence[int]) -> list[tuple[int, tuple[int, int, int]]]:
@@ -174,7 +173,8 @@ class TileGeometry:
         for v in self._numbers:
             if isinstance(v, tuple) and len(v) != len(sizes):
                 raise GeometryError(
-                    f"size {_as_text(sizes)} has {len(sizes)} axes, this geometry has {len(v)}"
+                    f"size {_as_text(sizes)} of {len(sizes)} axes",
+                    f"{len(v)} axes, as the geometry has",
                 )
         return [(int(n), self.axis(i)) for i, n in enumerate(sizes)]
 

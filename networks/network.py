@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from overtile.networks.geometry import GeometryError, TileGeometry
+from overtile.networks.errors import ArgumentError, GeometryError
+from overtile.networks.geometry import TileGeometry
 
 
 class Network(nn.Module):
@@ -35,16 +36,17 @@ class Network(nn.Module):
         """
         axes = "H, W" if self.spatial_dims == 2 else "D, H, W"
         if x.ndim != self.spatial_dims + 2 or x.shape[1] != self.in_channels:
-            raise ValueError(
-                f"input of shape {tuple(x.shape)}: expected [B, {self.in_channels}, {axes}]"
+            raise ArgumentError(
+                f"input of shape {tuple(x.shape)}", f"[B, {self.in_channels}, {axes}]"
             )
         weights = next(self.parameters())
         if x.dtype == weights.dtype or weights.is_meta:
             return
         if not torch.is_autocast_enabled(weights.device.type):
-            raise ValueError(
-                f"input of {x.dtype}: expected {weights.dtype}, as the weights; convert it with "
-                f".to({weights.dtype})"
+            raise ArgumentError(
+                f"input of {x.dtype}",
+                f"{weights.dtype}, as the weights",
+                f"convert it with .to({weights.dtype})",
             )
 
     def check_size(self, x: Tensor) -> None:
@@ -80,9 +82,10 @@ def geometry_of(network: Any) -> TileGeometry:
             return geometry
     name = type(network).__name__
     raise GeometryError(
-        f"{name} has no geometry, so exact tiles cannot be planned: use a network of "
-        "overtile.networks, or pass OverlapTileInferer(geometry=TileGeometry.padded(radius=R, "
-        "multiple=M)); overtile.networks.measure_receptive_field finds both"
+        f"{name} has no geometry, so exact tiles cannot be planned",
+        "a network of overtile.networks, or OverlapTileInferer(geometry=TileGeometry.padded("
+        "radius=R, multiple=M))",
+        "overtile.networks.measure_receptive_field finds both numbers",
     )
 
 
@@ -93,4 +96,4 @@ def choose(name: str, value: object, choices: tuple[object, ...]) -> None:
         ValueError: naming them.
     """
     if value not in choices:
-        raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, choices))}")
+        raise ArgumentError(f"{name}={value!r}", f"one of {', '.join(map(repr, choices))}")

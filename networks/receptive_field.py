@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from overtile.networks.geometry import GeometryError, TileGeometry
+from overtile.networks.errors import GeometryError
+from overtile.networks.geometry import TileGeometry
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,9 @@ def _period(network: nn.Module, size: int, channels: int, dims: int) -> int:
         if torch.allclose(one, other, atol=1e-4 * float(one.abs().max())):
             return shift
     raise GeometryError(
-        f"images of {size} pixels: no shift below {most} moves the answer with the image; expected "
-        "a network of convolutions and poolings: give a larger size, or put statistics of the "
-        "image (instance normalisation) away"
+        f"images of {size} pixels: no shift below {most} moves the answer with the image",
+        "a network of convolutions and poolings",
+        "give a larger size, or put statistics of the image (instance normalisation) away",
     )
 
 
@@ -89,8 +90,9 @@ def _radius(network: nn.Module, size: int, channels: int, dims: int, period: int
             farthest = max(farthest, int((spoilt + inside - place).abs().max()))
     if farthest >= size // 4:
         raise GeometryError(
-            f"images of {size} pixels: an output pixel sees {farthest} pixels or more; expected "
-            "less than a quarter of the image: give a larger size"
+            f"images of {size} pixels: an output pixel sees {farthest} pixels or more",
+            "less than a quarter of the image",
+            "give a larger size",
         )
     return farthest
 

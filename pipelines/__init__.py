@@ -7,10 +7,7 @@ is loaded. The rooms behind may change; these names stay.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import MetaPathFinder
-from types import ModuleType
 from typing import Any
 
 _PUBLIC = (
@@ -33,7 +30,6 @@ _PUBLIC = (
     "overtile.pipelines.errors.DataError",
     "overtile.pipelines.errors.OvertileError",
     "overtile.pipelines.errors.TrainingError",
-    "overtile.pipelines.bundle.messages.one_line_errors",
     "overtile.pipelines.inference.evaluation.run_evaluation",
     "overtile.pipelines.training.handlers.ClipGradients",
     "overtile.pipelines.training.handlers.Progress",
@@ -78,20 +74,10 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_MODULE_OF])
 
 
-class _NotFound(MetaPathFinder):
-    """Asked last: for a module that nobody found.
+if "monai.bundle" in sys.modules:
+    # A configuration names something of ours, and MONAI looks for it before it builds anything of
+    # it: from here on a mistake costs its user one line, also in a bundle of an earlier layout,
+    # or in one whose `initialize` is not what it should be.
+    from overtile.pipelines.bundle.command import begin
 
-    A bundle of an earlier layout names such, before anything that it asks of us could tell the
-    user so: from then on MONAI's command ends with one line. Nothing is found here either.
-    """
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> None:
-        if name.startswith(f"{__name__}.") and "monai.bundle" in sys.modules:
-            from overtile.pipelines.bundle.messages import one_line_errors
-
-            one_line_errors()
-
-
-sys.meta_path.append(_NotFound())
+    begin()

@@ -7,10 +7,16 @@ user, so that nobody is told of an option that he has not got.
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NoReturn, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+if TYPE_CHECKING:
+    from overtile.networks import ArgumentError
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,9 @@ class Setting:
     purpose: str = ""
 
 
+ANOTHER = Setting("KEY", "VALUE", "to take another value")
+"""Where a value of the configuration is refused by what it is for, which does not know its key."""
+
 Advice = str | Setting
 Wording = Callable[[Setting], str | None]
 """How a front end writes a setting; None for one that its user cannot give."""
@@ -37,6 +46,14 @@ def as_argument(setting: Setting) -> str:
     """As the caller of a function writes it."""
     told = f"{setting.name}={setting.value}"
     return told if isinstance(setting.value, str) else f"{setting.name}={setting.value!r}"
+
+
+Part = str | Path | tuple[str | Path, ...]
+"""Words of an error; a path stands apart from them, since front ends tell it in different ways."""
+
+
+def _words(part: Part) -> tuple[str | Path, ...]:
+    return part if isinstance(part, tuple) else (part,) if part != "" else ()
 
 
 class OvertileError(Exception):
@@ -49,17 +66,23 @@ class OvertileError(Exception):
         hint: what to do: words, settings, or several of them of which one is enough.
 
     As text, in one line: ``where: found; expected ...: hint, or hint``. Empty parts are left out.
+
+    Attributes:
+        where: the same as text, with paths as they were given.
+        found: the same.
     """
 
     def __init__(
         self,
-        where: object = "",
-        found: str = "",
+        where: Part = "",
+        found: Part = "",
         expected: str = "",
         hint: Advice | tuple[Advice, ...] = (),
     ) -> None:
         super().__init__(where, found, expected, hint)  # which pickling hands on
-        self.where, self.found, self.expected = str(where), found, expected
+        self._where, self._found = _words(where), _words(found)
+        self.where, self.found = (" ".join(map(str, p)) for p in (self._where, self._found))
+        self.expected = expected
         self.hint = (hint,) if isinstance(hint, (str, Setting)) else hint
 
     def worded(self, wording: Wording = as_argument) -> str:
@@ -85,10 +108,22 @@ class OvertileError(Exception):
                 given = True
         return ", or ".join(filter(None, parts))
 
-    def within(self, place: object) -> Self:
+    def within(self, place: str) -> Self:
         """The same error with a place before its own, e.g. the chunk of an image."""
-        where = ": ".join(filter(None, (str(place), self.where)))
-        return type(self)(where, self.found, self.expected, self.hint)
+        where = (f"{place}:", *self._where) if self._where else place
+        return type(self)(where, self._found, self.expected, self.hint)
+
+    def advising(self, *hint: Advice) -> Self:
+        """The same error with another hint."""
+        return type(self)(self._where, self._found, self.expected, hint)
+
+    def moved(self, path: Callable[[Path], Path]) -> Self:
+        """The same error with its paths as ``path`` gives them."""
+        where, found = (
+            tuple(path(word) if isinstance(word, Path) else word for word in part)
+            for part in (self._where, self._found)
+        )
+        return type(self)(where, found, self.expected, self.hint)
 
     def __str__(self) -> str:
         return self.worded()
@@ -123,25 +158,67 @@ def size_text(size: Iterable[int]) -> str:
     return "x".join(map(str, size))
 
 
-def users_mistake(error: BaseException | None) -> BaseException | None:
+def of_argument(error: ArgumentError, where: Part = "") -> ConfigurationError:
+    """What a network or a transform refused, with its parts, as a mistake of the user."""
+    told = ConfigurationError(where, error.found, error.expected, error.hint or ())
+    told.__cause__ = error
+    return told
+
+
+def users_mistake(error: BaseException | None) -> OvertileError | None:
     """The mistake that caused ``error``, looking through the wrappers that MONAI puts around it."""
-    from overtile.networks.geometry import GeometryError  # loads PyTorch: not before it is needed
+    from overtile.networks import GeometryError  # loads PyTorch: not before it is needed
 
     while error is not None:
-        if isinstance(error, (OvertileError, GeometryError)):
+        if isinstance(error, OvertileError):
             return error
+        if isinstance(error, GeometryError):
+            return of_argument(error)
         error = error.__cause__ or error.__context__
     return None
 
 
-def exit_with(error: BaseException, wording: Wording = as_argument) -> NoReturn:
-    """Print the mistake as one line and leave with exit code 2."""
+HAND_OVER = "OVERTILE_HAND_OVER"
+"""Environment: the file for the mistake that ends a command, from whoever started it."""
+
+
+def hand_over(error: OvertileError, file: Path) -> None:
+    """Leave the parts of a mistake to another process, which words them for its own user."""
+    file.write_text(json.dumps(error.args, default=_plain))
+
+
+def handed_over(file: Path) -> OvertileError | None:
+    """The mistake that another process left, with its parts; None if there was none."""
+    if not file.is_file():
+        return None
+    where, found, expected, hint = json.loads(file.read_text(), object_hook=_part)
+    return OvertileError(_tuple(where), _tuple(found), expected, _tuple(hint))
+
+
+def _plain(part: object) -> object:
+    if isinstance(part, Path):
+        return {"path": str(part)}
+    return vars(part) if isinstance(part, Setting) else str(part)
+
+
+def _part(told: dict[str, str]) -> Path | Setting:
+    return Path(told["path"]) if "path" in told else Setting(**told)
+
+
+def _tuple(part: Any) -> Any:
+    return tuple(part) if isinstance(part, list) else part
+
+
+def exit_with(error: OvertileError, wording: Wording = as_argument) -> NoReturn:
+    """Print the mistake as one line, or hand it over, and leave with exit code 2."""
+    if file := os.environ.get(HAND_OVER):
+        hand_over(error, Path(file))
+        raise SystemExit(2)
     if "tqdm" in sys.modules:  # an open bar has no line of its own
         from tqdm import tqdm
 
         for bar in list(getattr(tqdm, "_instances", ())):
             bar.leave = False
             bar.close()
-    told = error.worded(wording) if isinstance(error, OvertileError) else str(error)
-    print(f"overtile: error: {' '.join(told.split())}", file=sys.stderr)
+    print(f"overtile: error: {error.worded(wording)}", file=sys.stderr)
     raise SystemExit(2)

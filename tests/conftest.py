@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core each, for what they start too
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 _CACHE = tempfile.TemporaryDirectory(prefix="overtile-cache-")  # gone with the tests
 os.environ["OVERTILE_CACHE"] = _CACHE.name
 ROOT = Path(__file__).resolve().parents[1]

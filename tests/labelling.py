@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from ports import free_port
 
 needs_label = pytest.mark.skipif(
     importlib.util.find_spec("monailabel") is None,
@@ -129,9 +129,7 @@ class Server:
 @contextmanager
 def serving(studies: Path, log: Path, *options: str, **env: str) -> Iterator[Server]:
     """``overtile label`` on the studies, until the end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     own = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     with log.open("wb") as out:
         process = subprocess.Popen(

@@ -36,6 +36,7 @@ def run(job: dict[str, Any]) -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit_file"], resource.RLIM_INFINITY))
     sys.argv = [f"python -m {job['module']}", *job["arguments"]]
     sys.path[0] = job["cwd"]
+    sys.modules.pop("overtile.pipelines", None)  # a command's first import of it decides something
     try:
         runpy.run_module(job["module"], run_name="__main__", alter_sys=True)
         return 0

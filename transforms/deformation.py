@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from overtile.networks.blocks.context import read_box
+from overtile.networks.errors import ArgumentError
 from overtile.networks.geometry import PADDING_MODES
 
 MODES = ("nearest", "bilinear", "bicubic")
@@ -138,7 +139,7 @@ def _nearest(source: Tensor, local: Tensor) -> Tensor:
 
 def _interpolate(source: Tensor, local: Tensor, mode: str) -> Tensor:
     if mode == "bicubic" and len(local) == 3:
-        raise ValueError("mode='bicubic' interpolates 2D images: use 'bilinear' for volumes")
+        raise ArgumentError("mode='bicubic' for a volume", "'bilinear' or 'nearest'")
     sizes = torch.tensor(source.shape[1:]).to(local).reshape(-1, *[1] * (local.ndim - 1))
     grid = (local * (2 / (sizes - 1)) - 1).flip(0).movedim(0, -1)
     # positions in half precision would be off by pixels
@@ -167,4 +168,4 @@ def check_choices(modes: Sequence[str], padding_mode: str) -> None:
 
 def _choose(name: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
-        raise ValueError(f"{name}={value!r}: expected one of {', '.join(choices)}")
+        raise ArgumentError(f"{name}={value!r}", f"one of {', '.join(choices)}")

@@ -10,6 +10,7 @@ from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import ensure_tuple_rep
 from numpy.typing import NDArray
 
+from overtile.networks.errors import ArgumentError
 from overtile.transforms.deformation import Deformation, check_choices
 from overtile.transforms.elastic import DeformItems, RandElasticDeform
 
@@ -62,12 +63,12 @@ class RandDeformedTiled(DeformItems):
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, 1.0)
         if not 0 < scale[0] <= scale[1]:
-            raise ValueError(f"scale={scale}: expected 0 < smallest <= largest magnification")
+            raise ArgumentError(f"scale={scale}", "0 < smallest <= largest magnification")
         if np.any(np.asarray(margin) < 0):
-            raise ValueError(f"margin={margin}: expected at least 0 pixels on each side")
+            raise ArgumentError(f"margin={margin}", "at least 0 pixels on each side")
         outputs = np.asarray(size) - 2 * np.asarray(margin)
         if (outputs < 1).any():
-            raise ValueError(f"size={size} with margin={margin}: no output is left of the tile")
+            raise ArgumentError(f"size={size} with margin={margin}", "some output left of the tile")
         self.size, self.margin = size, margin
         self.rotate, self.scale, self.flip = rotate, scale, flip
         self.mode, self.padding_mode = ensure_tuple_rep(mode, len(self.keys)), padding_mode

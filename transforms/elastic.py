@@ -14,6 +14,7 @@ from monai.utils import convert_to_dst_type, ensure_tuple_rep
 from numpy.typing import NDArray
 from torch import Tensor
 
+from overtile.networks.errors import ArgumentError
 from overtile.transforms.deformation import Deformation, check_choices
 
 Array = NDArray[Any] | Tensor
@@ -55,9 +56,9 @@ class RandElasticDeform(RandomizableTransform):
     ) -> None:
         RandomizableTransform.__init__(self, prob)
         if grid < 2:
-            raise ValueError(f"grid={grid}: expected at least 2 nodes an axis")
+            raise ArgumentError(f"grid={grid}", "at least 2 nodes an axis")
         if sigma < 0:
-            raise ValueError(f"sigma={sigma}: expected a standard deviation >= 0, in pixels")
+            raise ArgumentError(f"sigma={sigma}", "a standard deviation >= 0, in pixels")
         check_choices([mode], padding_mode)
         self.grid, self.sigma = grid, sigma
         self.mode, self.padding_mode = mode, padding_mode
@@ -99,7 +100,7 @@ class DeformItems(MapTransform, RandomizableTransform):
         images = [result[key] for key, _ in found]
         if len({tuple(image.shape[1:]) for image in images}) > 1:
             named = ", ".join(f"{key} {tuple(result[key].shape[1:])}" for key, _ in found)
-            raise ValueError(f"{named}: expected one spatial size for keys that move together")
+            raise ArgumentError(named, "one spatial size for keys that move together")
         if images:
             self.recorded = draw if draw is not None else self.draw(images[0].shape[1:])
             modes = [mode for _, mode in found]
@@ -155,7 +156,7 @@ def deform(
     """Apply one deformation to images of one size, keeping their kind (array, tensor, metadata)."""
     tensors = [_plain(image) for image in images]
     if wrong := [tensor.shape for tensor in tensors if tensor.ndim not in (3, 4)]:
-        raise ValueError(f"image of shape {tuple(wrong[0])}: expected [C, H, W] or [C, D, H, W]")
+        raise ArgumentError(f"image of shape {tuple(wrong[0])}", "[C, H, W] or [C, D, H, W]")
     moved = deformation.apply_all(tensors, modes, padding_mode)
     return [
         convert_to_dst_type(result, image, dtype=result.dtype)[0]

@@ -8,6 +8,8 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 from torch import Tensor
 
+from overtile.networks.errors import ArgumentError
+
 Labels = NDArray[Any] | Tensor
 
 
@@ -20,10 +22,10 @@ def instance_array(labels: Labels) -> NDArray[Any]:
     tensor = labels.as_tensor() if isinstance(labels, MetaTensor) else labels
     array = tensor.cpu().numpy() if isinstance(tensor, Tensor) else tensor
     if array.ndim not in (3, 4) or array.shape[0] != 1:
-        raise ValueError(f"labels of shape {array.shape}: expected [1, H, W] or [1, D, H, W]")
+        raise ArgumentError(f"labels of shape {array.shape}", "[1, H, W] or [1, D, H, W]")
     if array.dtype.kind not in "iub":
-        raise ValueError(f"labels of dtype {array.dtype}: expected integers, one per cell")
+        raise ArgumentError(f"labels of dtype {array.dtype}", "integers, one per cell")
     if array.size and array.min() < 0:
-        raise ValueError(f"labels down to {array.min()}: expected 0 (background) and up")
+        raise ArgumentError(f"labels down to {array.min()}", "0 (background) and up")
     instances: NDArray[Any] = array[0]
     return instances

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from overtile.networks.errors import ArgumentError
 from overtile.transforms.two_nearest import two_nearest_cells
 from overtile.transforms.watershed import watershed
 
@@ -24,9 +25,10 @@ _SLACK = 1e-3  # what half precision rounds by
 def _check_probabilities(p: NDArray[Any]) -> None:
     low, high = (p.min(), p.max()) if p.size else (0.0, 0.0)
     if not -_SLACK <= low <= high <= 1 + _SLACK:  # NaN fails as well
-        raise ValueError(
-            f"probabilities from {low:g} to {high:g}; expected P(cell) in [0, 1]: apply softmax or "
-            "sigmoid first"
+        raise ArgumentError(
+            f"probabilities from {low:g} to {high:g}",
+            "P(cell) in [0, 1]",
+            "apply softmax or sigmoid first",
         )
 
 
@@ -70,18 +72,18 @@ class InstancesFromProbabilities(Transform):
         numbers = {"threshold": threshold, "extent": extent, "min_size": min_size, "grow": grow}
         for name, value in {**numbers, "max_hole": max_hole, "line": line}.items():
             if not isinstance(value, Real):
-                raise ValueError(f"{name}={value!r}: expected a number")
+                raise ArgumentError(f"{name}={value!r}", "a number")
         if not 0 <= extent <= threshold <= 1:
-            raise ValueError(
-                f"threshold={threshold}, extent={extent}: expected 0 <= extent <= threshold <= 1"
+            raise ArgumentError(
+                f"threshold={threshold}, extent={extent}", "0 <= extent <= threshold <= 1"
             )
         if min(min_size, grow, max_hole, line) < 0:
-            raise ValueError(
-                f"min_size={min_size}, grow={grow}, max_hole={max_hole}, line={line}: expected "
-                ">= 0, in pixels"
+            raise ArgumentError(
+                f"min_size={min_size}, grow={grow}, max_hole={max_hole}, line={line}",
+                ">= 0, in pixels",
             )
         if growth not in ("nearest", "watershed"):
-            raise ValueError(f"growth={growth!r}: expected 'nearest' or 'watershed'")
+            raise ArgumentError(f"growth={growth!r}", "'nearest' or 'watershed'")
         self.threshold, self.extent, self.growth = threshold, extent, growth
         self.min_size, self.grow, self.max_hole, self.line = min_size, grow, max_hole, line
 

@@ -13,6 +13,7 @@ from monai.utils import ensure_tuple_rep
 from numpy.typing import NDArray
 from torch import Tensor
 
+from overtile.networks.errors import ArgumentError
 from overtile.networks.geometry import TileGeometry, context_indices
 
 Array = NDArray[Any] | Tensor
@@ -68,7 +69,9 @@ class CropToOutput(Transform):
         size = img.shape[1:]
         margins = ensure_tuple_rep(self.margin, len(size))
         if any(n <= 2 * m for n, m in zip(size, margins, strict=True)):
-            raise ValueError(f"tile of {tuple(size)}: a margin of {margins} leaves no output")
+            raise ArgumentError(
+                f"tile of {tuple(size)}", f"more than twice the margin of {margins}"
+            )
         return img[(slice(None), *(slice(m, n - m) for n, m in zip(size, margins, strict=True)))]
 
 

@@ -13,6 +13,8 @@ from monai.utils import convert_to_dst_type
 from numpy.typing import NDArray
 from torch import Tensor
 
+from overtile.networks.errors import ArgumentError
+
 METHODS = ("zscore", "percentile", "none")
 PERCENTILES = (1, 99.8)
 
@@ -32,7 +34,7 @@ class NormalizeImage(Transform):
 
     def __init__(self, method: str = "zscore") -> None:
         if method not in METHODS:
-            raise ValueError(f"normalize={method!r}: expected {', '.join(METHODS)}")
+            raise ArgumentError(f"normalize={method!r}", ", ".join(METHODS))
         self.method = method
 
     def __call__(self, image: NDArray[Any] | Tensor) -> NDArray[np.float32] | Tensor:

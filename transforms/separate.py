@@ -13,6 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from overtile.networks.errors import ArgumentError
 from overtile.transforms.instance_labels import Labels, instance_array
 
 
@@ -39,7 +40,7 @@ class SeparateTouching(Transform):
 
     def __init__(self, width: int = 1) -> None:
         if width < 1:
-            raise ValueError(f"width={width}: expected at least 1 pixel")
+            raise ArgumentError(f"width={width}", "at least 1 pixel")
         self.width = width
 
     def __call__(self, labels: Labels) -> Labels:

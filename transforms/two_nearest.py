@@ -23,6 +23,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from overtile.networks.errors import ArgumentError
+
 _FAR = np.float32(1e15)  # "no such cell"; its square is still a float32
 _NOTHING = _FAR * _FAR
 # Where a loop's index is unsigned, Numba does not ask whether it counts from the end: a sixth of
@@ -94,7 +96,7 @@ def _prepared(
     """Labels as ``[first axis, the others]``, lengths of the others, steps, labels renamed."""
     steps = [1.0] * labels.ndim if spacing is None else [float(s) for s in spacing]
     if len(steps) != labels.ndim or min(steps) <= 0:
-        raise ValueError(f"spacing={spacing}: expected {labels.ndim} distances > 0, one an axis")
+        raise ArgumentError(f"spacing={spacing}", f"{labels.ndim} distances > 0, one an axis")
     shape = labels.shape
     if labels.ndim == 1:
         shape, steps = (1, *shape), [1.0, *steps]

@@ -11,6 +11,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_dst_type
 from numpy.typing import NDArray
 
+from overtile.networks.errors import ArgumentError
 from overtile.transforms.instance_labels import Labels, instance_array
 from overtile.transforms.two_nearest import squared_gap_widths
 
@@ -50,15 +51,15 @@ class BorderWeightMap(Transform):
         spacing: Sequence[float] | None = None,
     ) -> None:
         if not (0 <= w0 < np.inf and 0 < sigma < np.inf):
-            raise ValueError(f"w0={w0}, sigma={sigma}: expected w0 >= 0 and sigma > 0")
+            raise ArgumentError(f"w0={w0}, sigma={sigma}", "w0 >= 0 and sigma > 0")
         if where not in ("background", "everywhere"):
-            raise ValueError(f"where={where!r}: expected 'background' or 'everywhere'")
+            raise ArgumentError(f"where={where!r}", "'background' or 'everywhere'")
         if spacing is not None and not all(step > 0 for step in spacing):
-            raise ValueError(f"spacing={spacing}: expected distances > 0")
+            raise ArgumentError(f"spacing={spacing}", "distances > 0")
         if isinstance(class_weights, str) and class_weights != "balanced":
-            raise ValueError(f"class_weights={class_weights!r}: expected 'balanced', two or None")
+            raise ArgumentError(f"class_weights={class_weights!r}", "'balanced', two or None")
         if not isinstance(class_weights, (str, type(None))) and len(class_weights) != 2:
-            raise ValueError(f"class_weights={class_weights}: expected (background, cell)")
+            raise ArgumentError(f"class_weights={class_weights}", "(background, cell)")
         self.w0, self.sigma, self.class_weights = w0, sigma, class_weights
         self.where, self.spacing = where, spacing
 
@@ -124,7 +125,7 @@ class BorderWeightMapd(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if weight_key is not None and len(self.keys) > 1:
-            raise ValueError(f"weight_key={weight_key!r} for {len(self.keys)} keys: expected None")
+            raise ArgumentError(f"weight_key={weight_key!r} for {len(self.keys)} keys", "None")
         self.weight_map = BorderWeightMap(w0, sigma, class_weights, where, spacing)
         self.weight_key = weight_key
 

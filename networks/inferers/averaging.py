@@ -13,6 +13,8 @@ from monai.utils import convert_to_dst_type
 from torch import Tensor
 from tqdm import tqdm
 
+from overtile.networks.errors import ArgumentError
+
 
 class RotationAveragingInferer(Inferer):
     """Average a network's answers over rotated and mirrored versions of the image.
@@ -47,9 +49,9 @@ class RotationAveragingInferer(Inferer):
     ) -> None:
         super().__init__()
         if versions not in range(1, 9):
-            raise ValueError(f"versions={versions}: expected 1 to 8")
+            raise ArgumentError(f"versions={versions}", "1 to 8")
         if average not in ("softmax", "sigmoid", "none"):
-            raise ValueError(f"average={average!r}: expected one of softmax, sigmoid, none")
+            raise ArgumentError(f"average={average!r}", "one of softmax, sigmoid, none")
         self.inferer, self.versions, self.average = inferer, versions, average
         self.progress = progress
 

@@ -15,7 +15,8 @@ from monai.utils import convert_to_dst_type
 from torch import Tensor
 from tqdm import tqdm
 
-from overtile.networks.geometry import PADDING_MODES, GeometryError, TileGeometry
+from overtile.networks.errors import ArgumentError, GeometryError
+from overtile.networks.geometry import PADDING_MODES, TileGeometry
 from overtile.networks.inferers.cost import PassCost, exact_memory, pass_cost
 from overtile.networks.inferers.tile_size import choose_tile
 from overtile.networks.inferers.tiling import Tile, Tiling, plan_tiles, read_tile
@@ -92,22 +93,25 @@ class OverlapTileInferer(Inferer):
         super().__init__()
         unknown = without_effect.keys() - _WITHOUT_EFFECT
         if unknown:
-            raise TypeError(f"OverlapTileInferer has no argument {', '.join(sorted(unknown))}")
+            raise ArgumentError(
+                f"argument {', '.join(sorted(unknown))}",
+                "arguments of OverlapTileInferer, or of MONAI's SlidingWindowInferer",
+            )
         if without_effect.get("with_coord"):
-            raise TypeError("with_coord=True: this inferer hands no coordinates to the network")
+            raise ArgumentError("with_coord=True", "False, for the network gets no coordinates")
         if without_effect:
             warnings.warn(
                 f"{', '.join(sorted(without_effect))}: no effect, exact tiles are not blended",
                 stacklevel=2,
             )
         if padding_mode not in PADDING_MODES:
-            raise ValueError(f"padding_mode={padding_mode!r}: expected one of {PADDING_MODES}")
+            raise ArgumentError(f"padding_mode={padding_mode!r}", f"one of {PADDING_MODES}")
         if sw_batch_size < 1:
-            raise ValueError(f"sw_batch_size={sw_batch_size}: expected at least 1")
+            raise ArgumentError(f"sw_batch_size={sw_batch_size}", "at least 1")
         if isinstance(roi_size, (float, str)) or isinstance(memory_limit, str):
-            raise TypeError(
-                f"roi_size={roi_size!r}, memory_limit={memory_limit!r}: expected pixels and bytes, "
-                "as whole numbers"
+            raise ArgumentError(
+                f"roi_size={roi_size!r}, memory_limit={memory_limit!r}",
+                "pixels and bytes, as whole numbers",
             )
         self.roi_size, self.sw_batch_size = roi_size, sw_batch_size
         self.padding_mode, self.cval = padding_mode, cval
@@ -131,7 +135,7 @@ class OverlapTileInferer(Inferer):
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         geometry = self.geometry or geometry_of(network)
         if not image.numel():
-            raise GeometryError(f"image of shape {tuple(image.shape)}: expected no axis of size 0")
+            raise GeometryError(f"image of shape {tuple(image.shape)}", "no axis of size 0")
         if check := getattr(network, "check_image", None):  # of the image, not of a tile of it
             check(image)
 
@@ -236,7 +240,7 @@ class OverlapTileInferer(Inferer):
             else tuple(self.roi_size)
         )
         if len(given) != len(whole):
-            raise GeometryError(f"roi_size {given}: expected {len(whole)} numbers, one an axis")
+            raise GeometryError(f"roi_size {given}", f"{len(whole)} numbers, one an axis")
         return tuple(
             n if wanted is None or wanted <= 0 else int(wanted)
             for wanted, n in zip(given, whole, strict=True)
@@ -246,7 +250,7 @@ class OverlapTileInferer(Inferer):
 def answered(outputs: Tensor, tiling: Tiling) -> Tensor:
     """The pixels that tiles answer for: a valid network's all, a padded network's centre."""
     if not isinstance(outputs, Tensor):
-        raise TypeError(f"the network returned {type(outputs).__name__}: expected one tensor")
+        raise ArgumentError(f"the network returned {type(outputs).__name__}", "one tensor")
     found = tuple(outputs.shape[2:])
     answered = tuple(n - 2 * m for n, m in zip(tiling.size, tiling.margin, strict=True))
     if found == tiling.size:
@@ -254,7 +258,8 @@ def answered(outputs: Tensor, tiling: Tiling) -> Tensor:
             outputs = outputs.narrow(axis, margin, n)
     elif found != answered:
         raise GeometryError(
-            f"the network made {found} of a tile of {tiling.size}: its geometry promises "
-            f"{answered}, or {tiling.size} for a padded network"
+            f"the network made {found} of a tile of {tiling.size}",
+            f"{answered}, as its geometry promises, or {tiling.size} for a padded network",
+            "overtile.networks.measure_receptive_field finds the geometry of a network",
         )
     return outputs

@@ -9,6 +9,8 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor
 
+from overtile.networks.errors import ArgumentError
+
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -31,7 +33,7 @@ class MixedPrecisionInferer(Inferer):
     def __init__(self, inferer: Inferer, precision: str = "auto") -> None:
         super().__init__()
         if precision not in PRECISIONS:
-            raise ValueError(f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}")
+            raise ArgumentError(f"precision={precision!r}", f"one of {', '.join(PRECISIONS)}")
         self.inferer, self.precision = inferer, precision
 
     def __call__(

@@ -8,7 +8,8 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from overtile.networks.geometry import GeometryError, TileGeometry
+from overtile.networks.errors import GeometryError
+from overtile.networks.geometry import TileGeometry
 from overtile.networks.inferers.averaging import RotationAveragingInferer, turn, turn_back
 from overtile.networks.inferers.cost import PassCost, exact_memory, pass_cost
 from overtile.networks.inferers.overlap_tile import OverlapTileInferer
@@ -52,8 +53,8 @@ class RegionInferer:
                 self.half = found.is_half(self.device.type)
             else:
                 raise GeometryError(
-                    f"inferer {type(found).__name__}: its answer depends on where its windows lie; "
-                    "set its _target_ to overtile.networks.OverlapTileInferer"
+                    f"inferer {type(found).__name__}: its answer depends on where its windows lie",
+                    "overtile.networks.OverlapTileInferer as its _target_",
                 )
             found = found.inferer
         self.tiles = found

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from overtile.networks.geometry import GeometryError, TileGeometry
+from overtile.networks.errors import GeometryError
+from overtile.networks.geometry import TileGeometry
 from overtile.networks.inferers.cost import PassCost
 from overtile.networks.inferers.tiling import plan_tiles
 
@@ -73,8 +74,8 @@ def _most_steps(
 
     if needs(0) > memory_limit:
         raise GeometryError(
-            f"memory_limit of {memory_limit} bytes: the smallest tile, "
-            f"{_square(0, whole, geometry)}, needs {needs(0)}"
+            f"memory_limit of {memory_limit} bytes",
+            f"at least {needs(0)}, which the smallest tile, {_square(0, whole, geometry)}, needs",
         )
     low = 0
     high = max(n // geometry.axis(i)[1] for i, n in enumerate(whole)) + 1

@@ -9,7 +9,8 @@ from itertools import product
 from torch import Tensor
 
 from overtile.networks.blocks.context import read_box
-from overtile.networks.geometry import GeometryError, TileGeometry
+from overtile.networks.errors import GeometryError
+from overtile.networks.geometry import TileGeometry
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ def _plan_axis(n: int, geometry: TileGeometry, axis: int, roi: int) -> tuple[int
     step = output // multiple * multiple
     if step == 0:
         raise GeometryError(
-            f"roi_size {roi} leaves {output} output pixels, less than the alignment of {multiple}: "
-            f"expected at least {one_axis.input_size(multiple)}"
+            f"roi_size {roi} leaves {output} output pixels, less than the alignment of {multiple}",
+            f"at least {one_axis.input_size(multiple)}",
         )
     count = -(-(n - output) // step) + 1
     even = -(-n // count)  # the same number of tiles with the least mirror

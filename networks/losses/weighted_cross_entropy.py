@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from overtile.networks.errors import ArgumentError
+
 _NONE = -(2**31)  # PyTorch would skip pixels labelled -100 without a word
 
 
@@ -40,9 +42,11 @@ class PixelWeightedCrossEntropyLoss(nn.Module):
         expected = (logits.shape[0], 1, *logits.shape[2:])
         for name, value in (("labels", labels), ("weights", weights)):
             if value is not None and tuple(value.shape) != expected:
-                raise ValueError(
+                raise ArgumentError(
                     f"{name} of shape {tuple(value.shape)} for logits of shape "
-                    f"{tuple(logits.shape)}: expected {expected} (crop to the network's output)"
+                    f"{tuple(logits.shape)}",
+                    str(expected),
+                    "crop to the network's output",
                 )
         per_pixel = cross_entropy(logits, labels[:, 0].long(), ignore_index=_NONE, reduction="none")
         if weights is not None:

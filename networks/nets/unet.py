@@ -17,7 +17,8 @@ from overtile.networks.blocks.crop import centre_crop
 from overtile.networks.blocks.downsampling import downsampling
 from overtile.networks.blocks.initialisation import initialise
 from overtile.networks.blocks.upsampling import upsampling
-from overtile.networks.geometry import GeometryError, TileGeometry
+from overtile.networks.errors import ArgumentError, GeometryError
+from overtile.networks.geometry import TileGeometry
 from overtile.networks.network import Network, choose
 
 
@@ -66,9 +67,9 @@ class ValidUNet(Network):
         choose("up", up, ("deconv", "nearest"))
         choose("down", down, ("maxpool", "conv"))
         if len(features) < 2 or any(int(f) < 1 for f in features):
-            raise ValueError(f"features {tuple(features)}: expected at least two positive numbers")
+            raise ArgumentError(f"features {tuple(features)}", "at least two positive numbers")
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout {dropout}: expected a probability, 0 <= dropout < 1")
+            raise ArgumentError(f"dropout {dropout}", "a probability, 0 <= dropout < 1")
         depth = len(features) - 1
         super().__init__(spatial_dims, in_channels, TileGeometry.unet(depth))
         dims, widths = spatial_dims, list(features)
@@ -142,6 +143,4 @@ class PaddedUNet(ValidUNet):
         """
         multiple = self.geometry.axis(0)[1]
         if any(n % multiple for n in x.shape[2:]):
-            raise GeometryError(
-                f"input of size {tuple(x.shape[2:])}: expected multiples of {multiple}"
-            )
+            raise GeometryError(f"input of size {tuple(x.shape[2:])}", f"multiples of {multiple}")

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
-import json
 import re
 import sys
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from monai.bundle import ConfigParser
+from monai.bundle.reference_resolver import ReferenceResolver
 
 from overtile.pipelines.bundle.configuration import current_parser, current_run_id
-from overtile.pipelines.bundle.overrides import in_monais_command, is_none, typed, without_quotes
+from overtile.pipelines.bundle.overrides import (
+    given,
+    in_monais_command,
+    is_none,
+    typed,
+    without_quotes,
+)
 from overtile.pipelines.bundle.schema import KEYS, Key
 from overtile.pipelines.bundle.values import (
     LITERALS,
     PART,
+    SECTION,
     allowed,
     is_expression,
     meant,
@@ -26,11 +35,12 @@ from overtile.pipelines.bundle.values import (
     shown,
     takes_text,
 )
-from overtile.pipelines.errors import ConfigurationError, Setting
+from overtile.pipelines.errors import ConfigurationError, Setting, users_mistake
 
-_UNUSED = {"bundle_root", "displayable_configs", "device"}  # MONAI and its servers ask for these
-_RUNS = {"training", "inference", "evaluation"}
-_SECTIONS = ("train", "validate", "test")
+_OF_EVERY_BUNDLE = {"bundle_root", "device"}  # MONAI and its servers give them, used or not
+_RUNS = [name for name, key in KEYS.items() if key.type is PART and name != "initialize"]
+_SECTIONS = {name.partition("#")[0] for name, key in KEYS.items() if "#" in name}
+_SECTIONS &= {name for name, key in KEYS.items() if key.type is SECTION}
 _IMPORT = re.compile(r"\$\s*from\s+(overtile[\w.]*)\s+import\s+(\w+)")
 
 
@@ -53,20 +63,22 @@ def check_configuration(parser: ConfigParser | None = None) -> None:
     parser = current_parser() if parser is None else parser
     if parser is None:
         return
+    by_user: set[str] = set()
     if in_monais_command():
         _take_as_typed(parser, sys.argv[1:])
+        by_user = given(sys.argv[1:])
+    if not parser.ref_resolver.items:
+        _parse(parser)
     config = {name: value for name, value in parser.get().items() if name != parser.meta_key}
     present = _present(config)
     values = {name: value for name, value in present.items() if not is_expression(value)}
-    for name, value in values.items():
-        check_value(KEYS[name], value)
-    run = current_run_id()
-    if run in config and refuses(PART, config[run]):
-        raise ConfigurationError(
-            "run", f"{run} is nothing that runs", " or ".join(_RUNS & {*config})
-        )
+    for name, value in present.items():
+        if name in values or KEYS[name].part:
+            check_value(KEYS[name], value)
+    _check_switches(present)
+    _check_run(parser, config)
     _check_targets(config)
-    _check_names(config)
+    _check_names(parser, config, by_user)
     for name in present:
         if name not in values and not KEYS[name].part:
             values[name] = _evaluated(parser, KEYS[name])
@@ -94,7 +106,6 @@ def check_value(key: Key, value: Any) -> None:
 
 def _take_as_typed(parser: ConfigParser, words: list[str]) -> None:
     """Put what was typed in the place of what Fire and MONAI made of it."""
-    changed = False
     for name, text in typed(words).items():
         key = KEYS.get(name.replace("::", "#"))
         value: str | None
@@ -110,10 +121,23 @@ def _take_as_typed(parser: ConfigParser, words: list[str]) -> None:
             try:
                 parser[name] = value
             except (KeyError, IndexError, TypeError, ValueError):
-                raise ConfigurationError(name, "no such place in the configuration") from None
-            changed = True
-    if changed:
+                raise ConfigurationError(
+                    name,
+                    "no such place in the configuration",
+                    "a key of it, or a place in one, as KEY::PART",
+                ) from None
+
+
+def _parse(parser: ConfigParser) -> None:
+    """Let MONAI put in what macros (``%name``) and relative names (``@#name``) stand for."""
+    try:
         parser.parse()
+    except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
+        raise ConfigurationError(
+            "configuration",
+            f"a % or @ leads nowhere ({error})",
+            "the name of a key, or of a place in one, as %KEY::PART",
+        ) from error
 
 
 def _present(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,6 +162,8 @@ def _evaluated(parser: ConfigParser, key: Key) -> Any:
     try:
         value = parser.get_parsed_content(key.name)
     except Exception as error:
+        if mistake := users_mistake(error):
+            raise mistake.within(key.name) from error
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
         raise ConfigurationError(
             key.name,
@@ -156,10 +182,52 @@ def _check_together(values: Mapping[str, Any]) -> None:
     fold, folds = values.get("fold"), values.get("folds")
     if fold is not None and folds is not None and fold >= folds:
         raise ConfigurationError("fold", shown(fold), f"0 to {folds - 1}, one of {folds} folds")
+    if values.get("resume"):
+        _check_begun(Path(values.get("output_dir", "")) / "configs" / "train.json")
+
+
+def _check_begun(file: Path) -> None:
+    """The configuration of a run to go on with: an earlier version may have begun it."""
+    if not file.is_file():
+        return
+    try:
+        _check_targets(ConfigParser.load_config_file(file))
+    except ConfigurationError as error:
+        raise error.within(str(file)) from None
+    except ValueError as error:
+        raise ConfigurationError(file, f"no JSON ({error})", hint="train again") from error
+
+
+def _check_switches(present: Mapping[str, Any]) -> None:
+    """MONAI's switch that leaves a part out: what is in the schema is needed by the rest."""
+    for name, value in present.items():
+        if isinstance(value, dict) and value.get("_disabled_", False) is not False:
+            place, found = f"{name}#_disabled_", shown(value["_disabled_"])
+            raise ConfigurationError(place, found, "False", "the rest needs this part")
+
+
+def _check_run(parser: ConfigParser, config: Mapping[str, Any]) -> None:
+    """What MONAI is to run has to do something; it calls a part that does nothing a success."""
+    run = current_run_id()
+    if run is None or run not in config:
+        return
+    part, seen = config[run], set()
+    while isinstance(part, str) and part.startswith("@") and part not in seen:
+        seen.add(part)
+        part = parser.get(part[1:])
+    if refuses(PART, part):
+        others = [name for name in _RUNS if name in config and name not in ("run", run)]
+        expected = " or ".join(others) or allowed(PART)
+        raise ConfigurationError("run", f"{run} is nothing that runs", expected)
+    if isinstance(part, dict) and part.get("_mode_") == "callable":
+        raise ConfigurationError(f"{run}#_mode_", "'callable', which does not run it", "default")
 
 
 def _check_targets(config: Any, place: str = "") -> None:
-    """Names of Overtile that this version has not got: misspelt, or of an earlier layout."""
+    """Names of Overtile that this version has not got: misspelt, or of an earlier layout.
+
+    Also expressions that are none.
+    """
     if isinstance(config, (dict, list)):
         for name, value in config.items() if isinstance(config, dict) else enumerate(config):
             _check_targets(value, f"{place}#{name}" if place else str(name))
@@ -170,6 +238,12 @@ def _check_targets(config: Any, place: str = "") -> None:
         elif place.endswith("_target_") and config.startswith("overtile."):
             module, _, name = config.rpartition(".")
             _check_exists(module, name, place)
+        elif config.startswith("$"):
+            try:
+                ast.parse(ReferenceResolver.id_matcher.sub("_", config.replace("#", "::"))[1:])
+            except SyntaxError as error:
+                found = f"{shown(config)}: {error.msg}"
+                raise ConfigurationError(place, found, "an expression of Python") from None
 
 
 def _check_exists(module: str, name: str, place: str) -> None:
@@ -189,19 +263,18 @@ def _check_exists(module: str, name: str, place: str) -> None:
         )
 
 
-def _check_names(config: Mapping[str, Any]) -> None:
-    """Entries that were added and that nothing uses."""
+def _check_names(parser: ConfigParser, config: Mapping[str, Any], by_user: set[str]) -> None:
+    """Entries that the user added or changed, and that nothing uses."""
     names = list(config)
     added = names[names.index("run") + 1 :] if "run" in config else names  # a bundle ends with run
-    text = json.dumps(config, default=str).replace("#", "::")
-    used = set(re.findall(r"[@%](\w+(?:::\w+)?)", text))
-    used |= {name.partition("::")[0] for name in used}
-    for name in added:
-        value = config[name]
+    used = _used(parser, config)
+    for name, value in config.items():
+        if name not in added and name not in by_user:
+            continue
         if name not in KEYS and isinstance(value, str) and value.lower() in LITERALS:
             meant = LITERALS[value.lower()]
             raise ConfigurationError(name, f"{value!r}, a text", str(meant), Setting(name, meant))
-        if not isinstance(value, dict) and name not in used | _UNUSED:
+        if not isinstance(value, dict) and name not in used | _OF_EVERY_BUNDLE:
             raise _unknown(name, value, names)
     for section in _SECTIONS:
         parts = config.get(section)
@@ -212,8 +285,24 @@ def _check_names(config: Mapping[str, Any]) -> None:
                     raise _unknown(name, value, list(parts), f"{section}#")
 
 
+def _used(parser: ConfigParser, config: Mapping[str, Any]) -> set[str]:
+    """Ids of all that is looked at when the configuration runs, and the keys they stand under."""
+    runs = [str(current_run_id()), "imports", "initialize", "finalize", *_RUNS]
+    todo = [name for name in runs if name in config]
+    if not {*_RUNS} & {*todo}:  # for servers, which take single parts
+        todo = [name for name, v in config.items() if isinstance(v, (dict, list, str))]
+    used: set[str] = set()
+    while todo:
+        name = todo.pop()
+        if name not in used and name in parser:
+            used.add(name)
+            todo += ReferenceResolver.find_refs_in_config(parser[name], name)
+    return used | {name.partition("::")[0] for name in used}
+
+
 def _unknown(name: str, value: Any, known: list[str], part: str = "") -> ConfigurationError:
-    near = difflib.get_close_matches(name, [n for n in known if n != name], n=1)
+    others = [] if name in KEYS else [n for n in known if n != name]
+    near = difflib.get_close_matches(name, others, n=1)
     return ConfigurationError(
         f"{part}{name}",
         f"{shown(value)}: nothing uses a key of this name",

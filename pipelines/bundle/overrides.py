@@ -13,7 +13,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fire.parser import DefaultParseValue
 from monai import bundle
+from monai.bundle import ConfigParser
+from monai.utils import ensure_tuple
 
 _OPTION = re.compile(r"--|-[a-zA-Z]")
 
@@ -25,6 +28,19 @@ def in_monais_command() -> bool:
 
 def typed(words: Sequence[str]) -> dict[str, str | None]:
     """The text of every override among the words of a command; None for one without a value."""
+    own = {*inspect.signature(bundle.run).parameters, "workflow_name"}
+    return {name: value for name, value in _options(words).items() if name not in own}
+
+
+def given(words: Sequence[str]) -> set[str]:
+    """Top-level names that a command sets, as overrides or in files beside the bundle's own."""
+    options = {name: DefaultParseValue(text or "") for name, text in _options(words).items()}
+    files = ensure_tuple(options.get("config_file"))[1:] + ensure_tuple(options.get("args_file"))
+    names = [name for file in files if file for name in ConfigParser.load_config_file(file)]
+    return {re.split("#|::", name.lstrip("+"))[0] for name in (*typed(words), *names)}
+
+
+def _options(words: Sequence[str]) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for place, word in enumerate(words):
         if not _OPTION.match(word):
@@ -33,8 +49,7 @@ def typed(words: Sequence[str]) -> dict[str, str | None]:
         after = words[place + 1] if place + 1 < len(words) else "--"
         value = text if equals else None if _OPTION.match(after) else after
         found[name.replace("-", "_")] = value
-    own = {*inspect.signature(bundle.run).parameters, "workflow_name"}
-    return {name: value for name, value in found.items() if name not in own}
+    return found
 
 
 def is_none(text: str | None) -> bool:

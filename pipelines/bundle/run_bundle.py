@@ -71,7 +71,7 @@ def check_bundle(bundle_root: str | Path) -> Path:
     settle(source)
     if not (source / "configs" / "train.json").is_file():
         raise ConfigurationError(
-            f"bundle_root {source}",
+            ("bundle_root", source),
             "no configs/train.json in it",
             hint=Setting("bundle_root", "DIR", "with the bundle's folder"),
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import math
+import re
 import reprlib
 from collections.abc import Callable
 from functools import cache
@@ -82,6 +84,19 @@ def _is_list(value: Any) -> bool:
     )
 
 
+def _does_something(value: Any) -> bool:
+    """Whether a part is there to be run: a constant, or the name of a thing, would do nothing."""
+    if isinstance(value, list):
+        return any(map(_does_something, value))
+    if not isinstance(value, str) or not value.startswith("$"):
+        return _is_component(value)
+    try:
+        nodes = [*ast.walk(ast.parse(re.sub(r"@[\w:#]*", "_", value[1:]).strip()))]
+    except SyntaxError:
+        return True  # which says more when it is evaluated
+    return any(isinstance(node, (ast.Call, ast.Import, ast.ImportFrom)) for node in nodes)
+
+
 def _is_section(value: Any) -> bool:
     return is_expression(value) or (isinstance(value, dict) and bool(value))
 
@@ -143,8 +158,8 @@ COMPONENTS = Annotated[
 LIST = Annotated[Any, _checked(_is_list), Words("a list of objects and expressions")]
 PART = Annotated[
     Any,
-    _checked(lambda value: _is_component(value) or (bool(value) and _is_list(value))),
-    Words("an object with _target_, a list of these, or an expression"),
+    _checked(lambda value: _does_something(value) and (_is_component(value) or _is_list(value))),
+    Words("an object with _target_, an expression that calls something, or a list of these"),
 ]
 
 

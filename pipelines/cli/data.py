@@ -103,7 +103,7 @@ def look(
     if as_json:
         click.echo(json.dumps(found.as_dict(wording), indent=2))
     else:
-        click.echo(as_text(found, wording))
+        click.echo(as_text(found, wording, "--json lists all"))
     if found.picture and not is_("quiet") and not as_json:
         click.echo(f"\n  {'contact sheet':<14}  {found.picture}")
 

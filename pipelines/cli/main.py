@@ -7,7 +7,9 @@ checked: help and mistakes answer at once.
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from pathlib import Path
 
 import click
 
@@ -35,23 +37,28 @@ def main(arguments: list[str] | None = None) -> int:
         click.echo(error.format_message())
         return 0
     except click.UsageError as error:
-        exit_with(OvertileError(found=_mistake(error)))
-    except (OvertileError, click.ClickException) as error:
+        found, hint = _mistake(error)
+        exit_with(OvertileError(found=found, hint=hint))
+    except click.ClickException as error:
+        exit_with(OvertileError(found=error.format_message(), hint="overtile --help tells more"))
+    except OvertileError as error:
         exit_with(error)
     except OSError as error:
-        exit_with(OvertileError(error.filename or "a file", error.strerror or str(error)))
+        file = Path(os.fsdecode(error.filename)) if error.filename else "a file"
+        found, expected = error.strerror or str(error), "a file or folder that can be used"
+        exit_with(OvertileError(file, found, expected))
     except click.Abort as stop:  # click's name for Ctrl-C
         print("overtile: interrupted", *(stop.__cause__ or stop).args, sep="; ", file=sys.stderr)
         return 130
     return code or 0
 
 
-def _mistake(error: click.UsageError) -> str:
-    """What was mistyped, the nearest thing that exists, and where to read on."""
-    text = error.format_message()
+def _mistake(error: click.UsageError) -> tuple[str, str]:
+    """What was mistyped; the nearest thing that exists, and where to read on."""
+    see, text = f"{error.ctx.command_path if error.ctx else 'overtile'} --help", error.message
     if isinstance(error, click.NoSuchOption | click.NoSuchCommand) and error.possibilities:
-        text = f"{error.message} Did you mean {error.possibilities[0]!r}?"
-    return f"{text} (see: {error.ctx.command_path} --help)" if error.ctx else text
+        return text.rstrip("."), f"did you mean {error.possibilities[0]!r}? (see: {see})"
+    return error.format_message().rstrip("."), f"see: {see}"
 
 
 @click.group(

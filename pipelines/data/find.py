@@ -121,7 +121,11 @@ def find_data(
     train = splits["train"]
     check_labels(splits, labels, facts)
     if not any(facts.label(**item).cells for item in train):
-        raise DataError(train[0]["label"], "no cell in it, nor in any other training label")
+        raise DataError(
+            Path(train[0]["label"]),
+            "no cell in it, nor in any other training label",
+            "cells in one of them at least",
+        )
     if not splits.get("val") and len(train) < 2 and val_fraction:
         raise DataError(root, f"{len(train)} labelled image", "at least 2, one to validate")
     train, val = validated(splits, val_fraction)
@@ -187,7 +191,7 @@ def _labelled(
     root = Path(dataset_dir)
     if not root.is_dir():
         hint = "give one that holds images and labels"
-        raise DataError(f"dataset_dir {root}", "no such folder", hint=hint)
+        raise DataError(("dataset_dir", root), "no such folder", hint=hint)
     facts = FactBook(Path(cache_dir or default_cache()), root, spatial_dims, channel, hand_on)
     found, pairs = find_pairs(root, layout)
     skipped: list[str] = []
@@ -224,15 +228,19 @@ def items_of(pair: Pair, facts: FactBook) -> list[Item]:
     images = planes_of(pair.image, planes)
     if pair.plane is not None:
         if pair.plane >= planes:
-            raise DataError(pair.label, f"no plane {pair.plane} in {pair.image} ({planes} planes)")
+            raise DataError(
+                pair.label,
+                (f"of plane {pair.plane} of", pair.image, f"which has {planes}"),
+                f"a plane from 0 to {planes - 1}",
+                "rename the label",
+            )
         images = images[pair.plane : pair.plane + 1]
     if label_size != size:
-        other = f"but its image {pair.image} is {size_text(size)}"
-        raise DataError(pair.label, f"size {size_text(label_size)}, {other}", "the same size")
+        other = f"size {size_text(label_size)}, but its image", pair.image, f"is {size_text(size)}"
+        raise DataError(pair.label, other, "the same size")
     if labelled != len(images):
-        other = f"but its image {pair.image} has {len(images)}"
-        wanted = "one label plane for every image plane"
-        raise DataError(pair.label, f"{labelled} planes, {other}", wanted)
+        other = f"{labelled} planes, but its image", pair.image, f"has {len(images)}"
+        raise DataError(pair.label, other, "one label plane for every image plane")
     both = zip(images, planes_of(pair.label, labelled), strict=True)
     items = [{"image": str(image), "label": str(label)} for image, label in both]
     for item in items:

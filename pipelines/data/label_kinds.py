@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from overtile.pipelines.data.facts import FactBook, Item, LabelFacts
 from overtile.pipelines.errors import DataError, Setting
@@ -34,7 +35,7 @@ def _check_masks(found: Mapping[str, LabelFacts]) -> None:
     for name, f in found.items():
         if f.names > _CLASSES and 2 * f.split > f.names:
             raise DataError(
-                name,
+                Path(name),
                 f"{f.names + (f.background > 0)} values, most of them scattered, as in an image "
                 "or a map of probabilities",
                 "a mask, 0 = background and another = cell",
@@ -48,7 +49,7 @@ def _check_maps(found: Mapping[str, LabelFacts]) -> None:
         if f.names > 1:
             without = "" if f.background else ", none of them 0"
             raise DataError(
-                name,
+                Path(name),
                 f"{f.names + (f.background > 0)} values{without}",
                 "a membrane map of two, 0 = membrane and another = cell",
                 (
@@ -75,7 +76,7 @@ def check_labels(splits: Mapping[str, Sequence[Item]], labels: str, facts: FactB
         if first is None:
             continue
         raise DataError(
-            first,
+            Path(first),
             f"{found[first].names} value(s) for {found[first].components} separate cells, and the "
             "labels beside it likewise",
             "instances, one number a cell",

@@ -91,10 +91,10 @@ def check_partners(ones: dict[str, Path], others: dict[str, Path], folder: Path)
     """
     alone = [path for name, path in ones.items() if name not in others]
     if alone:
-        more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
+        more = f"(and {len(alone) - 1} more)" if len(alone) > 1 else ""
         raise DataError(
             alone[0],
-            f"nothing of that name in {folder}{more}",
+            ("nothing of that name in", folder, more),
             "one label for every image",
             ("add it", "remove the file"),
         )

@@ -50,7 +50,7 @@ def images_in(
     path = Path(source)
     file = Plane.of(path).file
     if not series_of(file)[0].exists():
-        raise DataError(path, "no such file or folder")
+        raise DataError(path, "no such file or folder", "an image, or a folder of images")
     if file != path:  # one plane of it
         return [{"image": str(path)}]
     if is_one_image(file):

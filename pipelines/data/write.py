@@ -96,8 +96,7 @@ def check_format(layout: str, format: str | None = None) -> str:
     if format is None:
         return known[layout][0]
     if format not in known[layout]:
-        found = f"layout {layout} is written as {', '.join(known[layout])}"
-        raise DataError(f"format {format!r}", found)
+        raise DataError("format", repr(format), f"{', '.join(known[layout])} for layout {layout}")
     return format
 
 

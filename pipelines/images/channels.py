@@ -9,14 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overtile.pipelines.errors import ChannelError, DataError, Setting
-from overtile.pipelines.images.plane_name import Plane
 
 Channel = int | str | None
 
 
-def one_channel(
-    path: str | Path | Plane, array: NDArray[Any], channel: Channel, label: bool
-) -> NDArray[Any]:
+def one_channel(path: Path, array: NDArray[Any], channel: Channel, label: bool) -> NDArray[Any]:
     """Merge channels ``[..., K]``."""
     if (array == array[..., :1]).all():  # grey, stored as colours
         return array[..., 0]
@@ -35,14 +32,14 @@ def channel_hint(count: int) -> tuple[Setting, ...]:
     return (number, Setting("channel", "luminance")) if count in (3, 4) else (number,)
 
 
-def colours(path: object, count: int) -> ChannelError:
+def colours(path: Path, count: int) -> ChannelError:
     """The error for channels of which none was chosen."""
     return ChannelError(
         path, f"{count} channels (colours)", "one grey channel", channel_hint(count)
     )
 
 
-def no_channel(path: object, count: int) -> ChannelError:
+def no_channel(path: Path, count: int) -> ChannelError:
     """The error for a channel that an image of so many does not have."""
     one = "one channel" if count == 1 else f"{count} channels"
     hint: Setting | str = Setting("channel", f"0 to {count - 1}") if count > 1 else "give none"

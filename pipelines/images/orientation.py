@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import nibabel
@@ -22,7 +23,7 @@ def _reversed(stored: Stored) -> Stored:
     return replace(stored, axes=stored.axes[::-1], shape=stored.shape[::-1], pixels=pixels)
 
 
-def oriented_like(labels: Stored, image: Stored, name: str, other: str) -> Stored:
+def oriented_like(labels: Stored, image: Stored, name: Path, other: Path) -> Stored:
     """Labels with their axes in the order of the image's.
 
     Where both say how they lie in space, they are turned so that they coincide there. Otherwise
@@ -59,12 +60,12 @@ def oriented_like(labels: Stored, image: Stored, name: str, other: str) -> Store
     ):
         raise DataError(
             name,
-            f"its voxels lie up to {apart:.3g} mm from those of {other}",
+            (f"its voxels lie up to {apart:.3g} mm from those of", other),
             "labels on the grid of their image",
             ("resample them", "mend the affine"),
         )
     if size == 2 and order[2] != 2:
-        raise DataError(name, f"a plane across that of {other}", "the same plane")
+        raise DataError(name, ("a plane across that of", other), "the same plane")
 
     def pixels(index: Index) -> NDArray[Any]:
         whole = labels.pixels((slice(None),) * size).reshape(solid)

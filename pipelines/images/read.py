@@ -45,10 +45,10 @@ def read_image(
     asked = Reading(str(path), spatial_dims, channel, None if like is None else str(like))
     if (known := handed_on.take(asked)) is not None:
         return known
-    named = Plane.of(path)
+    named, where = Plane.of(path), Path(str(path))
     file, plane = named.file, named.number
     stored = _open(named, None if like is None else Plane.of(like))
-    seen = view(stored, path, spatial_dims)
+    seen = view(stored, where, spatial_dims)
     if plane is not None and plane >= seen.count:
         raise DataError(file, f"{seen.count} planes", f"more than {plane}")
     index: list[Any] = [slice(None)] * len(stored.shape)
@@ -62,25 +62,25 @@ def read_image(
     if seen.channel is not None and isinstance(channel, int):
         count = stored.shape[seen.channel]
         if not 0 <= channel < count:
-            raise no_channel(path, count)
+            raise no_channel(where, count)
         index[seen.channel] = channel
     try:
         array = stored.pixels(tuple(index))
     except DataError:
         raise
     except Exception as error:  # decoders raise whatever their formats suggest
-        raise unreadable(str(path), error) from error
+        raise unreadable(where, error) from error
     kept = [i for i, selected in enumerate(index) if isinstance(selected, slice)]
     if seen.channel in kept:
         array = np.moveaxis(array, kept.index(seen.channel), -1)
-        array = one_channel(path, array, channel, label=like is not None)
+        array = one_channel(where, array, channel, label=like is not None)
         kept.remove(seen.channel)
     stacks = [kept.index(i) for i in seen.stacked if i in kept]
     array = np.moveaxis(array, stacks, range(len(stacks)))
     if stacks:
         array = array.reshape(-1, *seen.shape)
     if array.dtype.kind not in "iufb":
-        raise no_numbers(path, array.dtype)
+        raise no_numbers(where, array.dtype)
     meta: dict[str, Any] = {
         "filename_or_obj": str(path),
         "axes": "".join(stored.axes[i] for i in sorted(seen.spatial)),
@@ -103,7 +103,7 @@ def _spacing(stored: Stored, seen: View) -> str:
     return " x ".join(f"{s:.3g}" for s in steps) + f" {unit}" if steps else ""
 
 
-def no_numbers(path: object, dtype: np.dtype[Any]) -> DataError:
+def no_numbers(path: Path, dtype: np.dtype[Any]) -> DataError:
     """The error for complex pixels, and others that are no grey values."""
     return DataError(path, f"pixels of {dtype}", "real numbers")
 
@@ -132,7 +132,7 @@ def read_label(
     array, meta = read_image(path, spatial_dims, like=path if image is None else image)
     if array.dtype.kind == "f":
         found = f"labels of {array.dtype}"
-        raise DataError(path, found, "integers, 0 = background", "convert it")
+        raise DataError(Path(str(path)), found, "integers, 0 = background", "convert it")
     if array.size and (int(array.min()) < 0 or int(array.max()) > np.iinfo(np.int32).max):
         raise labels_beyond(path, array, np.dtype(np.int32))
     return array, meta
@@ -147,13 +147,13 @@ def check_pixels(path: str | Path | Plane, array: NDArray[Any]) -> None:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         count = int((~np.isfinite(array)).sum())
         found = f"{count} pixels are NaN or infinite"
-        raise DataError(path, found, "finite numbers", "replace them")
+        raise DataError(Path(str(path)), found, "finite numbers", "replace them")
 
 
 def labels_beyond(path: str | Path | Plane, array: NDArray[Any], dtype: np.dtype[Any]) -> DataError:
     """The error for labels that ``dtype`` cannot hold."""
     found = f"labels from {array.min()} to {array.max()}"
-    return DataError(path, found, f"0 (background) to {np.iinfo(dtype).max}")
+    return DataError(Path(str(path)), found, f"0 (background) to {np.iinfo(dtype).max}")
 
 
 def open_view(
@@ -165,12 +165,12 @@ def open_view(
         DataError: as `read_image`.
     """
     stored = _open(Plane.of(path), None if like is None else Plane.of(like))
-    return view(stored, path, spatial_dims)
+    return view(stored, Path(str(path)), spatial_dims)
 
 
 def _open(plane: Plane, like: Plane | None) -> Stored:
     stored = open_image(plane.file, labels=like is not None)
     if like is not None and like != plane:
         model = open_image(like.file)
-        stored = oriented_like(stored, model, str(plane.file), str(like.file))
+        stored = oriented_like(stored, model, plane.file, like.file)
     return stored

@@ -206,7 +206,8 @@ class Format:
 
 def unreadable(path: Path | str, error: Exception, part: str = "") -> UnreadableError:
     """The error for a file, or a part of it, that its decoder gave up on."""
-    told = " ".join(str(error).split()) or type(error).__name__
+    # decoders name the file too, and in full
+    told = " ".join(str(error).replace(str(path), Path(path).name).split()) or type(error).__name__
     found = f"{part} cannot be read ({told})".strip()
     return UnreadableError(path, found, "an intact image file", SKIP)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -29,7 +30,7 @@ class View:
     count: int
 
 
-def view(stored: Stored, path: object, spatial_dims: int = 2) -> View:
+def view(stored: Stored, path: Path, spatial_dims: int = 2) -> View:
     """See a stored image as planes (or volumes).
 
     In two dimensions every section of a volume, page and time point is a plane of its own. In

@@ -16,13 +16,19 @@ from monai.transforms import Activationsd, Compose
 from numpy.typing import NDArray
 from torch import nn
 
-from overtile.networks import GeometryError, RegionInferer
+from overtile.networks import ArgumentError, GeometryError, RegionInferer
 from overtile.pipelines.bundle.check import check_configuration
 from overtile.pipelines.bundle.checkpoints import check_settings, load_weights
 from overtile.pipelines.bundle.configuration import check_inferer
 from overtile.pipelines.bundle.messages import wrong_value
 from overtile.pipelines.bundle.schema import decides
-from overtile.pipelines.errors import ConfigurationError, Setting, size_text, users_mistake
+from overtile.pipelines.errors import (
+    ConfigurationError,
+    Setting,
+    of_argument,
+    size_text,
+    users_mistake,
+)
 from overtile.pipelines.files import settle
 from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.images.read_transform import ReadImaged
@@ -106,7 +112,7 @@ def load_trained(bundle: Path, settings: Mapping[str, Any]) -> Trained:
     file = bundle / "configs" / "inference.json"
     if not file.is_file():
         raise ConfigurationError(
-            f"bundle {bundle}",
+            ("bundle", bundle),
             "no configs/inference.json in it",
             hint=Setting("bundle", "DIR", "with a bundle or the folder of a run"),
         )
@@ -116,8 +122,6 @@ def load_trained(bundle: Path, settings: Mapping[str, Any]) -> Trained:
         mistake = users_mistake(error) or wrong_value(error)
         if mistake is None or mistake is error:
             raise
-        if isinstance(mistake, GeometryError):
-            raise ConfigurationError(found=str(mistake)) from error
         raise mistake from mistake.__cause__  # what MONAI put around it is of no use
 
 
@@ -129,7 +133,9 @@ def _load(file: Path, bundle: Path, settings: Mapping[str, Any]) -> Trained:
         try:
             parser[key] = value
         except (KeyError, IndexError, TypeError, ValueError):
-            raise ConfigurationError(key, f"no such place in {file}") from None
+            raise ConfigurationError(
+                key, ("no such place in", file), "a key of it, or a place in one, as KEY::PART"
+            ) from None
     check_configuration(parser)
     config = {k: v for k, v in parser.get().items() if k != parser.meta_key}
     facts = {k: json.dumps(v, default=str) for k, v in config.items() if decides(k)}
@@ -179,7 +185,12 @@ def _preprocessing(parser: ConfigParser) -> tuple[ReadImaged, NormalizeImage]:
         else:
             raise _whole_only("preprocessing", step, "ReadImaged and NormalizeImaged")
     if reader is None:
-        raise ConfigurationError("preprocessing", "no overtile.pipelines.ReadImaged in it")
+        raise ConfigurationError(
+            "preprocessing",
+            "nothing in it reads images",
+            "overtile.pipelines.ReadImaged",
+            "take the one of the bundle that the network was trained with",
+        )
     return reader, normalize
 
 
@@ -214,9 +225,13 @@ def _try_out(trained: Trained) -> None:
     except (RuntimeError, ValueError, TypeError) as error:
         if isinstance(error, GeometryError):
             raise
+        named = f"network {type(trained.network).__name__}"
+        if isinstance(error, ArgumentError):
+            told = of_argument(error, named)
+            raise told.advising(*told.hint, "give a bundle for images of one channel") from error
         reason = " ".join(str(error).split())[:200]
         raise ConfigurationError(
-            f"network {type(trained.network).__name__}",
+            named,
             f"refuses one grey channel of {size_text(smallest)} pixels ({reason})",
             "a network for images of one channel",
         ) from error

@@ -132,7 +132,7 @@ class WriteResultsd(MapTransform):
 
 def _in_stored_order(planes: NDArray[Any], stored: Stored, spatial_dims: int) -> NDArray[Any]:
     """Planes ``[N, *S]`` back in the order of axes that the file has."""
-    seen = view(stored, "", spatial_dims)
+    seen = view(stored, Path(), spatial_dims)
     order = [*seen.stacked, *seen.spatial]
     grid = planes.reshape([stored.shape[i] for i in order])
     return grid.transpose(np.argsort(order))

@@ -142,7 +142,9 @@ class OvertileLabel(MONAILabelApp):
         seen = stamp(path)
         cells, told = task.propose(path, bool(polygons))
         if stamp(path) != seen:
-            raise ReplacedError(f"image {image!r}", "not saved, for its file was replaced")
+            raise ReplacedError(
+                f"image {image!r}", "not saved, for its file was replaced", hint="ask again"
+            )
         noted = {"model": task.bundle.name, "params": told}
         label = images.save_cells(image, cells, tag, noted)
         file = images.get_label_uri(label, tag)

@@ -57,6 +57,7 @@ _NAME = re.compile(r"[^\W_][\w .()+,=@-]{0,199}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _LONGEST = 230  # bytes of a name: that of its label is longer, and 255 is what file systems take
 _WHOSE = ("image", "file")  # of the notes of a label, those that say which image it is of
+_OUTSIDE, _INSIDE = "a link to a place outside of the folder", "a folder in it"
 _DIGEST = "sha256"  # of the label that the other notes are of
 
 
@@ -180,7 +181,11 @@ class ImageFolderDatastore(Datastore):
             file = self._told.get(image_id)
             now = next((i for i, f in images.items() if f == file), None)
             if now is None:
-                raise MissingError(f"image {image_id!r}", "no such image in the studies folder")
+                raise MissingError(
+                    f"image {image_id!r}",
+                    "no such image in the studies folder",
+                    hint="ask for one of those that are listed",
+                )
             image_id = now
         return image_id, images[image_id]
 
@@ -246,7 +251,7 @@ class ImageFolderDatastore(Datastore):
 
     def set_name(self, name: str) -> None:
         """Refused: the folder has the name."""
-        raise ForbiddenError(found="the data set is named as its folder")
+        raise ForbiddenError(found="the data set is named as its folder", hint="rename that")
 
     def description(self) -> str:
         """For people."""
@@ -254,7 +259,9 @@ class ImageFolderDatastore(Datastore):
 
     def set_description(self, description: str) -> None:
         """Refused, likewise."""
-        raise ForbiddenError(found="the data set is described by its folder")
+        raise ForbiddenError(
+            found="the data set is described by its folder", hint="note it of the images instead"
+        )
 
     def list_images(self) -> list[str]:
         """Ids of all images."""
@@ -304,7 +311,11 @@ class ImageFolderDatastore(Datastore):
         """Path of a label."""
         found = self.label_of(label_id, label_tag)
         if found is None:
-            raise MissingError(f"label {label_id!r}", f"none with the tag {label_tag!r}")
+            raise MissingError(
+                f"label {label_id!r}",
+                f"none with the tag {label_tag!r}",
+                hint="ask for one of those that are listed",
+            )
         return str(found)
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
@@ -454,9 +465,11 @@ class ImageFolderDatastore(Datastore):
         self._check_size(image_id, image, cells.shape)
         home = self.folder / "labels" / tag
         if not home.resolve().is_relative_to(self.folder):
-            raise ForbiddenError(f"labels/{tag}", "a link to a place outside of the folder")
+            raise ForbiddenError(f"labels/{tag}", _OUTSIDE, _INSIDE, "give another tag")
         if tag != FINAL and home.resolve() == home.with_name(FINAL).resolve():
-            raise ForbiddenError(f"labels/{tag}", f"a link to labels/{FINAL}")
+            raise ForbiddenError(
+                f"labels/{tag}", f"a link to labels/{FINAL}", _INSIDE, "give another tag"
+            )
         # one at a time, in this process (`saving`) and in others, such as a batch of proposals
         with self.saving, self._noting() as noted:
             home.mkdir(parents=True, exist_ok=True)
@@ -498,7 +511,7 @@ class ImageFolderDatastore(Datastore):
             )
         pairs = self.datalist()[: limit_cases or None]
         if not pairs:
-            raise MissingError(found="no image has a final label")
+            raise MissingError(found="no image has a final label", hint="submit one first")
         # MONAI Label never removes it, so the next one takes its place, and all go with the server
         if self._archives is None:
             self._archives = tempfile.TemporaryDirectory(prefix="overtile-archive-")
@@ -559,7 +572,7 @@ class ImageFolderDatastore(Datastore):
         file = self.folder / NOTES
         home = file.parent
         if not home.resolve().is_relative_to(self.folder):
-            raise ForbiddenError("labels", "a link to a place outside of the folder")
+            raise ForbiddenError("labels", _OUTSIDE, _INSIDE)
         home.mkdir(exist_ok=True)
         with FileLock(home / f".{file.name}.lock"):
             noted = self._info()
@@ -581,7 +594,9 @@ class ImageFolderDatastore(Datastore):
         """
         if self.read_only:
             raise ForbiddenError(
-                self.folder.name, "read-only, so labels and images cannot be saved"
+                self.folder.name,
+                "read-only, so labels and images cannot be saved",
+                hint="run overtile label on a folder that can be written, without --read-only",
             )
 
 

@@ -158,7 +158,7 @@ def copy_bundles(work: Path, bundles: Sequence[Path]) -> list[str]:
         name = bundle.resolve().name
         if [*BUNDLES, *(b.resolve().name for b in bundles)].count(name) > 1:
             raise ConfigurationError(
-                f"bundle {bundle}", f"another model is named {name} too", hint="rename the folder"
+                ("bundle", bundle), f"another model is named {name} too", hint="rename the folder"
             )
     with as_file(files("overtile.bundles")) as home:
         own = [copied(home / name, work / "model", tested=True) for name in BUNDLES]

@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 from monailabel.config import settings
 from starlette.responses import JSONResponse
 
+from overtile.pipelines.errors import OvertileError
 from overtile.pipelines.label.refusals import (
     ForbiddenError,
     MissingError,
@@ -112,13 +113,19 @@ class SecurityMiddleware:
         host = headers.get("host", "")
         if self.hosts and (_split(f"//{host}").hostname or "") not in self.hosts:
             own = " or ".join(self.hosts)
-            raise ForbiddenError(f"host {host[:100]!r}", f"this server is {own}")
+            raise ForbiddenError(f"host {host[:100]!r}", "not this server", own)
         origin = headers.get("origin")
         if origin is not None and _split(origin).netloc != host:
-            raise ForbiddenError(found="a page of another origin may not ask for anything here")
+            raise ForbiddenError(
+                f"origin {origin[:100]!r}",
+                "a page of another origin may not ask for anything here",
+                hint="use the page of this server, /annotate/",
+            )
         path = scope["path"]
         if path != "/" and not any(path == p or path.startswith(f"{p}/") for p in SERVED):
-            raise MissingError(path[:100], "not served here")
+            raise MissingError(
+                path[:100], "not served here", hint="GET /openapi.json lists what is"
+            )
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self.limit:
             raise self._too_large()
@@ -141,13 +148,17 @@ def _split(address: str) -> SplitResult:
     try:
         return urlsplit(address)
     except ValueError:
-        raise RefusedError(f"{address[:100]!r}", "no address") from None
+        raise RefusedError(f"{address[:100]!r}", "no address", "HOST or HOST:PORT") from None
 
 
-def refused(error: Exception) -> JSONResponse:
-    """A user's mistake as MONAI Label's clients expect it: ``{"detail": sentence}``."""
-    told = sentence(error, Path(settings.MONAI_LABEL_STUDIES).resolve())
-    return JSONResponse({"detail": told}, getattr(error, "status", 400))
+def refused(error: OvertileError) -> JSONResponse:
+    """A user's mistake as MONAI Label's clients expect it: ``{"detail": sentence}``.
+
+    ``mistake`` is the same without a hint, for a page that offers what helps by buttons of its own.
+    """
+    studies = Path(settings.MONAI_LABEL_STUDIES).resolve()
+    told = {"detail": sentence(error, studies), "mistake": sentence(error.advising(), studies)}
+    return JSONResponse(told, getattr(error, "status", 400))
 
 
 def failed() -> JSONResponse:

@@ -49,11 +49,11 @@ def copied(bundle: Path, home: Path, tested: bool = False) -> Path:
     for part in ("configs/inference.json", "configs/train.json", "configs/metadata.json"):
         if not (bundle / part).is_file():
             raise ConfigurationError(
-                f"bundle {bundle}", f"no {part} in it", hint="give a bundle or the folder of a run"
+                ("bundle", bundle), f"no {part} in it", hint="give a bundle or the folder of a run"
             )
     if not weights.is_file():
         raise ConfigurationError(
-            f"bundle {bundle}", f"no models/{_WEIGHTS} in it", hint="train it first"
+            ("bundle", bundle), f"no models/{_WEIGHTS} in it", hint="train it first"
         )
     target = home / bundle.resolve().name
     anew = f"remove {target} to copy the bundle anew (its trainings stay)"
@@ -61,7 +61,7 @@ def copied(bundle: Path, home: Path, tested: bool = False) -> Path:
     if shipped.is_file() and not filecmp.cmp(shipped, weights, shallow=False):
         raise ConfigurationError(
             target,
-            f"made from another network than {weights} is now",
+            ("made from another network than", weights, "is now"),
             hint=(anew, Setting("work", "DIR", "to keep it")),
         )
     if target.exists():
@@ -89,9 +89,7 @@ def _check(bundle: Path, *more: str) -> None:
     try:
         load_trained(bundle, {})
     except ConfigurationError as error:
-        raise ConfigurationError(
-            error.where, error.found, error.expected, (*error.hint, *more)
-        ) from error
+        raise error.advising(*error.hint, *more) from error
 
 
 @contextmanager

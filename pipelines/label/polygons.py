@@ -107,7 +107,9 @@ def read_asap(file: BinaryIO, name: str) -> list[list[tuple[float, float]]]:
             for one in root.iter("Annotation")
         ]
     except (ElementTree.ParseError, KeyError, ValueError) as error:
-        raise DataError(name, f"no annotations of ASAP ({error})") from error
+        raise DataError(
+            name, f"no annotations of ASAP ({error})", "XML with Annotation and Coordinate"
+        ) from error
     if not all(np.isfinite(vertices).all() for vertices in found):
         raise DataError(name, "a coordinate that is no number", "x and y in pixels")
     polygons = [vertices for vertices in found if len(vertices) > 2]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from overtile.pipelines.errors import OvertileError, Setting
 
+# of `overtile label`, which lies above this room; tests/pipelines/cli/test_cli.py compares
 _OPTIONS = ("studies", "bundle", "work", "host", "port", "channel", "read_only")
 
 
@@ -59,12 +60,9 @@ def as_option(setting: Setting) -> str | None:
 
 def relative(error: OvertileError, folder: Path) -> OvertileError:
     """The same error with paths told from a folder on: where the server keeps it is its own."""
-    where, found = (part.replace(f"{folder}/", "") for part in (error.where, error.found))
-    return type(error)(where, found, error.expected, error.hint)
+    return error.moved(lambda p: p.relative_to(folder) if p.is_relative_to(folder) else p)
 
 
-def sentence(error: Exception, folder: Path) -> str:
+def sentence(error: OvertileError, folder: Path) -> str:
     """A mistake in one line, as clients are told it, with paths from a folder on."""
-    if isinstance(error, OvertileError):
-        return relative(error, folder).worded(as_option)
-    return " ".join(str(error).split())
+    return relative(error, folder).worded(as_option)

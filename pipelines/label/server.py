@@ -11,6 +11,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from fastapi import Request
@@ -21,7 +22,7 @@ from monailabel.endpoints.user.auth import get_current_user
 from monailabel.interfaces.exception import MONAILabelException
 
 from overtile.networks import GeometryError
-from overtile.pipelines.errors import OvertileError
+from overtile.pipelines.errors import OvertileError, users_mistake
 from overtile.pipelines.label.endpoints import (
     images_and_labels,
     login,
@@ -42,11 +43,14 @@ with contextlib.redirect_stdout(io.StringIO()):  # it says that pages of all ori
 
 
 def _answer(request: Request, error: Exception) -> Response:
-    return refused(error)
+    mistake = users_mistake(error)
+    assert mistake is not None
+    return refused(mistake)
 
 
 def _answer_monai(request: Request, error: Exception) -> Response:
-    return refused(RefusedError(found=getattr(error, "msg", None) or str(error)))
+    found = getattr(error, "msg", None) or str(error)
+    return refused(RefusedError(found=found, hint="GET /info/ lists what there is to ask for"))
 
 
 def _answer_json(request: Request, error: Exception) -> Response:
@@ -66,7 +70,11 @@ def _answer_invalid(request: Request, error: Exception) -> Response:
 def _answer_system(request: Request, error: Exception) -> Response:
     assert isinstance(error, OSError)
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    told = ForbiddenError(error.filename or "a file of the server", error.strerror or str(error))
+    told = ForbiddenError(
+        Path(os.fsdecode(error.filename)) if error.filename else "a file of the server",
+        error.strerror or str(error),
+        "a file or folder that the server can use",
+    )
     answer = refused(told)
     missing = isinstance(error, FileNotFoundError)
     answer.status_code = 507 if full else 404 if missing else 403

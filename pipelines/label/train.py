@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -16,23 +17,28 @@ from typing import Any
 
 from monailabel.interfaces.tasks.train import TrainTask
 
+from overtile.pipelines.bundle.schema import KEYS
+from overtile.pipelines.bundle.values import allowed, refuses, shown
 from overtile.pipelines.data.facts import FactBook, default_cache
 from overtile.pipelines.data.find import items_of
 from overtile.pipelines.data.layout import Pair
-from overtile.pipelines.errors import DataError, TrainingError
+from overtile.pipelines.errors import (
+    HAND_OVER,
+    DataError,
+    OvertileError,
+    TrainingError,
+    hand_over,
+    handed_over,
+)
 from overtile.pipelines.files import settle
 from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.label.datastore import ImageFolderDatastore
 from overtile.pipelines.label.models import SHIPPED, VALIDATED, held, publish
-from overtile.pipelines.label.refusals import ConflictError, RefusedError, sentence
+from overtile.pipelines.label.refusals import ConflictError, RefusedError, as_option, sentence
 from overtile.pipelines.training.tracking import end_abandoned
 
-_NUMBERS: dict[str, tuple[type, float, float]] = {
-    "max_epochs": (int, 1, 10_000),
-    "samples_per_epoch": (int, 1, 100_000),
-    "learning_rate": (float, 1e-8, 1.0),
-    "seed": (int, 0, 2**31),
-}
+# What a client may ask of a machine that others wait for; all else says the schema of the settings.
+_MOST = {"max_epochs": 10_000, "samples_per_epoch": 100_000, "learning_rate": 1, "seed": 2**31}
 _STARTS = ("shipped", "current", "nothing")
 _DEFAULTS: dict[str, Any] = {
     "max_epochs": 5,
@@ -80,7 +86,21 @@ class Trainer(TrainTask):
         Raises:
             RefusedError: for a request that cannot be met.
             TrainingError: if the training fails; the run is then marked as such.
+
+        The server, which is another process, finds the error by `why_it_failed`.
         """
+        mistake = _mistake(self.runs)
+        mistake.parent.mkdir(parents=True, exist_ok=True)
+        mistake.unlink(missing_ok=True)
+        try:
+            return self._trained(request, datastore, mistake)
+        except OvertileError as error:
+            hand_over(error, mistake)
+            raise
+
+    def _trained(
+        self, request: dict[str, Any], datastore: ImageFolderDatastore, mistake: Path
+    ) -> dict[str, Any]:
         options = checked(request)
         pairs, left_out = self.trainable(datastore)
         for reason in left_out.values():
@@ -88,10 +108,13 @@ class Trainer(TrainTask):
         run = self.runs / f"{self.bundle.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         data = linked(pairs, run.with_name(f"{run.name}-data"))
         command = self.command(options, data, run, len(pairs))
-        code, last = _run(command)
+        code, last = _run(command, mistake)
         if code:
             end_abandoned(run, "KILLED" if code == 130 else "FAILED")
-            raise TrainingError(found=f"the training ended with code {code}: {last}")
+            if told := handed_over(mistake):
+                raise TrainingError(*told.advising(told.hint_in(as_option)).args)
+            found = f"the training ended with code {code} ({last})"
+            raise TrainingError(found=found, hint="the server's log tells more")
         from overtile.pipelines.reporting.summary import read_summary
 
         summary = dict(read_summary(run))
@@ -115,26 +138,25 @@ class Trainer(TrainTask):
         channel = config.get("channel") if self.channel is None else self.channel
         dims = config.get("spatial_dims", 2)
         facts = FactBook(default_cache(), datastore.folder, dims, channel)
-        pairs, left_out, cells = [], {}, 0
+        pairs, left_out, cells = [], dict[str, DataError](), 0
         for image_id, (image, label) in labelled.items():
             try:
                 items = items_of(Pair(image, label), facts)
             except DataError as error:
-                left_out[image_id] = sentence(error, datastore.folder)
+                left_out[image_id] = error
                 continue
             cells += sum(facts.label(**item).cells for item in items)
             pairs.append({"image": str(image), "label": str(label)})
         facts.save()
         if not pairs:
-            raise ConflictError(
-                "no labelled image can be trained on", next(iter(left_out.values()))
-            )
+            first = next(iter(left_out.values()))
+            raise ConflictError(*first.args).within("no labelled image can be trained on")
         if not cells:
             raise ConflictError(
                 found=f"no cell in the final labels of {len(pairs)} images",
                 hint="submit one that has cells, then train",
             )
-        return pairs, left_out
+        return pairs, {i: sentence(error, datastore.folder) for i, error in left_out.items()}
 
     def command(self, options: Mapping[str, Any], data: Path, run: Path, images: int) -> list[str]:
         """The bundle's own command for a training."""
@@ -145,7 +167,7 @@ class Trainer(TrainTask):
                 "nothing": None,
             }[options["start"]]
         settings = {
-            **{key: options[key] for key in _NUMBERS},
+            **{key: options[key] for key in _MOST},
             "dataset_dir": data,
             "layout": "pairs",
             "labels": "instances",
@@ -167,11 +189,11 @@ def checked(request: Mapping[str, Any]) -> dict[str, Any]:
         RefusedError: for a value that is out of range.
     """
     options = dict(_DEFAULTS)
-    for key, (kind, least, most) in _NUMBERS.items():
-        value = request.get(key, options[key])
-        number = isinstance(value, (int, kind)) and not isinstance(value, bool)
-        if not number or not least <= value <= most:
-            raise RefusedError(f"{key} {value!r}", expected=f"a number from {least} to {most}")
+    for key, most in _MOST.items():
+        kind, value = KEYS[key].type, request.get(key, options[key])
+        if refuses(kind, value) or value > most:
+            expected = f"{allowed(kind)}, at most {most}"
+            raise RefusedError(f"{key} {shown(value)}", expected=expected)
         options[key] = value
     start = request.get("start", options["start"])
     start = options["start"] if isinstance(start, list) else start  # as the viewers send it back
@@ -201,11 +223,23 @@ def linked(pairs: Iterable[Mapping[str, str]], folder: Path) -> Path:
     return folder
 
 
-def _run(command: list[str]) -> tuple[int, str]:
+def _mistake(runs: Path) -> Path:
+    """Where the mistake is left that ended the last training."""
+    return runs / "mistake.json"
+
+
+def why_it_failed(runs: Path, folder: Path) -> str:
+    """What ended the last training, with paths told from the folder of images on."""
+    mistake = handed_over(_mistake(runs))
+    return "the server's log tells why" if mistake is None else sentence(mistake, folder)
+
+
+def _run(command: list[str], mistake: Path) -> tuple[int, str]:
     """Run a command to its end, with its lines on our own output; its code and last line."""
+    environment = {**os.environ, HAND_OVER: str(mistake.absolute())}
     with (
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
         ) as process,
         _passed_on(process),
     ):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -131,9 +130,7 @@ def look(
             found.images[split] += 1
             seen.append((item, image, label))
     if not seen:
-        first = found.suspicious[0]
-        found_there = f"{first.found} (and nothing else in {root} can be read)"
-        raise DataError(first.where, found_there.strip(), first.expected, first.hint)
+        raise found.suspicious[0].within(f"nothing in {root} can be read")
     _sum_up(found, seen, labels)
     found.suspicious += _suspicions(seen, labels, facts)
     facts.save()
@@ -174,29 +171,31 @@ def _suspicions(
     if classes:
         hint = Setting("labels", "mask", "to take what is not 0 as cell")
         found.append(DataError("all labels", "one number for many cells", hint=hint))
-    by_content: dict[str, str] = {}
+    by_content: dict[str, Path] = {}
     for item, image, label in seen:
         name = item["image"]
         if image.low == image.high:
-            found.append(DataError(name, f"every pixel is {image.low:g}"))
+            seen_there = f"every pixel is {image.low:g}"
+            found.append(DataError(Path(name), seen_there, "grey values that differ"))
         plane = Plane.of(name)
         file = plane.file
         if plane.number in (None, 0):
-            twin = by_content.setdefault(facts.sha256(file), str(file))
-            if twin != str(file):
-                found.append(DataError(file, f"the same bytes as {twin}"))
+            twin = by_content.setdefault(facts.sha256(file), file)
+            if twin != file:
+                found.append(DataError(file, ("the same bytes as", twin), "images that differ"))
         if label is None:
             continue
-        name = item["label"]
+        where = Path(item["label"])
         if not label.cells:
-            found.append(DataError(name, "no cell"))
+            found.append(DataError(where, "no cell", "at least one"))
         if not label.background:
-            found.append(DataError(name, "no background"))
+            found.append(DataError(where, "no background", "0 where no cell is"))
         if labels == "instances" and label.split and not classes:
             places = f"{label.split} of {label.names} numbers in several places"
-            found.append(DataError(name, places))
+            found.append(DataError(where, places, "a number of its own for every cell"))
         if labels == "instances" and 0 < label.smallest < _SPECK:
-            found.append(DataError(name, f"a cell of {label.smallest} pixels"))
+            speck = f"a cell of {label.smallest} pixels"
+            found.append(DataError(where, speck, f"{_SPECK} pixels or more"))
     return found
 
 
@@ -228,8 +227,16 @@ def _label_of(item: Item, labels: str) -> NDArray[Any] | None:
     return number_cells(array) if labels != "instances" else array
 
 
-def as_text(found: Look, wording: Wording = as_argument) -> str:
-    """What was found, for people."""
+def as_text(
+    found: Look, wording: Wording = as_argument, all_of_them: str = "suspicious has all"
+) -> str:
+    """What was found, for people.
+
+    Args:
+        found: by `look`.
+        wording: of the front end.
+        all_of_them: where this user finds the remarks that are not shown, as there are many alike.
+    """
 
     def counted(values: dict[str, int]) -> str:
         shown = [f"{name} ({n})" for name, n in list(values.items())[:6]]
@@ -251,12 +258,12 @@ def as_text(found: Look, wording: Wording = as_argument) -> str:
     count = len(found.suspicious)
     remarks = f"{count} remark{'s' if count > 1 else ''}" if count else "nothing"
     lines = [f"  {name:<14}  {value}" for name, value in [*rows, ("suspicious", remarks)]]
-    kinds: dict[str, list[str]] = {}
-    for remark in found.suspicious:
-        kind = re.sub(r"\d+", "", remark.found)
+    kinds: dict[tuple[object, ...], list[str]] = {}
+    for remark in found.suspicious:  # what differs within a kind is what was found, and where
+        kind = (type(remark), remark.expected, remark.hint)
         kinds.setdefault(kind, []).append(remark.worded(wording))
     for alike in kinds.values():
         lines += [f"    {line}" for line in alike[:_SHOWN]]
         if len(alike) > _SHOWN:
-            lines.append(f"    and {len(alike) - _SHOWN} like that (--json lists all)")
+            lines.append(f"    and {len(alike) - _SHOWN} like that ({all_of_them})")
     return "\n".join(lines)

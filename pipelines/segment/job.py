@@ -173,7 +173,8 @@ class Opened:
 
     def note_unreadable(self, key: Key, error: OvertileError) -> None:
         """Keep the name of a chunk that could not be read."""
-        told = OvertileError(error.where, error.found).within(self.grid.text(key))
+        where, found, *_ = error.args  # what to do about it is of no use any more
+        told = OvertileError(where, found).within(self.grid.text(key))
         folder = self.work / "unreadable"
         folder.mkdir(parents=True, exist_ok=True)
         with whole(folder / self.grid.name(key).replace("/", ".")) as file:

@@ -92,7 +92,8 @@ def _unpacked(request: Request) -> Path:
     except OSError as error:
         if error.filename != str(source):  # it cannot be written
             raise
-        raise UnreadableError(source, f"cannot be read ({error.strerror})") from error
+        found = f"cannot be read ({error.strerror})"
+        raise UnreadableError(source, found, "a file with the right to read it") from error
 
 
 def _settings(request: Request) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def check_request(request: Request) -> None:
     if not target.absolute().parent.is_dir():
         raise ConfigurationError(target, f"no folder {target.parent}", hint=("make it", another))
     if not request.source.exists():
-        raise DataError(request.source, "no such file or folder")
+        raise DataError(request.source, "no such file or folder", "an image")
     if target.exists() and request.source.resolve().is_relative_to(target.resolve()):
         what = "is the source itself" if target.samefile(request.source) else "holds the source"
         raise ConfigurationError(target, what, hint=another)

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from overtile.networks import GeometryError
-from overtile.pipelines.errors import ConfigurationError, DataError, OvertileError
+from overtile.pipelines.errors import DataError, OvertileError, of_argument
 from overtile.pipelines.files import whole
 from overtile.pipelines.segment.job import is_whole
 from overtile.pipelines.segment.local import LocalRunner
@@ -45,7 +45,7 @@ def segment(request: Request, runner: Runner | None = None) -> Result:
                 forget(request)
                 raise
     except GeometryError as error:
-        raise ConfigurationError(found=str(error)) from error
+        raise of_argument(error) from error
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("the same command goes on with what is done") from stop
     except OSError as error:

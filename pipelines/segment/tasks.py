@@ -48,8 +48,7 @@ def _readable(here: Opened, key: Key, read: Callable[[], Answer]) -> Answer | No
         if here.job.skip_unreadable:
             here.note_unreadable(key, error)
             return None
-        told = UnreadableError(error.where, error.found, error.expected, _SKIP)
-        raise told.within(place) from error
+        raise error.advising(_SKIP).within(place) from error
     except DataError as error:
         raise error.within(place) from error
 

@@ -70,7 +70,7 @@ class Planes:
     ) -> None:
         self.stored, self.path, self.name, self.channel = stored, path, name, channel
         try:
-            self.seen = seen = view(stored, name, spatial_dims)
+            self.seen = seen = view(stored, Path(name), spatial_dims)
         except ChannelError:
             raise
         except DataError as error:

@@ -207,7 +207,7 @@ def test_wrong_choices_are_named() -> None:
         deformation.apply(image, "cubic")
     with pytest.raises(ValueError, match="padding_mode='mirror'"):
         deformation.apply(image, padding_mode="mirror")
-    with pytest.raises(ValueError, match="use 'bilinear' for volumes"):
+    with pytest.raises(ValueError, match="for a volume: expected 'bilinear' or 'nearest'"):
         deformation.apply(image, "bicubic")
 
 

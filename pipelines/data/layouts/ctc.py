@@ -60,7 +60,8 @@ class CellTracking(Layout):
                     )
                 frame = str(int(match[1]))
                 if frame not in frames:
-                    raise DataError(label, f"no frame t{match[1]}.tif in {sequence}", hint="add it")
+                    missing = f"no frame t{match[1]}.tif in", sequence
+                    raise DataError(label, missing, hint="add it")
                 pairs.append(Pair(frames[frame], label, int(match[2]) if match[2] else None))
         return pairs
 

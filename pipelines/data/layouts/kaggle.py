@@ -43,7 +43,7 @@ class Kaggle(Layout):
             if len(images) != 1:
                 raise DataError(case / "images", f"{len(images)} images", "one")
             if not images_of(masks):
-                raise DataError(images[0], f"no masks in {masks}", "one file a cell")
+                raise DataError(images[0], ("no masks in", masks), "one file a cell")
             pairs.append(Pair(images[0], masks))
         if not pairs:
             raise DataError(folder, "no ID/images/ with ID/masks/", "Kaggle's folders")

@@ -12,17 +12,29 @@ from numpy.typing import NDArray
 from overtile.pipelines.data.synthesis.cells import touching_cells
 from overtile.pipelines.data.synthesis.membranes import membranes
 from overtile.pipelines.data.write import write_data
+from overtile.pipelines.errors import ConfigurationError, Setting
 from overtile.pipelines.files import whole
 from overtile.pipelines.images.formats import write_image
 
 Image = NDArray[np.uint16] | NDArray[np.uint8]
 Instances = NDArray[np.uint16]
+_LAYOUT = "pairs"
 
 
-def given_or_made(dataset_dir: str | Path | None, folder: str | Path, seed: int = 0) -> Path:
-    """The user's data where there are some, else a generated set in ``folder``, made once."""
+def given_or_made(
+    dataset_dir: str | Path | None, folder: str | Path, seed: int = 0, layout: str = "auto"
+) -> Path:
+    """The user's data where there are some, else a generated set in ``folder``, made once.
+
+    Raises:
+        ConfigurationError: if there are none, and ``layout`` is not what would be made.
+    """
     if dataset_dir is not None:
         return Path(dataset_dir)
+    if layout not in ("auto", _LAYOUT):
+        hint = Setting("dataset_dir", "DIR", "with data of your own")
+        expected = f"auto or {_LAYOUT} for generated data"
+        raise ConfigurationError("layout", repr(layout), expected, hint)
     folder = Path(folder)
     with FileLock(folder.with_name(f".{folder.name}.lock")):  # two runs may start at once
         if not folder.is_dir():
@@ -53,7 +65,7 @@ def write_touching_cells(
         The folder.
     """
     counts = counts or {"train": 24, "val": 4, "test": 16}
-    folder = write_data(folder, generate("cells", counts, size, seed))
+    folder = write_data(folder, generate("cells", counts, size, seed), _LAYOUT)
     with whole(folder / "large") as unfinished:
         unfinished.mkdir()
         write_image(unfinished / "large", touching_cells(seed + 1, large)[0], "tif")

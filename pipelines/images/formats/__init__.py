@@ -119,13 +119,13 @@ def open_source(
         ConfigurationError: if there is no such level.
     """
     cache = BlockCache(cache_limit)
-    shown = path if name is None else name
+    shown = path if name is None else Path(name)
     try:
         source = _opened(path, shown, False, lambda format: format.open_windows(path, level, cache))
     except UnreadableError as error:
         # an image that cannot even be opened has no parts to go on with
         hint = tuple(advice for advice in error.hint if advice != SKIP)
-        raise UnreadableError(error.where, error.found, error.expected, hint) from error
+        raise error.advising(*hint) from error
     if not all(source.shape):
         size = f"{size_text(source.shape)} pixels (axes {source.axes})"
         raise DataError(shown, size, "none of size 0")
@@ -140,9 +140,7 @@ def open_source(
     return replace(source, pixels=named)
 
 
-def _opened(
-    path: Path, shown: str | Path, labels: bool, open_it: Callable[[Format], Stored]
-) -> Stored:
+def _opened(path: Path, shown: Path, labels: bool, open_it: Callable[[Format], Stored]) -> Stored:
     if not series_of(path)[0].exists():
         raise UnreadableError(shown, "no such file", hint=SKIP)
     format = format_of(path, labels)
@@ -170,13 +168,9 @@ def unpacked(path: Path, folder: Path) -> Path:
     return path if format is None else format.unpacked(path, folder)
 
 
-def _renamed(error: OvertileError, path: Path, shown: str | Path) -> OvertileError:
+def _renamed(error: OvertileError, path: Path, shown: Path) -> OvertileError:
     """The same error with the name that the user knows the image by."""
-    where = Path(error.where)
-    if path == Path(shown) or not where.is_relative_to(path):
-        return error
-    name = Path(shown) / where.relative_to(path)
-    return type(error)(name, error.found, error.expected, error.hint)
+    return error.moved(lambda p: shown / p.relative_to(path) if p.is_relative_to(path) else p)
 
 
 def names_to_write() -> tuple[str, ...]:
@@ -203,8 +197,8 @@ def write_image(base: Path, array: NDArray[Any], name: str, spacing: Spacing | N
     format = writer_of(name)
     kinds = [np.dtype(kind) for kind in format.dtypes.split()]
     if array.dtype not in kinds:
-        found = f"{name} is written from {', '.join(kind.name for kind in kinds)}"
-        raise DataError(f"{array.dtype} image", found, hint="convert it")
+        wanted = f"{', '.join(kind.name for kind in kinds)} for {name}"
+        raise DataError(found=f"an image of {array.dtype}", expected=wanted, hint="convert it")
     path = base.with_name(f"{base.name}.{name}") if image_suffix(f".{name}") else base
     format.write(path, array, spacing=spacing)
     return path

@@ -44,7 +44,7 @@ def check_role(user: User, role: str, action: str) -> None:
         ForbiddenError: if the user has not got it.
     """
     if why := lacking(user, role, action):
-        raise ForbiddenError(found=why)
+        raise ForbiddenError(found=why, hint="log in as somebody who has it")
 
 
 def instance() -> OvertileLabel:
@@ -70,7 +70,7 @@ def parameters(text: str, name: str = "params") -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise RefusedError(name, f"no JSON ({error.msg} at {error.pos})", "an object") from None
     except ValueError:
-        raise RefusedError(name, "a number of thousands of digits") from None
+        raise RefusedError(name, "a number of thousands of digits", "shorter ones") from None
     if not isinstance(found, dict):
         raise RefusedError(name, type(found).__name__, "a JSON object")
     return found

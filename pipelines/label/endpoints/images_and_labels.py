@@ -85,8 +85,11 @@ def check_image(image: str, check_sum: str = "", user: User = user) -> None:
     if (kind or "SHA256") not in ("SHA256", "SHA512", "MD5") or not path.is_file():
         raise RefusedError(f"check_sum {check_sum[:100]!r}", expected="SHA256:DIGEST, of a file")
     with path.open("rb") as file:
-        if hashlib.file_digest(file, kind or "SHA256").hexdigest() != digest.lower():
-            raise MissingError(f"image {image!r}", "of another digest")
+        found = hashlib.file_digest(file, kind or "SHA256").hexdigest()
+        if found != digest.lower():
+            raise MissingError(
+                f"image {image!r}", "of another digest", f"{kind or 'SHA256'}:{found}"
+            )
 
 
 @routes.put("/datastore/image/info")

@@ -93,7 +93,7 @@ def asking(token: Annotated[str, Depends(oauth2_scheme)]) -> User:
 def log_in(form: Annotated[OAuth2PasswordRequestForm, Depends()]) -> dict[str, str]:
     """A token for a name and a password; 401 if the realm does not know them."""
     if not settings.MONAI_LABEL_AUTH_ENABLE:
-        raise RefusedError(found="this server asks for no password")
+        raise RefusedError(found="this server asks for no password", hint="go on without a token")
     try:
         endpoint, _ = _realm(settings.MONAI_LABEL_AUTH_REALM_URI)
         fields = {

@@ -105,7 +105,7 @@ def label(id: str, tag: str = FINAL, user: User = user) -> Response:
     """
     path, found = flat_image(id), datastore().label_of(id, tag)
     if found is None:
-        raise MissingError(f"image {id!r}", f"no label with the tag {tag!r}")
+        raise MissingError(f"image {id!r}", f"no label with the tag {tag!r}", hint="submit one")
     version = {"X-Version": _version(found)}  # before it is read: what comes then is newer
     try:
         cells, size = read_label(found, 2, path)[0], open_view(path, 2).shape
@@ -174,11 +174,17 @@ def _submit(
     if columns_first(path):
         cells = cells.T
     if seen is not None and seen != _version(path):
-        raise ReplacedError(f"image {id!r}", "not saved, for its file was replaced meanwhile")
+        raise ReplacedError(
+            f"image {id!r}",
+            "not saved, for its file was replaced meanwhile",
+            hint="open it again, and draw on what it is now",
+        )
     with datastore().saving:  # no other label comes between the look and the writing
         if version is not None and version != _version(datastore().label_of(id, FINAL)):
             raise ConflictError(
-                f"image {id!r}", "its final label was changed since it was opened here"
+                f"image {id!r}",
+                "its final label was changed since it was opened here",
+                hint="open it again to see that one",
             )
         datastore().save_cells(id, cells, FINAL, {"user": who, "viewer": "annotate"})
         now = _version(datastore().label_of(id, FINAL))
@@ -217,6 +223,6 @@ def shipped(model: str, user: User = admin) -> None:
 def page(name: str = "") -> Response:
     """The page, its scripts and its style."""
     if name not in _PAGE:
-        raise MissingError(name[:100], "no part of the page")
+        raise MissingError(name[:100], "no part of the page", hint="GET /annotate/ is the page")
     file, kind = _PAGE[name]
     return Response(file.read_bytes(), media_type=f"{kind}; charset=utf-8")

@@ -20,7 +20,7 @@ from overtile.pipelines.label.refusals import (
     MissingError,
     RefusedError,
 )
-from overtile.pipelines.label.train import checked, stop_training
+from overtile.pipelines.label.train import checked, stop_training, why_it_failed
 
 routes = APIRouter()
 _STARTING = threading.Lock()  # of two requests to train, the latter sees the training
@@ -29,10 +29,13 @@ _PROGRESS = re.compile(r"epoch (\d+)/(\d+)(?::\s+(\d+)%)?")
 
 @routes.get("/train/")
 def train_status(all: bool = False, check_if_running: bool = False, user: User = user) -> Any:
-    """What MONAI Label says of its trainings, and how far each has come."""
+    """What MONAI Label says of its trainings, how far each has come, and why the last failed."""
     found = status(all, check_if_running)
-    for task in found if isinstance(found, list) else [found]:
+    listed = found if isinstance(found, list) else [found]
+    for task in listed:
         task["progress"] = _progress(list(task.get("details", ())), task["status"])
+    if listed and listed[-1]["status"] == "ERROR" and not check_if_running:
+        listed[-1].setdefault("error", why_it_failed(instance().runs, datastore().folder))
     return found
 
 
@@ -79,7 +82,7 @@ def no_training() -> Iterator[None]:
         if any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks("train")):
             raise ConflictError(
                 found="a training goes on",
-                hint=("wait for its end", "stop it with DELETE /train/"),
+                hint=("wait for its end", "stop it"),
             )
         yield
 
@@ -89,7 +92,7 @@ def stop(user: User = admin) -> Any:
     """End the training that goes on; its run is marked as KILLED."""
     task = stop_training(instance().runs)
     if task is None:
-        raise MissingError(found="no training goes on")
+        raise MissingError(found="no training goes on", hint="begin one")
     return task
 
 
@@ -97,4 +100,4 @@ def stop(user: User = admin) -> Any:
 @routes.delete("/model/{model}")
 def change_model(model: str, user: User = admin) -> None:
     """Refused: a network is what a training made it."""
-    raise ForbiddenError(found="networks are changed by training alone")
+    raise ForbiddenError(found="networks are changed by training alone", hint="train one")

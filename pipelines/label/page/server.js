@@ -19,9 +19,10 @@ export async function ask(path, options = {}, again = false) {
   }
   if (!response.ok) {
     const text = await response.text();
-    let detail = text;
-    try { detail = JSON.parse(text).detail; } catch { /* no JSON: as it is */ }
-    const error = new Error(detail || `the server answers ${response.status}`);
+    let told = { detail: text };
+    try { told = JSON.parse(text); } catch { /* no JSON: as it is */ }
+    const error = new Error(told.detail || `the server answers ${response.status}`);
+    error.mistake = told.mistake || error.message; // without what to do about it
     error.status = response.status;
     error.version = response.headers.get("X-Version"); // of a label that cannot be read
     throw error;

@@ -31,11 +31,11 @@ export async function submit() {
       if (error.status === 412 && state.file === file) {
         state.saving = null;
         await open(id); // with the draft, where it is of the same file
-        say([error.message, $("status").textContent].filter(Boolean).join("; "), true);
+        say([error.mistake, $("status").textContent].filter(Boolean).join("; "), true);
         return;
       }
       if (error.status !== 409) throw error;
-      const wanted = await choice("changed", error.message);
+      const wanted = await choice("changed", error.mistake);
       if (wanted === "theirs" && state.file === file) {
         Object.assign(state, { base: state.undo.at(-1), saving: null });
         await refill();

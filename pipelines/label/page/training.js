@@ -46,7 +46,7 @@ export async function watch() {
     buttons();
     if (!going) {
       const reached = state.data?.trained[model]?.reached; // nothing once somebody has gone back
-      const said = { DONE: reached ? `${model}: ${reached}` : "", STOPPED: `${model}: stopped`, ERROR: lastLine(task) };
+      const said = { DONE: reached ? `${model}: ${reached}` : "", STOPPED: `${model}: stopped`, ERROR: task.error };
       const lost = went ? "the training is gone: the server was started anew" : "";
       told(said[task.status] ?? (task.status || lost));
       if (task.status === "DONE" && went && model === $("model").value) await proposeAnew();
@@ -55,12 +55,6 @@ export async function watch() {
     told(epochs ? `${model}: epoch ${epoch} of ${epochs}` : `${model}: starting`);
     await new Promise((go) => setTimeout(go, 1000));
   }
-}
-
-function lastLine(task) {
-  const lines = (task.details || []).filter((line) => line.includes("error"));
-  if (!lines.length) return "the training failed; see the server's log";
-  return lines[lines.length - 1].replace(/\b[\w.]*Error: /g, ""); // without names of classes
 }
 
 export async function stop() {

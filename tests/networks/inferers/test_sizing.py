@@ -624,7 +624,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "a shared wrapper": lambda: nn.Sequential(*[Wrapper(Normalised())] * 3),
     "raising": lambda: Raising(RuntimeError("no")),
     "raising another": lambda: Raising(KeyError("no")),
-    "refusing": lambda: Raising(GeometryError("no")),
+    "refusing": lambda: Raising(GeometryError("no", "yes")),
     "raising later": lambda: Raising(RuntimeError("no"), calls=1),
     "a pair": lambda: Pair(Normalised()),
     "reading": lambda: Reading(Normalised()),

@@ -99,7 +99,7 @@ def test_a_mistake_is_found_under_what_other_packages_wrap_around_it() -> None:
     [
         (
             {"_target_": "overtile.transforms.NormalizeImage", "method": "zcore"},
-            "NormalizeImage: normalize='zcore': expected zscore, percentile, none",
+            "NormalizeImage: normalize='zcore'; expected zscore, .*: give KEY=VALUE to take",
         ),
         (
             {"_target_": "overtile.networks.ValidUNet", "featurs": [4, 8]},

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import numpy as np
 import pytest
 import tifffile
+import torch
 from monai.bundle import ConfigParser
 
 from overtile.pipelines.bundle.check import check_configuration
@@ -25,6 +26,7 @@ from overtile.pipelines.bundle.schema import CONFIGURATIONS, KEYS, Key, decides
 from overtile.pipelines.bundle.values import SECTION, allowed, limits_of
 from overtile.pipelines.errors import ConfigurationError
 from overtile.pipelines.images.read import LABEL_KINDS
+from overtile.pipelines.label.models import copied
 
 ROOT = Path(__file__).resolve().parents[3]
 BUNDLES = ("touching_cells", "em_membranes")
@@ -306,6 +308,24 @@ MEND = (
     ("training", ("--labels", ""), "labels: ''; expected instances, mask or membranes"),
     ("training", ("--training", "null"), "training: 'null'; expected an object with _target_"),
     ("training", ("--training", "None"), "training: None; expected an object with _target_"),
+    ("training", ("--training", "$None"), "training: '$None'; expected an object with _target_"),
+    ("training", ("--training", "$@data"), "training: '$@data'; expected an object with _target_"),
+    ("training", ("--training", "@seed"), "run: training is nothing that runs"),
+    ("training", ("--training#_disabled_", "True"), "training#_disabled_: True; expected False"),
+    ("training", ("--training#_mode_", "callable"), "training#_mode_: 'callable', which does not"),
+    ("training", ("--train#trainer#_disabled_", "true"), "train#trainer#_disabled_: 'true'; exp"),
+    ("training", ("--network_def#_disabled_", "True"), "network_def#_disabled_: True; expected"),
+    ("training", ("--initialize", "null"), "initialize: 'null'; expected an object with _target_"),
+    ("training", ("--initialize", "$None"), "initialize: '$None'; expected an object with _targ"),
+    ("training", ("--initialize", "[]"), "initialize: []; expected an object with _target_"),
+    ("training", ("--initialize", "None"), "initialize: None; expected an object with _target_"),
+    ("training", ("--initialize#0", "null"), "initialize: ['null', "),
+    ("training", ("--initialize", "$lost()"), "$lost(): name 'lost' is not defined"),
+    ("training", ("--initialize", "null", "--training", "$None"), "initialize: 'null'; expected"),
+    ("training", ("--seed", "$import"), "configuration: $import: invalid syntax"),
+    ("training", ("--network", "$@network_def.to("), "network: '$@network_def.to(': '(' was"),
+    ("training", ("--imports", "null"), "imports: 'null'; expected a list of objects"),
+    ("training", ("--layout", "pears"), "layout: 'pears'; expected auto or pairs for generated"),
     ("training", ("--network_def#features", "None"), "network_def#features: None; expected a list"),
     ("training", ("--scale", "1.5,0.5"), "scale: (1.5, 0.5); expected two numbers above 0"),
     ("training", ("--output_dir", "a#b"), "output_dir: 'a#b'; expected a path"),
@@ -350,6 +370,29 @@ def test_a_wrong_key_in_a_file_costs_one_line(bundle: Any, tmp_path: Path, where
     assert done.returncode == 2, done.stderr
     assert "overtile: error: grow: 'much'; expected a number from 0, in pixels" in done.stderr
     assert list(tmp_path.iterdir()) == [own]
+
+
+SGD = "$torch.optim.SGD(@network.parameters())"
+
+
+@pytest.mark.parametrize(
+    ("own", "options", "said"),
+    [
+        ({"optimizer": SGD}, ("--weight_decay", "0.1"), "weight_decay: 0.1"),
+        ({"optimizer": SGD, "weight_decay": 0.1}, (), "weight_decay: 0.1"),
+        ({"training": "$print(@optimizer)"}, ("--warmup_steps", "3"), "warmup_steps: 3"),
+    ],
+)
+def test_a_setting_that_a_second_file_leaves_without_use_is_refused(
+    bundle: Any, tmp_path: Path, own: dict[str, Any], options: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    first = ROOT / "bundles" / "touching_cells" / "configs" / "train.json"
+    files = ("--config_file", f"['{first}','{tmp_path}/own.json']")
+    done = bundle.run("touching_cells", "training", *files, *options)
+    assert done.returncode == 2, done.stderr
+    assert f"overtile: error: {said}: nothing uses a key of this name" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["own.json"]
 
 
 def test_none_is_none_and_a_folder_is_what_was_typed(bundle: Any, tmp_path: Path) -> None:
@@ -401,6 +444,35 @@ def test_a_bundle_of_an_earlier_layout_is_refused_in_one_line(bundle: Any, tmp_p
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "overtile.pipelines.config.check_keys is not in this version of Overtile" in line
+
+
+def test_a_run_of_an_earlier_layout_is_refused_in_one_line(bundle: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "configs").mkdir(parents=True)
+    (run / "models").mkdir()
+    for name in ("train", "inference", "evaluation", "metadata"):
+        config = {**OLD, "evaluation": OLD["inference"], "training": OLD["inference"]}
+        (run / "configs" / f"{name}.json").write_text(json.dumps(config))
+    for name in ("model.pt", "last.pt"):
+        torch.save({}, run / "models" / name)
+    before = sorted(tmp_path.rglob("*"))
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((9, 9), np.uint8))
+    done = [bundle.run("touching_cells", "training", "--output_dir", run, "--resume", "True")]
+    for name in ("training", "inference", "evaluation"):
+        config = run / "configs" / f"{name.replace('training', 'train')}.json"
+        own = ("--bundle_root", run, "--config_file", config, "--dataset_dir", tmp_path)
+        done.append(bundle.run("touching_cells", name, *own))
+    done.append(bundle.overtile("segment", tmp_path / "a.tif", tmp_path / "b.tif", "--bundle", run))
+    for one in done:
+        assert one.returncode == 2, one.stderr
+        assert "Traceback" not in one.stderr
+        (line,) = [text for text in one.stderr.splitlines() if "overtile: error:" in text]
+        assert "this version of Overtile" in line
+        assert "train again with this one" in line
+    with pytest.raises(ConfigurationError, match="not in this version of Overtile"):
+        copied(run, tmp_path / "models of a server")
+    (tmp_path / "a.tif").unlink()
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_asking_for_a_module_that_is_not_there_is_no_error_of_ours() -> None:

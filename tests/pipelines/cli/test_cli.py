@@ -26,6 +26,7 @@ from overtile.pipelines.data.synthesis.cells import touching_cells
 from overtile.pipelines.data.synthesis.membranes import membranes
 from overtile.pipelines.data.write import written_layouts
 from overtile.pipelines.errors import Setting
+from overtile.pipelines.label.refusals import _OPTIONS
 
 HEAVY = ("torch", "monai", "matplotlib", "mlflow", "scipy", "numba", "pydicom", "zarr", "pandas")
 COMMANDS = (
@@ -106,13 +107,13 @@ def test_version() -> None:
 
 
 MISTAKES = {
-    "shw": "No such command 'shw'. Did you mean 'show'?",
-    "data synht DIR": "No such command 'synht'. Did you mean 'synth'? (see: overtile data --help)",
-    "data synth new --sizes 32": "No such option '--sizes'. Did you mean '--size'?",
-    "data synth": "Missing argument 'DIR'. (see: overtile data synth --help)",
+    "shw": "No such command 'shw'; did you mean 'show'? (see: overtile --help)",
+    "data synht DIR": "No such command 'synht'; did you mean 'synth'? (see: overtile data --help)",
+    "data synth new --sizes 32": "No such option '--sizes'; did you mean '--size'?",
+    "data synth": "Missing argument 'DIR'; see: overtile data synth --help",
     "data synth new --kind membrane": "'membrane' is not one of 'cells', 'membranes'",
     "data synth new --layout pears": "'pears' is not one of 'stack', 'ctc', 'pairs', 'kaggle'",
-    "data synth new --layout stack --format png": "format 'png': layout stack is written as tif",
+    "data synth new --layout stack --format png": "format: 'png'; expected tif for layout stack",
     "data synth new --size 32x": "'32x'; expected height x width, each 16 to 16384, e.g. 256x320",
     "data synth new --size 3x4x5": "'3x4x5'; expected height x width",
     "data synth new --size 15": "'15'; expected height x width, each 16 to",
@@ -124,7 +125,7 @@ MISTAKES = {
     "data synth full": "full: not empty; expected a new or empty folder",
     "data synth full/file": "full/file: a file; expected a new or empty folder",
     "data synth full/file/below": "full/file/below: cannot be written (Not a directory)",
-    "data look": "Missing argument 'DIR'. (see: overtile data look --help)",
+    "data look": "Missing argument 'DIR'; see: overtile data look --help",
     "data look new": "new: no such folder; give one that holds images",
     "data look full --channel red": "'red'; expected a number from 0, or luminance",
     "segment a b --bundle c --set x": "'x'; expected KEY=VALUE, e.g. threshold=0.6",
@@ -445,3 +446,10 @@ def test_the_page_on_the_command_line_describes_every_option(root: Path) -> None
     for words in COMMANDS:
         for option in re.findall(r"  (--[a-z-]+)", overtile(*words, "--help").stdout):
             assert f"`{option}`" in page or f" {option}`" in page, f"{option} is not described"
+
+
+def test_the_server_names_the_options_of_its_command() -> None:
+    options = [name for one in program.commands["label"].params for name in one.opts]
+    own = {name[2:].replace("-", "_") for name in options if name.startswith("--")}
+    assert {*_OPTIONS} <= own
+    assert own - {*_OPTIONS} == {"open", "quiet", "verbose"}

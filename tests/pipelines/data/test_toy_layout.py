@@ -74,7 +74,7 @@ def test_a_layout_is_one_file(tmp_path: Path, format: str | None) -> None:
         assert np.array_equal(read_image(item["image"])[0], image)
         assert np.array_equal(read_label(item["label"])[0], cells)
     assert written_layouts()["prefixes"] == ("tif", "png")
-    with pytest.raises(DataError, match="layout prefixes is written as tif, png"):
+    with pytest.raises(DataError, match="tif, png for layout prefixes"):
         check_format("prefixes", "dicom")
     (tmp_path / "none").mkdir()
     with pytest.raises(UnknownLayoutError, match="grey-NAME"):

@@ -299,14 +299,20 @@ def test_a_full_disk_costs_one_line(
 @pytest.mark.parametrize(
     ("image", "labels", "layout", "format", "message"),
     [
-        ("f4 5 6", "u2 5 6", "pairs", "png", "float32 image: png is written from uint8, uint16"),
-        ("f4 5 6", "u2 5 6", "pairs", "dicom", "float32 image: dicom is written from"),
+        (
+            "f4 5 6",
+            "u2 5 6",
+            "pairs",
+            "png",
+            "expected uint8, uint16 for png: convert",
+        ),
+        ("f4 5 6", "u2 5 6", "pairs", "dicom", "float32; expected "),
         ("u2 2 5 6", "u2 2 5 6", "pairs", "png", "shape 2x5x6; expected one channel, HxW"),
         ("u2 2 5 6", "u2 2 5 6", "stack", "tif", "shape 2x5x6; expected one channel, HxW"),
         ("u2 5", "u2 5", "pairs", "tif", "shape 5; expected one channel"),
         ("u2 5 6", "f4 5 6", "pairs", "tif", "labels of float32; expected integers"),
         ("u2 5 6", "u2 5 6", "pears", "tif", "layout: 'pears'; expected one of stack, ctc, pairs"),
-        ("u2 5 6", "u2 5 6", "kaggle", "tif", "format 'tif': layout kaggle is written as png"),
+        ("u2 5 6", "u2 5 6", "kaggle", "tif", "format: 'tif'; expected png for layout kaggle"),
     ],
 )
 def test_what_a_format_cannot_hold_is_refused(

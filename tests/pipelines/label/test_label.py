@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -980,7 +981,7 @@ def test_hints_are_worded_for_whoever_runs_the_server() -> None:
 
     home = Path("/archive/cells")
     skip, limit = Setting("skip_unreadable", True, "to go on"), Setting("image_memory_limit", 5)
-    error: Any = DataError(home / "a.tif", f"of {home}/b.tif", "one channel", (skip, limit))
+    error: Any = DataError(home / "a.tif", ("of", home / "b.tif"), "one channel", (skip, limit))
     assert sentence(error, home) == "a.tif: of b.tif; expected one channel"
     error = DataError("a.tif", "3 channels", hint=("save one", skip, Setting("channel", "0 to 2")))
     told = sentence(error, home)
@@ -1272,8 +1273,9 @@ def child(server: Server) -> psutil.Process:
         task = server.get("/train/").json
         if task["progress"]["max_epochs"]:
             for process in psutil.Process(server.process.pid).children(recursive=True):
-                if "monai.bundle" in process.cmdline() and process.children():
-                    return process
+                with contextlib.suppress(psutil.NoSuchProcess):  # one that has just ended
+                    if "monai.bundle" in process.cmdline() and process.children():
+                        return process
         assert task["status"] in ("SUBMITTED", "RUNNING"), task
         time.sleep(0.2)
     raise AssertionError("no training began")
@@ -1342,6 +1344,7 @@ def test_a_training_that_is_killed(training: Server) -> None:
     process.kill()
     task = training.trained()
     assert task["status"] == "ERROR"
+    assert "the training ended with code -9" in training.get("/train/").json["error"]
     assert [run.info.status for run in runs(training)[known:]] == ["FAILED"]
     # and the next one is a run of its own
     fresh = {"max_epochs": 1, "samples_per_epoch": 2, "pretrained": False}

@@ -570,7 +570,7 @@ def test_trainings_that_begin_and_end_elsewhere(page: Page) -> None:
     assert "started anew" in page.value(told)
     page.value(
         """window.told = { status: "ERROR", request: { model: "m" }, progress: {},
-        details: ["overtile.pipelines.errors.TrainingError: the training ended"] }"""
+        error: "the training ended" }"""
     )
     page.value("window.dispatchEvent(new Event('focus'))")
     page.until(f"{told} === 'the training ended'")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -167,8 +166,8 @@ import numpy as np, torch
 import torch.distributed as dist
 from overtile.pipelines import metrics
 
-rank, port, file = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+rank, meeting, file = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+dist.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=2)
 data = np.load(file)
 for name, metric in (
     ("seg", metrics.SegMetric()),
@@ -193,13 +192,10 @@ def test_two_processes_with_uneven_shares_agree_with_one(tmp_path: Path) -> None
     arrays = {f"label{n}": label[0] for n, (label, _) in enumerate(images)}
     arrays |= {f"p{n}": p[0] for n, (_, p) in enumerate(images)}
     np.savez(tmp_path / "images.npz", **arrays)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     command = [sys.executable, "-W", "ignore", "-c", WORKER]
     workers = [
         subprocess.Popen(
-            [*command, str(rank), port, str(tmp_path / "images.npz")],
+            [*command, str(rank), str(tmp_path / "meeting"), str(tmp_path / "images.npz")],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

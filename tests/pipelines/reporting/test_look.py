@@ -5,15 +5,15 @@ from overtile.pipelines.reporting.look import Look, as_text
 
 
 def test_remarks_of_a_kind_are_counted_and_worded_for_their_reader() -> None:
-    remarks = [DataError(f"{n}: x.tif", f"a cell of {n} pixels") for n in range(6)]
+    remarks = [DataError(f"{n}: x.tif", f"a cell of {n} pixels", "5 or more") for n in range(6)]
     hint = Setting("labels", "mask", "to take what is not 0 as cell")
     remarks.append(DataError("all labels", "one number for many cells", hint=hint))
     seen = Look("here", "", suspicious=remarks)
     text = as_text(seen, lambda setting: f"--{setting.name} {setting.value}")
     assert [f"{n}: x.tif" in text for n in range(6)] == [True] * 4 + [False] * 2
-    assert "and 2 like that" in text
+    assert "and 2 like that (suspicious has all)" in text
     assert "all labels: one number for many cells; give --labels mask to take" in text
     assert "give labels='mask'" not in text
     told = seen.as_dict()["suspicious"]
-    assert (len(told), told[0]) == (7, "0: x.tif: a cell of 0 pixels")
+    assert (len(told), told[0]) == (7, "0: x.tif: a cell of 0 pixels; expected 5 or more")
     assert "give labels=mask" in told[-1]

@@ -8,7 +8,6 @@ import io
 import json
 import math
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -755,6 +754,11 @@ def test_curves_are_read_by_keys(shown: Page) -> None:
     assert shown.value("document.querySelectorAll('#charts .chart').length") == 3
 
 
+# every image decoded, and a frame begun after the one that shows them
+PAINTED = """new Promise(done => requestAnimationFrame(() => requestAnimationFrame(
+    () => done([...document.images].every(image => image.complete)))))"""
+
+
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_fits_its_window_and_can_be_read(
@@ -764,7 +768,7 @@ def test_the_page_fits_its_window_and_can_be_read(
     shown.until("document.documentElement.scrollWidth <= innerWidth")
     shown.until(f"stage.clientWidth <= {width}")
     shown.press("4")
-    time.sleep(0.2)
+    shown.until(PAINTED)
     shown.picture(tmp_path / "page.png", whole=True)
     pixels = np.asarray(Image.open(tmp_path / "page.png").convert("L"), float)
     assert pixels.shape[1] <= width

@@ -451,17 +451,15 @@ def test_two_runs_do_not_make_one_target(tmp_path: Path, toy: Path, tiled: Path)
 
 
 def test_two_commands_at_once(bundle: Bundle, toy: Path, tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "image.tif", touching_cells(8, (300, 350))[0], tile=(64, 64))
-    words = [*("segment", "image.tif", "labels.tif", "--bundle", str(toy)), "--chunk", "32"]
-    bundle.background("overtile.pipelines", words, tmp_path / "log")
-    while not (tmp_path / "partial.labels.tif" / "job.json").exists():
-        time.sleep(0.01)
-    done = bundle.overtile(*words)
+    """This process is the first of them: so it is in the middle of its work for certain."""
+    tifffile.imwrite(tmp_path / "image.tif", touching_cells(8, (60, 70))[0])
+    words = ("segment", "image.tif", "labels.tif", "--bundle", str(toy))
+    with target_alone(Request(tmp_path / "image.tif", tmp_path / "labels.tif", toy)):
+        done = bundle.overtile(*words)
     assert done.returncode == 2
     assert "labels.tif: another run is making it; wait for its end" in done.stderr
-    while (tmp_path / "partial.labels.tif.lock").exists():
-        time.sleep(0.05)
-    assert "cells" in (tmp_path / "log").read_text()
+    done = bundle.overtile(*words)
+    assert done.returncode == 0, done.stderr
     assert {p.name for p in tmp_path.glob("*labels*")} == {"labels.tif"}
 
 
@@ -796,7 +794,7 @@ def test_a_packed_source_that_cannot_be_read_is_named(
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("gzip.open", refused)
-    with pytest.raises(DataError, match=r"v\.nii\.gz: cannot be read \(Permission denied\)$"):
+    with pytest.raises(DataError, match=r"v\.nii\.gz: cannot be .*denied\); expected a file"):
         run(source, tmp_path / "l.zarr", toy_3d)
     source.unlink()
     source.mkdir()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import monai.bundle
@@ -22,6 +22,8 @@ import tifffile
 import torch
 from mlflow import MlflowClient
 from PIL import Image
+from ports import free_port
+from test_face import FACES, named_in
 
 from overtile.networks import MixedPrecisionInferer, OverlapTileInferer, ValidUNet
 from overtile.pipelines.data.synthesis.datasets import write_touching_cells
@@ -323,9 +325,7 @@ def test_one_fold_without_validation_keeps_the_last_network(bundle: Any, cells: 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
         *("--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--workers", "1"),
@@ -334,18 +334,21 @@ def server(tmp_path: Path) -> Iterator[str]:
     log = (tmp_path / "server.log").open("w")
     process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     uri = f"http://127.0.0.1:{port}"
-    for _ in range(240):
-        try:
-            with urllib.request.urlopen(f"{uri}/health", timeout=1):
-                break
-        except OSError:
-            time.sleep(0.25)
-    else:
-        pytest.fail((tmp_path / "server.log").read_text())
-    yield uri
-    process.terminate()
-    process.wait(timeout=30)
-    log.close()
+    deadline = time.monotonic() + 180
+    try:
+        while True:
+            assert process.poll() is None, (tmp_path / "server.log").read_text()
+            assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
+            try:
+                with urllib.request.urlopen(f"{uri}/health", timeout=10):
+                    break
+            except OSError:
+                time.sleep(0.25)
+        yield uri
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+        log.close()
 
 
 def test_a_run_goes_to_the_server_that_the_environment_names(
@@ -446,7 +449,7 @@ def test_a_mistake_costs_one_line_and_exit_code_2(bundle: Any, cells: Path, how:
     [
         (("--dataset_dir", "nothing"), "nothing: no such file or folder"),
         (("--checkpoint", "nothing.pt"), "nothing.pt: no such file; train first"),
-        (("--roi_size", 61), "roi_size 61x61 does not fit the network: expected at least 92"),
+        (("--roi_size", 61), "roi_size 61x61 does not fit the network; expected at least 92"),
         (("--network_def#features", "[4,8]"), "contract.0.0.weight is (32, 1, 3, 3)"),
         (("--image_memory_limit", 10**6), "large.tif: 150x230 pixels need about"),
         (("--save_probabilities", "false"), "save_probabilities: 'false'; expected True or False"),
@@ -475,6 +478,15 @@ def trained(cells: Path, bundle_in: Any, tmp_path_factory: pytest.TempPathFactor
     done = bundle.run("touching_cells", "training", *small(cells, 1), *options)
     assert done.returncode == 0, done.stderr
     return bundle.folder / "runs" / "small"
+
+
+def test_every_name_in_the_folder_of_a_run_is_there(trained: Path) -> None:
+    files = sorted((trained / "configs").glob("*.json"))
+    names = {name for file in files for name in named_in(file)}
+    assert len(names) > 30
+    for name in names:
+        assert name.rpartition(".")[0] in FACES, name
+        assert locate(name) is not None, name
 
 
 def of_run(folder: Path, name: str) -> tuple[object, ...]:
