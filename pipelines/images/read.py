@@ -15,7 +15,7 @@ from overtile.pipelines.images.formats import open_image
 from overtile.pipelines.images.handed_on import Reading, handed_on
 from overtile.pipelines.images.orientation import oriented_like
 from overtile.pipelines.images.plane_name import Plane
-from overtile.pipelines.images.stored import Stored, unreadable
+from overtile.pipelines.images.stored import Stored
 from overtile.pipelines.images.view import View, view
 
 LABEL_KINDS = ("instances", "mask", "membranes")
@@ -64,12 +64,7 @@ def read_image(
         if not 0 <= channel < count:
             raise no_channel(path, count)
         index[seen.channel] = channel
-    try:
-        array = stored.pixels(tuple(index))
-    except DataError:
-        raise
-    except Exception as error:  # decoders raise whatever their formats suggest
-        raise unreadable(str(path), error) from error
+    array = stored.pixels(tuple(index))
     kept = [i for i, selected in enumerate(index) if isinstance(selected, slice)]
     if seen.channel in kept:
         array = np.moveaxis(array, kept.index(seen.channel), -1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -39,6 +39,7 @@ class Stored:
         spacing: micrometres a pixel by axis letter, where an OME file says so.
         tags: what a TIFF says of its resolution, to be written back; units of a NIfTI file.
         block: bytes that any pixel needs to have decoded, where that is told.
+        remarks: what a user should know of the file, a line each.
         close: closes what is kept open between calls of ``pixels``.
         format: that it was opened by.
     """
@@ -51,6 +52,7 @@ class Stored:
     spacing: dict[str, float] = field(default_factory=dict)
     tags: dict[str, Any] = field(default_factory=dict)
     block: int = 0
+    remarks: tuple[str, ...] = ()
     close: Callable[[], None] = field(default=lambda: None, repr=False)
     format: Format | None = field(default=None, repr=False)
 
@@ -72,7 +74,6 @@ class Format:
     Attributes:
         name: for people.
         suffixes: of files (or folders) that are looked for in folders, in lower case.
-        further: suffixes of files that are opened, but not looked for.
         folders: whether an image is a folder.
         in_space: whether its volumes have a place in space.
         last: whether it is asked after all others, since it recognises by what is inside.
@@ -84,7 +85,6 @@ class Format:
 
     name: ClassVar[str] = ""
     suffixes: ClassVar[tuple[str, ...]] = ()
-    further: ClassVar[tuple[str, ...]] = ()
     folders: ClassVar[bool] = False
     in_space: ClassVar[bool] = False
     last: ClassVar[bool] = False
@@ -254,6 +254,60 @@ def squeezed(array: NDArray[Any], index: Sequence[Any]) -> NDArray[Any]:
     """Without the axes that the index gave a number for."""
     result: NDArray[Any] = array[tuple(slice(None) if isinstance(i, slice) else 0 for i in index)]
     return result
+
+
+def upright(stored: Stored, orientation: int) -> Stored:
+    """An image as it is to be shown, with what was done among its remarks.
+
+    Args:
+        stored: with axes Y and X.
+        orientation: what EXIF and TIFF call so: 1 is upright, 2 to 8 are mirrored or turned.
+    """
+    if orientation not in range(2, 9):
+        return stored
+    y, x = stored.axes.index("Y"), stored.axes.index("X")
+    swapped = orientation >= 5  # rows are columns
+    mirrored = ((y, (3, 4, 7, 8)), (x, (2, 3, 6, 7)))
+    flipped = tuple(axis for axis, ones in mirrored if orientation in ones)
+    shape = list(stored.shape)
+    if swapped:
+        shape[y], shape[x] = shape[x], shape[y]
+
+    def pixels(index: Index) -> NDArray[Any]:
+        spans = spans_of(index, shape)
+        for axis in flipped:
+            start, stop = spans[axis]
+            spans[axis] = shape[axis] - stop, shape[axis] - start
+        if swapped:
+            spans[y], spans[x] = spans[x], spans[y]
+        array = stored.pixels(tuple(slice(a, b) for a, b in spans))
+        array = array.swapaxes(y, x) if swapped else array
+        return squeezed(np.flip(array, flipped), index)
+
+    def turned(values: dict[str, Any]) -> dict[str, Any]:
+        names = {"X": "Y", "Y": "X", "XResolution": "YResolution", "YResolution": "XResolution"}
+        return {names.get(name, name): value for name, value in values.items()}
+
+    return replace(
+        stored,
+        shape=tuple(shape),
+        pixels=pixels,
+        spacing=turned(stored.spacing) if swapped else stored.spacing,
+        tags=turned(stored.tags) if swapped else stored.tags,
+        remarks=(*stored.remarks, f"turned upright, as its orientation {orientation} says"),
+    )
+
+
+def check_claim(path: Path, pixels: int, factor: int) -> None:
+    """Refuse a header that claims more bytes of pixels than ``factor`` times those of the file.
+
+    Raises:
+        UnreadableError: with both numbers.
+    """
+    size = path.stat().st_size
+    if pixels > factor * size:
+        found = f"its header claims {pixels} bytes of pixels, and the file has {size}"
+        raise UnreadableError(path, found, "an intact image file", SKIP)
 
 
 def decoded_once(path: Path, load: Callable[[Path], NDArray[Any]]) -> NDArray[Any]:
