@@ -138,9 +138,7 @@ class Format:
             part: NDArray[Any] = whole[index]
             return part
 
-        return Stored(
-            told.axes, told.shape, told.dtype, pixels, told.affine, told.spacing, told.tags
-        )
+        return replace(told, pixels=pixels)
 
     def unpacked(self, path: Path, folder: Path) -> Path:
         """The file to read windows of: itself, or what it is unpacked to in ``folder``."""
@@ -223,7 +221,10 @@ def too_large(path: Path, what: str, limit: int, cure: str) -> DataError:
 
 def files_of(path: Path) -> list[Path]:
     """The files that one image is made of."""
-    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    if path.is_dir():
+        return sorted(p for p in path.rglob("*") if p.is_file())
+    header = path.with_suffix(".hdr")  # of a pair, as Analyze and NIfTI have them
+    return [path, header] if path.suffix == ".img" and header.is_file() else [path]
 
 
 def stamp(path: Path) -> str:

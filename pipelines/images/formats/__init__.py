@@ -77,8 +77,7 @@ def is_image(path: Path) -> bool:
         return named is not None and not named.folders
     if named is not None and named.folders:
         return True
-    inside = (f for f in all_formats() if not f.folders and not f.last)
-    return any(format.recognises(path) for format in inside)
+    return any(format.recognises(path) for format in all_formats() if not format.last)
 
 
 def names_of_formats(single: bool = False) -> str:
