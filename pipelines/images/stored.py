@@ -21,6 +21,7 @@ Progress = Callable[[Iterable[Any], int], Iterator[Any]]
 """Goes around so many steps, to show how far they are."""
 SKIP = Setting("skip_unreadable", True, "to go on without it")
 """What helps where one file of many is broken."""
+_SERIES = "series"
 ORIGIN = (12.0, -7.0, 30.0)
 """Centre of the first voxel (x, y, z) in DICOM's axes, of new files that know a position."""
 
@@ -219,8 +220,20 @@ def too_large(path: Path, what: str, limit: int, cure: str) -> DataError:
     )
 
 
+def series_of(path: Path) -> tuple[Path, int | None]:
+    """The file or folder, and which of the images in it: ``a.tif/series1`` is its second.
+
+    A folder of that very name is meant itself.
+    """
+    name = path.name.removeprefix(_SERIES)
+    if name != path.name and name.isdecimal() and path.parent.exists() and not path.exists():
+        return path.parent, int(name)
+    return path, None
+
+
 def files_of(path: Path) -> list[Path]:
     """The files that one image is made of."""
+    path, _ = series_of(path)
     if path.is_dir():
         return sorted(p for p in path.rglob("*") if p.is_file())
     header = path.with_suffix(".hdr")  # of a pair, as Analyze and NIfTI have them
@@ -234,7 +247,7 @@ def stamp(path: Path) -> str:
         UnreadableError: for a link that leads nowhere.
     """
     try:
-        stats = [(str(f.relative_to(path)), f.stat()) for f in files_of(path)]
+        stats = [(str(f), f.stat()) for f in files_of(path)]
     except OSError as error:
         raise unreadable(path, error) from error
     # the time of the last change of a file cannot be set back, that of its content can

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-
-import numpy as np
 
 from overtile.pipelines.errors import ChannelError, DataError, Setting, size_text
 from overtile.pipelines.images.stored import Stored
@@ -20,6 +19,7 @@ class View:
         stacked: the axes along which planes follow each other.
         shape: of one plane.
         count: of the planes.
+        remarks: as of `Stored`.
     """
 
     spatial: tuple[int, ...]
@@ -27,6 +27,10 @@ class View:
     stacked: tuple[int, ...]
     shape: tuple[int, ...]
     count: int
+    remarks: tuple[str, ...] = ()
+
+
+_MOST = 2**20  # planes: each is an item of a data set
 
 
 def view(stored: Stored, path: object, spatial_dims: int = 2) -> View:
@@ -36,7 +40,7 @@ def view(stored: Stored, path: object, spatial_dims: int = 2) -> View:
     three, a stack of pages of no stated meaning is a volume.
 
     Raises:
-        DataError: if it has too few axes.
+        DataError: if it has too few axes, or far too many planes.
         ChannelError: if it has channels along two of them.
     """
     axes = stored.axes
@@ -60,10 +64,9 @@ def view(stored: Stored, path: object, spatial_dims: int = 2) -> View:
     stacked = tuple(
         sorted((i for i in rest if stored.shape[i] > 1), key=lambda i: ("TZ".find(axes[i]), i))
     )
-    return View(
-        spatial,
-        channels[0] if channels else None,
-        stacked,
-        tuple(stored.shape[i] for i in spatial),
-        int(np.prod([stored.shape[i] for i in stacked], dtype=int)),
-    )
+    shape = tuple(stored.shape[i] for i in spatial)
+    count = math.prod(stored.shape[i] for i in stacked)
+    if count > _MOST:
+        found = f"{count} planes of {size_text(shape)} pixels (axes {stored.axes})"
+        raise DataError(path, found, f"at most {_MOST}", "split the file")
+    return View(spatial, channels[0] if channels else None, stacked, shape, count, stored.remarks)

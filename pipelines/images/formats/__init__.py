@@ -6,6 +6,7 @@ A format is known as soon as its module lies in this folder, or in another one o
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,9 +19,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from overtile.pipelines.errors import DataError, OvertileError, UnreadableError, size_text
+from overtile.pipelines.errors import DataError, OvertileError, Setting, UnreadableError, size_text
 from overtile.pipelines.images.block_cache import BlockCache
-from overtile.pipelines.images.stored import SKIP, Format, Spacing, Stored, spans_of, unreadable
+from overtile.pipelines.images.stored import (
+    SKIP,
+    Format,
+    Spacing,
+    Stored,
+    series_of,
+    spans_of,
+    unreadable,
+)
 
 
 def all_formats() -> tuple[Format, ...]:
@@ -59,6 +68,7 @@ def _named(name: str) -> tuple[str, Format | None]:
 
 def format_of(path: Path, labels: bool = False) -> Format | None:
     """The format of a file or folder: by its name, else by what is inside; None for no image."""
+    path, _ = series_of(path)
     _, named = _named(path.name.lower())
     if named is not None and (named.folders or not path.is_dir()):
         return named
@@ -135,7 +145,7 @@ def open_source(
 def _opened(
     path: Path, shown: str | Path, labels: bool, open_it: Callable[[Format], Stored]
 ) -> Stored:
-    check_file(path, shown)
+    check_file(path, shown, SKIP)
     format = format_of(path, labels)
     if format is None:
         folder = path.is_dir()
@@ -151,25 +161,29 @@ def _opened(
     return _checked(replace(stored, format=format), path, shown)
 
 
-def check_file(path: Path, shown: str | Path | None = None) -> None:
+def check_file(path: Path, shown: str | Path | None = None, hint: Setting | tuple[()] = ()) -> None:
     """Refuse a path behind which is neither a file nor a folder.
 
     Args:
         path: of an image.
         shown: what errors call it; default: its path.
+        hint: of the error.
 
     Raises:
         UnreadableError: saying what it is.
+        DataError: for a name that cannot be printed, nor be written into tables.
     """
+    if not is_text(path):
+        raise DataError(as_text(path), "a name that is not UTF-8", hint="rename it")
     try:
-        mode = path.stat().st_mode
+        mode = series_of(path)[0].stat().st_mode
     except OSError as error:
         circle = error.errno == errno.ELOOP
-        found = "a link that leads in a circle" if circle else "no such file"
-        raise UnreadableError(path if shown is None else shown, found, hint=SKIP) from None
+        found = "a link that leads in a circle" if circle else "no such file or folder"
+        raise UnreadableError(path if shown is None else shown, found, hint=hint) from None
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         found = next(name for is_kind, name in _NO_FILES if is_kind(mode))
-        raise UnreadableError(path if shown is None else shown, found, "an image file", SKIP)
+        raise UnreadableError(path if shown is None else shown, found, "an image file", hint)
 
 
 _NO_FILES: tuple[tuple[Callable[[int], bool], str], ...] = (
@@ -177,6 +191,16 @@ _NO_FILES: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISSOCK, "a socket"),
     (lambda mode: True, "a device"),
 )
+
+
+def is_text(path: Path) -> bool:
+    """Whether a name is UTF-8."""
+    return as_text(path) == str(path)
+
+
+def as_text(path: Path) -> str:
+    """A name as it can be printed."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _checked(stored: Stored, path: Path, shown: str | Path) -> Stored:
@@ -211,6 +235,7 @@ def unpacked(path: Path, folder: Path) -> Path:
         path: file or folder.
         folder: for what is unpacked.
     """
+    check_file(path)
     format = format_of(path)
     return path if format is None else format.unpacked(path, folder)
 

@@ -14,7 +14,7 @@ from overtile.pipelines.images.stored import Format, Index, Spacing, Stored, che
 
 _JPEG = (".jpg", ".jpeg")
 _GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L")  # of Pillow's modes
-_KINDS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")  # of Pillow's
+_KINDS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")  # of Pillow's
 _DEEP = {2: 3, 4: 1, 6: 3}  # channels besides opacity, by PNG's number of what samples are
 _DENSEST = 1100  # how many times smaller PNG makes pixels at the most
 _ORIENTATION = 274  # of EXIF's tags
@@ -25,7 +25,7 @@ class Picture(Format):
     """Pictures of one plane, grey or in colour."""
 
     name = "pictures (PNG, JPEG)"
-    suffixes = (".png", *_JPEG, ".bmp")
+    suffixes = (".png", *_JPEG, ".bmp", ".gif", ".webp", ".jp2", ".pgm", ".ppm")
     last = True
     written = ("png",)
     dtypes = "u1 u2"

@@ -28,6 +28,7 @@ from overtile.pipelines.images.stored import (
     Stored,
     check_claim,
     no_level,
+    series_of,
     spans_of,
     squeezed,
     stamp,
@@ -82,7 +83,7 @@ class Tiff(Format):
         image = _image_once(path, stamp(path), labels)
 
         def pixels(index: Index) -> NDArray[Any]:
-            with path.open("rb") as file:
+            with image.path.open("rb") as file:
                 return image.read(file.fileno(), index, BlockCache(0))
 
         return image.stored(pixels)
@@ -92,7 +93,7 @@ class Tiff(Format):
         image = _image(path, level)
         for part in image.parts:
             part.check_blocks(cache.limit)
-        file = path.open("rb")  # it stays open for ``pixels``
+        file = image.path.open("rb")  # it stays open for ``pixels``
         stored = image.stored(lambda index: image.read(file.fileno(), index, cache), file.close)
         sizes = stored.spacing or _resolution_spacing(stored.tags)
         return replace(stored, spacing=sizes)
@@ -260,14 +261,15 @@ def _image(path: Path, level: int = 0, labels: bool = False) -> _Image:
     """
     import tifffile
 
+    path, number = series_of(path)
     _check_pages(path)
     with tifffile.TiffFile(path) as tif:
         _check_companions(path, tif)
-        series = _main_series(path, tif)
+        series = _main_series(path, tif) if number is None else _named_series(path, tif, number)
         levels = series[0].levels
         if not 0 <= level < len(levels):
             raise no_level(path, level, [one.shape for one in levels])
-        parts = [_Part(path, one.levels[level], number) for number, one in enumerate(series)]
+        parts = [_Part(path, one.levels[level], i) for i, one in enumerate(series)]
         page = levels[0].keyframe
         spacing, tags, remarks = _spacing(tif, page)
     one = parts[0]
@@ -277,7 +279,8 @@ def _image(path: Path, level: int = 0, labels: bool = False) -> _Image:
             spacing[axis] = step * levels[0].shape[place] / one.shape[place]
     # numbers of cells mean themselves, however they are to be shown
     inverted = page.photometric == _WHITE_IS_ZERO and (one.dtype.kind == "b" or not labels)
-    top = (1 << page.bitspersample) - 1 if inverted and one.dtype.kind == "u" else None
+    tops = {"u": (1 << int(page.bitspersample)) - 1, "f": 0} if inverted else {}
+    top = tops.get(one.dtype.kind)
     orientation = page.tags.valueof(_ORIENTATION, 1)
     return _Image(path, parts, inverted, top, spacing, tags, remarks, orientation)
 
@@ -301,10 +304,22 @@ def _main_series(path: Path, tif: TiffFile) -> list[Any]:
     if data and lossy:  # Olympus has one before its data
         kept = data
     if any((one.shape, one.dtype) != (kept[0].shape, kept[0].dtype) for one in kept):
-        sizes = " and ".join(size_text(one.shape) for one in kept[:3])
-        several = f"{len(kept)} images of different sizes ({sizes})"
-        raise DataError(path, several, "one, or pages of one size", "split the file")
+        raise _several(path, kept, f"{len(kept)} images of different sizes")
     return kept
+
+
+def _named_series(path: Path, tif: TiffFile, number: int) -> list[Any]:
+    if number >= len(tif.series):
+        raise _several(path, tif.series, f"no series {number}")
+    return [tif.series[number]]
+
+
+def _several(path: Path, series: Sequence[Any], found: str) -> DataError:
+    """The error for a file of several images, of which none that is there was named."""
+    sizes = [f"{path.name}/series{one.index} ({size_text(one.shape)})" for one in series[:3]]
+    more = [f"{len(series) - 3} more"] if len(series) > 3 else []
+    hint = ("name one of them", "split the file")
+    return DataError(path, f"{found}: {', '.join([*sizes, *more])}", "one, or pages of one", hint)
 
 
 @dataclass(frozen=True)
