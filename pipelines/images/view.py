@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from overtile.pipelines.errors import ChannelError, DataError, Setting, size_text
+from overtile.pipelines.errors import ChannelError, DataError, Setting, UnreadableError, size_text
 from overtile.pipelines.images.stored import Stored
 
 
@@ -40,7 +40,8 @@ def view(stored: Stored, path: object, spatial_dims: int = 2) -> View:
     three, a stack of pages of no stated meaning is a volume.
 
     Raises:
-        DataError: if it has too few axes, or far too many planes.
+        DataError: if it has too few axes.
+        UnreadableError: if it has far too many planes.
         ChannelError: if it has channels along two of them.
     """
     axes = stored.axes
@@ -68,5 +69,5 @@ def view(stored: Stored, path: object, spatial_dims: int = 2) -> View:
     count = math.prod(stored.shape[i] for i in stacked)
     if count > _MOST:
         found = f"{count} planes of {size_text(shape)} pixels (axes {stored.axes})"
-        raise DataError(path, found, f"at most {_MOST}", "split the file")
+        raise UnreadableError(path, found, f"at most {_MOST}", "split the file")
     return View(spatial, channels[0] if channels else None, stacked, shape, count, stored.remarks)

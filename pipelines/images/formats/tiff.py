@@ -304,22 +304,26 @@ def _main_series(path: Path, tif: TiffFile) -> list[Any]:
     if data and lossy:  # Olympus has one before its data
         kept = data
     if any((one.shape, one.dtype) != (kept[0].shape, kept[0].dtype) for one in kept):
-        raise _several(path, kept, f"{len(kept)} images of different sizes")
+        numbers = [i for i, one in enumerate(tif.series) if any(one is other for other in kept)]
+        raise _several(path, tif, numbers, f"{len(kept)} images that are not alike")
     return kept
 
 
 def _named_series(path: Path, tif: TiffFile, number: int) -> list[Any]:
     if number >= len(tif.series):
-        raise _several(path, tif.series, f"no series {number}")
+        raise _several(path, tif, range(len(tif.series)), f"no series {number}")
     return [tif.series[number]]
 
 
-def _several(path: Path, series: Sequence[Any], found: str) -> DataError:
+def _several(path: Path, tif: TiffFile, numbers: Sequence[int], found: str) -> DataError:
     """The error for a file of several images, of which none that is there was named."""
-    sizes = [f"{path.name}/series{one.index} ({size_text(one.shape)})" for one in series[:3]]
-    more = [f"{len(series) - 3} more"] if len(series) > 3 else []
+    told = [
+        f"{path.name}/series{i} ({size_text(tif.series[i].shape)} {tif.series[i].dtype})"
+        for i in numbers[:3]
+    ]
+    more = [f"{len(numbers) - 3} more"] if len(numbers) > 3 else []
     hint = ("name one of them", "split the file")
-    return DataError(path, f"{found}: {', '.join([*sizes, *more])}", "one, or pages of one", hint)
+    return DataError(path, f"{found}: {', '.join([*told, *more])}", "one, or pages of one", hint)
 
 
 @dataclass(frozen=True)

@@ -214,7 +214,7 @@ def test_pages_written_one_by_one_are_all_seen(tmp_path: Path) -> None:
     assert np.array_equal(read_image(tmp_path / "a.tif")[0], pages)
     assert np.array_equal(read_image(f"{tmp_path}/a.tif:2")[0], pages[2])
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 5), np.uint16), append=True)
-    with pytest.raises(DataError, match=r"a\.tif: 5 images of different sizes"):
+    with pytest.raises(DataError, match=r"a\.tif: 5 images that are not alike"):
         images_in(tmp_path)
 
 
