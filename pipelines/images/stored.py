@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -206,6 +207,15 @@ def unreadable(path: Path | str, error: Exception, part: str = "") -> Unreadable
     return UnreadableError(path, found, "an intact image file", SKIP)
 
 
+def no_file(path: Path | str, error: OSError, hint: Setting | tuple[()] = ()) -> UnreadableError:
+    """The error for a path that leads nowhere."""
+    if error.errno == errno.ELOOP:
+        return UnreadableError(path, "a link that leads in a circle", hint=hint)
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return UnreadableError(path, "no such file or folder", hint=hint)
+    return UnreadableError(path, f"cannot be read ({error.strerror})", hint=hint)
+
+
 def no_level(path: Path, level: int, shapes: Sequence[Sequence[int]]) -> ConfigurationError:
     """The error for a level that a pyramid of these sizes does not have."""
     sizes = ", ".join(f"{i}: {'x'.join(map(str, s))}" for i, s in enumerate(shapes))
@@ -244,12 +254,12 @@ def stamp(path: Path) -> str:
     """Changes when the files of an image are written again: names, sizes and times of change.
 
     Raises:
-        UnreadableError: for a link that leads nowhere.
+        UnreadableError: for a link that leads nowhere, or in a circle.
     """
     try:
         stats = [(str(f), f.stat()) for f in files_of(path)]
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise no_file(path, error, SKIP) from error
     # the time of the last change of a file cannot be set back, that of its content can
     text = repr([(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats])
     return hashlib.sha256(text.encode()).hexdigest()

@@ -5,7 +5,6 @@ A format is known as soon as its module lies in this folder, or in another one o
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from overtile.pipelines.images.stored import (
     Format,
     Spacing,
     Stored,
+    no_file,
     series_of,
     spans_of,
     unreadable,
@@ -178,9 +178,7 @@ def check_file(path: Path, shown: str | Path | None = None, hint: Setting | tupl
     try:
         mode = series_of(path)[0].stat().st_mode
     except OSError as error:
-        circle = error.errno == errno.ELOOP
-        found = "a link that leads in a circle" if circle else "no such file or folder"
-        raise UnreadableError(path if shown is None else shown, found, hint=hint) from None
+        raise no_file(path if shown is None else shown, error, hint) from None
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         found = next(name for is_kind, name in _NO_FILES if is_kind(mode))
         raise UnreadableError(path if shown is None else shown, found, "an image file", hint)

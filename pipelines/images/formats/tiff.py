@@ -271,7 +271,7 @@ def _image(path: Path, level: int = 0, labels: bool = False) -> _Image:
             raise no_level(path, level, [one.shape for one in levels])
         parts = [_Part(path, one.levels[level], i) for i, one in enumerate(series)]
         page = levels[0].keyframe
-        spacing, tags, remarks = _spacing(tif, page)
+        spacing, tags, remarks = _spacing(tif, page, number or 0)
     one = parts[0]
     for axis, step in spacing.items():  # pixels of a level are larger
         if axis in one.axes:
@@ -591,8 +591,10 @@ class _Page:
         return cls(page.dataoffsets, page.databytecounts, tables)
 
 
-def _spacing(tif: TiffFile, page: Any) -> tuple[dict[str, float], dict[str, Any], tuple[str, ...]]:
-    """Micrometres a pixel of the first image by axis letter, what tags say of resolution, remarks.
+def _spacing(
+    tif: TiffFile, page: Any, number: int
+) -> tuple[dict[str, float], dict[str, Any], tuple[str, ...]]:
+    """Micrometres a pixel of an image by axis letter, what tags say of resolution, remarks.
 
     Metadata that cannot be understood leave the size open.
     """
@@ -602,7 +604,7 @@ def _spacing(tif: TiffFile, page: Any) -> tuple[dict[str, float], dict[str, Any]
         if name in page.tags
     }
     readers: dict[str, Callable[[], dict[str, float]]] = {
-        "OME": lambda: _ome_spacing(tif.ome_metadata),
+        "OME": lambda: _ome_spacing(tif.ome_metadata, number),
         "ImageJ": lambda: _imagej_spacing(tif, tags),
     }
     for kind, read in readers.items():
@@ -648,13 +650,13 @@ def _resolution_spacing(tags: Mapping[str, Any]) -> dict[str, float]:
     return sizes if len(sizes) == 2 and all(0 < size < 10 for size in sizes.values()) else {}
 
 
-def _ome_spacing(xml: str | None) -> dict[str, float]:
+def _ome_spacing(xml: str | None, number: int) -> dict[str, float]:
     import tifffile
 
     if not xml:
         return {}
     image = tifffile.xml2dict(xml).get("OME", {}).get("Image", {})
-    sizes = (image[0] if isinstance(image, list) else image).get("Pixels", {})
+    sizes = (image[number] if isinstance(image, list) else image).get("Pixels", {})
     return {
         axis: float(sizes[f"PhysicalSize{axis}"])
         * _UNITS[sizes.get(f"PhysicalSize{axis}Unit", "µm")]
