@@ -238,7 +238,6 @@ def test_a_mutant_is_read_alike_or_refused(tmp_path: Path, name: str, seed: int)
         one, other = answers
         assert (one is None) == (other is None)
         assert one is None or other is None or np.array_equal(one, other)
-        refused += one is None
     assert refused > 0
 
 
