@@ -97,7 +97,7 @@ class Nifti(Format):
         return replace(told, pixels=pixels)
 
     def unpacked(self, path: Path, folder: Path) -> Path:
-        """A compressed file unpacked, since a part of it cannot be read.
+        """A compressed file unpacked, since a part of it cannot be read, as far as its header says.
 
         One that ends too early is unpacked as far as it goes; reading says later what is missing.
         """
@@ -108,14 +108,16 @@ class Nifti(Format):
         target = folder / path.name[: -len(_PACKED)]
         if target.is_file():
             return target
+        left = _length(path)
         with (
             files.whole(target) as unfinished,
             gzip.open(path) as packed,
             unfinished.open("wb") as plain,
         ):
             try:
-                while data := packed.read1(_ASIDE):  # all that there is before it breaks off
+                while data := packed.read1(min(_ASIDE, left)):  # all before it breaks off
                     plain.write(data)
+                    left -= len(data)
             except (EOFError, zlib.error, gzip.BadGzipFile):
                 pass
         return target
@@ -153,6 +155,20 @@ class Nifti(Format):
 
 
 FORMAT = Nifti()
+
+
+def _length(path: Path) -> int:
+    """Bytes of a file, without what compresses it, that its header speaks of."""
+    import nibabel
+
+    try:
+        volume = nibabel.load(path)
+    except Exception:  # whoever opens it says what is wrong
+        return 0
+    return int(
+        volume.dataobj.offset
+        + np.prod(volume.shape, dtype=object) * volume.get_data_dtype().itemsize
+    )
 
 
 def _pixels_of(path: Path) -> Path:

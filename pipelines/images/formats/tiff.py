@@ -52,6 +52,7 @@ _UNITS = {
     **{"m": 1e6, "meter": 1e6, "inch": 25400.0, "in": 25400.0},
 }
 """Micrometres of what OME's and ImageJ's metadata call their units."""
+_PIECE = 2**26  # bytes that are read at a time
 _Box = Sequence[tuple[int, int]]
 _MICROMETRES = {2: 25400.0, 3: 10000.0}  # of TIFF's units: inch and centimetre
 _BYTE_ORDERS = {b"II*\0": "<", b"II+\0": "<", b"MM\0*": ">", b"MM\0+": ">"}
@@ -374,7 +375,8 @@ class _Image:
         many = len(self.parts) > 1
         place, rest = (index[0], index[1:]) if many else (0, index)
         (first, last), *spans = spans_of((place, *rest), (len(self.parts), *self.parts[0].shape))
-        array = np.stack([part.window(file, spans, cache) for part in self.parts[first:last]])
+        found = [part.window(file, spans, cache) for part in self.parts[first:last]]
+        array = np.stack(found) if len(found) > 1 else found[0][None]
         if self.inverted:
             array = ~array if self.top is None else (self.top - array).astype(array.dtype)
         return squeezed(array, (place, *rest))
@@ -487,7 +489,7 @@ class _Part:
             if page is None:
                 raise UnreadableError(self.path, f"page {number} is missing", hint=SKIP)
             found.append(read(file, number, page, box, cache))
-        array = np.stack(found).reshape([b - a for a, b in spans])
+        array = (np.stack(found) if len(found) > 1 else found[0]).reshape([b - a for a, b in spans])
         return array if self.transform is None else self.transform(array)
 
     def _pread(self, file: int, offset: int, size: int, what: str) -> bytes:
@@ -513,20 +515,23 @@ class _Part:
             before = plane * length + row if self.contiguous else row % strip
             return page.offsets[segment] + int(before * width * pixel)
 
-        # one after the other: rows of a strip if they are wanted whole
-        run = strip if (left, right) == (0, width) else 1
-        data = []
+        # rows that are wanted whole lie one after the other, up to the end of their strip
+        whole = (left, right) == (0, width)
+        run = min(strip, max(1, _PIECE // (width * pixel))) if whole else 1
+        array = np.empty([b - a for a, b in box], self.page.dtype)
         for s, d in product(range(*samples), range(*depths)):
             row = rows[0]
             while row < rows[1]:
                 end = min(rows[1], (row // run + 1) * run)
+                end = min(end, (row // strip + 1) * strip)
                 offset = start(s * depth + d, row) + left * pixel
                 what = f"row {row} of page {number}"
-                data.append(self._pread(file, offset, (end - row) * (right - left) * pixel, what))
+                data = self._pread(file, offset, (end - row) * (right - left) * pixel, what)
+                part = np.frombuffer(data, self.stored).reshape(end - row, right - left, colours)
+                place = s - samples[0], d - depths[0], slice(row - rows[0], end - rows[0])
+                array[place] = part[..., low:high]
                 row = end
-        shape = [b - a for a, b in box[:4]]
-        array = np.frombuffer(b"".join(data), self.stored).reshape(*shape, colours)[..., low:high]
-        return array.astype(self.stored.newbyteorder("="), copy=False)
+        return array
 
     def _decoded(
         self, file: int, number: int, page: _Page, box: _Box, cache: BlockCache

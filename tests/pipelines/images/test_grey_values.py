@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import imagecodecs
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from overtile.pipelines.images.formats import open_image, open_source
+from overtile.pipelines.images.formats import open_image, open_source, unpacked
 from overtile.pipelines.images.read import open_view, read_image, read_label
 
 Array = NDArray[Any]
@@ -284,3 +285,34 @@ def test_a_plane_costs_a_plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
                 found, _ = read_image(f"{tmp_path / name}:{number}")
                 assert np.array_equal(found, stack[number])
                 assert sum(read) <= stack[0].nbytes
+
+
+def test_a_page_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system reads at most 2 GiB at once."""
+    from overtile.pipelines.images.formats import tiff
+
+    image = np.random.default_rng(0).integers(0, 999, (50, 32, 3), np.uint16)
+    monkeypatch.setattr(tiff, "_PIECE", 1000)
+    for name, options in (
+        ("one", {}),
+        ("strips", {"rowsperstrip": 7}),
+        ("big", {"byteorder": ">"}),
+    ):
+        path = tmp_path / f"{name}.tif"
+        tifffile.imwrite(path, image, photometric="rgb", metadata=None, **options)
+        found = open_image(path).pixels((slice(3, 45), slice(0, 32), slice(0, 3)))
+        assert np.array_equal(found, image[3:45])
+        found[0] = 0  # whoever asked may write into it
+
+
+def test_what_is_unpacked_ends_where_its_header_says(tmp_path: Path) -> None:
+    """A few bytes can become a disk full of nothing."""
+    import gzip
+
+    volume = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4))
+    nibabel.save(volume, tmp_path / "v.nii")
+    plain = (tmp_path / "v.nii").read_bytes()
+    (tmp_path / "b.nii.gz").write_bytes(gzip.compress(plain + bytes(2**24)))
+    (tmp_path / "work").mkdir()
+    found = unpacked(tmp_path / "b.nii.gz", tmp_path / "work")
+    assert found.read_bytes() == plain
