@@ -572,7 +572,9 @@ def test_further_images_of_a_tiff(tmp_path: Path, toy: Path, image: NDArray[Any]
     with tifffile.TiffWriter(tmp_path / "two.ome.tif", ome=True) as tif:
         for one in (image, image[:60, :70]):
             tif.write(one, tile=(32, 32), metadata={"axes": "YX", **size})
-    run(tmp_path / "two.ome.tif", tmp_path / "a.zarr", toy)
+    with pytest.raises(DataError, match=r"2 images that are not alike: two\.ome\.tif/series0"):
+        run(tmp_path / "two.ome.tif", tmp_path / "a.zarr", toy)
+    run(tmp_path / "two.ome.tif" / "series0", tmp_path / "a.zarr", toy)
     level = zarr.open(tmp_path / "a.zarr").attrs["ome"]["multiscales"][0]["datasets"][0]
     assert level["coordinateTransformations"][0]["scale"] == [0.5, 0.5]
     with tifffile.TiffWriter(tmp_path / "alike.ome.tif", ome=True) as tif:
@@ -580,8 +582,9 @@ def test_further_images_of_a_tiff(tmp_path: Path, toy: Path, image: NDArray[Any]
             tif.write(one, tile=(32, 32), metadata={"axes": "YX"}, subifds=1)
             tif.write(one[::2, ::2], tile=(32, 32), subfiletype=1)
     for level in (0, 1):
-        with pytest.raises(DataError, match="2 images in one file"):
-            run(tmp_path / "alike.ome.tif", tmp_path / "b.zarr", toy, level=level)
+        target = tmp_path / f"{level}.zarr"
+        labels = run(tmp_path / "alike.ome.tif", target, toy, level=level)
+        assert labels.shape == (2, *image[:: level + 1, :: level + 1].shape)
 
 
 def test_ome_zarr_of_older_versions(tmp_path: Path, toy: Path, image: NDArray[Any]) -> None:
