@@ -19,6 +19,7 @@ _CACHE = tempfile.TemporaryDirectory(prefix="overtile-cache-")  # gone with the 
 os.environ["OVERTILE_CACHE"] = _CACHE.name
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
+CASES = DATA.with_name("cases")
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +32,13 @@ def real_data() -> Path:
     if not DATA.is_dir():
         pytest.skip("no ../shared/data: tests on real images are left out")
     return DATA
+
+
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    if not CASES.is_dir():
+        pytest.skip("no ../shared/cases: tests on files of the field are left out")
+    return CASES
 
 
 class Bundle:

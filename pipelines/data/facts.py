@@ -77,7 +77,10 @@ _F = TypeVar("_F", ImageFacts, LabelFacts)
 
 # of what is remembered: another version, or other facts, start anew
 _VERSION = " ".join(
-    [__version__, *(f.name for kind in (ImageFacts, LabelFacts) for f in dataclasses.fields(kind))]
+    [
+        *(__version__, "remarks"),
+        *(f.name for kind in (ImageFacts, LabelFacts) for f in dataclasses.fields(kind)),
+    ]
 )
 
 
@@ -90,6 +93,9 @@ class FactBook:
         spatial_dims: as of `read_image`.
         channel: as of `read_image`.
         hand_on: keep what is decoded here for whoever reads it next in this process.
+
+    Attributes:
+        remarks: on the files whose `planes` were asked for, and which these are.
     """
 
     def __init__(
@@ -104,6 +110,7 @@ class FactBook:
         self.hand_on = hand_on
         name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
         self._file = None if folder is None else folder / f"facts-{name}.json"
+        self.remarks: dict[str, list[Path]] = {}
         self._known: dict[str, Any] = {}
         self._stamps: dict[Path, str] = {}
         self._changed = False
@@ -121,13 +128,16 @@ class FactBook:
         Raises:
             DataError: as `open_view`.
         """
-        key = f"planes {self.spatial_dims} {path.resolve()} {like and like.resolve()}"
+        key = f"planes {self.spatial_dims} {path.absolute()} {like and like.absolute()}"
         now = f"{self._stamp(path)} {like and self._stamp(like)}"
         entry = self._known.get(key)
         if entry is None or entry["stamp"] != now:
             seen = open_view(path, self.spatial_dims, like)
             entry = {"stamp": now, "count": seen.count, "shape": seen.shape}
+            entry["remarks"] = seen.remarks
             self._known[key], self._changed = entry, True
+        for remark in entry["remarks"]:
+            self.remarks.setdefault(remark, []).append(path)
         return entry["count"], tuple(entry["shape"])
 
     def image(self, path: str) -> ImageFacts:
@@ -176,7 +186,7 @@ class FactBook:
                 state.update(file.read_bytes())
             return state.hexdigest()
 
-        key = f"sha256 {path.resolve()}"
+        key = f"sha256 {path.absolute()}"
         entry = self._known.get(key)
         if entry is None or entry["stamp"] != self._stamp(path):
             entry = self._known[key] = {"stamp": self._stamp(path), "sha256": find()}
@@ -197,7 +207,7 @@ class FactBook:
     def _remembered(self, path: str, kind: str, facts: type[_F], find: Any) -> _F:
         plane = Plane.of(path)
         file = plane.file
-        key = f"{kind} {file.resolve()}:{plane.number}"
+        key = f"{kind} {file.absolute()}:{plane.number}"
         entry = self._known.get(key)
         if entry is not None and entry["stamp"] == self._stamp(file):
             values = entry["facts"]

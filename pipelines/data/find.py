@@ -13,6 +13,7 @@ from overtile.pipelines.data.facts import FactBook, Item, default_cache
 from overtile.pipelines.data.label_kinds import check_labels
 from overtile.pipelines.data.layout import Pair
 from overtile.pipelines.data.layouts import find_pairs
+from overtile.pipelines.data.names import log_remarks, log_strangers
 from overtile.pipelines.data.split import folded, thinned, validated
 from overtile.pipelines.errors import DataError, Setting, size_text
 from overtile.pipelines.images.channels import Channel
@@ -210,6 +211,9 @@ def _labelled(
                     skipped.append(error.worded(lambda _: None))
                 bar.update()
     facts.save()
+    for folder in sorted({pair.image.parent for members in pairs.values() for pair in members}):
+        log_strangers(folder)
+    log_remarks(facts.remarks)
     for what in skipped:
         log.warning("left out: %s", what)
     if not splits["train"]:

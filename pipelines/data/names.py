@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from overtile.pipelines.errors import DataError
-from overtile.pipelines.images.formats import is_image, stem
+from overtile.pipelines.images.formats import as_text, image_suffix, is_image, is_text, stem
+
+log = logging.getLogger(__name__)
 
 SPLITS = {
     "train": ("train", "training", "stage1_train"),
@@ -17,6 +20,13 @@ IMAGE_FOLDERS = ("images", "image", "imgs", "img", "imagesTr")
 LABEL_FOLDERS = ("labels", "label", "masks", "mask", "annotations", "gt", "labelsTr")
 LABEL_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg", "_gt", "_instances")
 """With which names of labels end, before the suffix."""
+_BYPRODUCTS = ("_flows", "_cp_flows", "_cp_output", "_outlines_cp_masks")
+"""With which names end that Cellpose writes beside an image, and that are neither."""
+_STRANGERS = {
+    *(".czi", ".nd2", ".lif", ".oib", ".oif", ".ims", ".mrxs", ".vsi", ".dv", ".zvi", ".sld"),
+    *(".npy", ".npz", ".mrc", ".h5", ".hdf5", ".mha", ".mhd", ".nrrd", ".mgz", ".heic", ".avif"),
+}
+"""Suffixes of images in formats that are not read."""
 
 
 def image_of(name: str) -> str | None:
@@ -38,12 +48,27 @@ def folder_of(folder: Path, names: Iterable[str]) -> Path | None:
 
 
 def images_of(folder: Path) -> list[Path]:
-    """The images of a folder; none where there is no folder."""
-    return sorted(f for f in folder.iterdir() if is_image(f)) if folder.is_dir() else []
+    """The images of a folder; none where there is no folder.
+
+    Raises:
+        DataError: if the name of one is not UTF-8.
+    """
+    found = sorted(f for f in folder.iterdir() if is_image(f)) if folder.is_dir() else []
+    for file in found:
+        if not is_text(file):
+            raise DataError(as_text(file), "a name that is not UTF-8", hint="rename it")
+    return found
+
+
+def is_one_image(path: Path) -> bool:
+    """Whether a file or folder is an image; a folder that holds but one is a folder of images."""
+    if not path.is_dir() or image_suffix(path.name):
+        return True
+    return is_image(path) and len(images_of(path)) != 1
 
 
 def images_by_stem(folder: Path) -> dict[str, Path]:
-    """The images of a folder by their names without suffix.
+    """The images of a folder by their names without suffix, without by-products of Cellpose.
 
     Raises:
         DataError: if two have the same.
@@ -53,7 +78,11 @@ def images_by_stem(folder: Path) -> dict[str, Path]:
         other = found.setdefault(stem(path), path)
         if other != path:
             raise DataError(path, f"{other.name} has the same name", hint="rename one of them")
-    return found
+    return {
+        name: path
+        for name, path in found.items()
+        if not any(name.endswith(e) and name.removesuffix(e) in found for e in _BYPRODUCTS)
+    }
 
 
 def unlike(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
@@ -91,3 +120,19 @@ def check_partners(ones: dict[str, Path], others: dict[str, Path], folder: Path)
             "one label for every image",
             ("add it", "remove the file"),
         )
+
+
+def log_strangers(folder: Path) -> None:
+    """Say that images of a folder are in formats that are not read."""
+    others = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in _STRANGERS]
+    if others:
+        log.warning(
+            "left out: %d files in formats that are not read, as %s", len(others), others[0]
+        )
+
+
+def log_remarks(remarks: Mapping[str, Sequence[Path]]) -> None:
+    """Say what is to be known of files, a line for each thing."""
+    for remark, files in remarks.items():
+        others = f" (and {len(files) - 1} more)" if len(files) > 1 else ""
+        log.warning("%s%s: %s", files[0], others, remark)

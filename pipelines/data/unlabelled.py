@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from overtile.pipelines.data.facts import Item
-from overtile.pipelines.data.names import image_of, images_by_stem, images_of
+from overtile.pipelines.data.names import (
+    image_of,
+    images_by_stem,
+    images_of,
+    is_one_image,
+    log_remarks,
+    log_strangers,
+)
 from overtile.pipelines.errors import DataError, Setting, size_text
 from overtile.pipelines.images.channels import Channel
-from overtile.pipelines.images.formats import is_image, names_of_formats, stem
+from overtile.pipelines.images.formats import check_file, names_of_formats, stem
 from overtile.pipelines.images.plane_name import Plane, planes_of
-from overtile.pipelines.images.read import check_pixels, open_view, read_image
+from overtile.pipelines.images.read import check_pixels, machine_memory, open_view, read_image
 
 log = logging.getLogger(__name__)
-
-_OTHERS = {
-    *(".czi", ".nd2", ".lif", ".lsm", ".oib", ".oif", ".ims", ".svs", ".ndpi", ".mrxs", ".vsi"),
-    *(".jp2", ".npy", ".npz", ".gif", ".webp", ".mrc", ".h5", ".hdf5", ".mha", ".mhd", ".nrrd"),
-}
 
 
 def images_in(
@@ -54,11 +55,10 @@ def images_in(
         return []
     path = Path(source)
     file = Plane.of(path).file
-    if not file.exists():
-        raise DataError(path, "no such file or folder", "an image, or a folder of images")
+    check_file(file)
     if file != path:  # one plane of it
         return [{"image": str(path)}]
-    if file.is_file() or is_image(file):
+    if is_one_image(file):
         files = [file]
     else:
         named = images_by_stem(path)
@@ -67,11 +67,7 @@ def images_in(
         files = [file for name, file in named.items() if name not in labels]
         if labels:
             log.warning("left out: %d labels of images beside them", len(labels))
-        others = [f for f in sorted(path.iterdir()) if f.suffix.lower() in _OTHERS]
-        if others:
-            log.warning(
-                "left out: %d files in formats that are not read, as %s", len(others), others[0]
-            )
+        log_strangers(path)
         cases = [f for folder in sorted(path.glob("*/images")) for f in images_of(folder)]
         files += [f for f in cases if f.parents[1].name == stem(f)]  # Kaggle's
     if not files:
@@ -79,11 +75,14 @@ def images_in(
         hint = f" (it has {below}/: give a folder in it)" if below else ""
         raise DataError(path, f"no images{hint}", names_of_formats())
     items = []
+    remarks: dict[str, list[Path]] = {}
     for file in files:
         try:
             seen = open_view(file, spatial_dims)
             check_memory(file, seen.shape, image_memory_limit)
             planes = planes_of(file, seen.count)
+            for remark in seen.remarks:
+                remarks.setdefault(remark, []).append(file)
             asked = seen.channel is not None and channel != "any"
             for plane in planes if skip_unreadable else planes[:asked]:
                 pixels, _ = read_image(plane, spatial_dims, 0 if channel == "any" else channel)
@@ -95,6 +94,7 @@ def images_in(
             log.warning("left out: %s", error.worded(lambda _: None))
             continue
         items += [{"image": str(plane)} for plane in planes]
+    log_remarks(remarks)
     if not items:
         found = f"none of its {len(files)} images can be read"
         raise DataError(path, found, hint="replace them")
@@ -111,7 +111,7 @@ def check_memory(path: Path, shape: Sequence[int], limit: int | None = None) -> 
         DataError: saying what it needs, what there is, and what to do.
     """
     if limit is None:
-        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        limit = machine_memory()
     needed = BYTES_PER_PIXEL * math.prod(shape)
     if needed > limit:
         gib = 2**30

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from overtile.pipelines.errors import DataError
+from overtile.pipelines.errors import DataError, size_text
 from overtile.pipelines.images.channels import Channel, no_channel, one_channel
 from overtile.pipelines.images.formats import open_image
 from overtile.pipelines.images.handed_on import Reading, handed_on
 from overtile.pipelines.images.orientation import oriented_like
 from overtile.pipelines.images.plane_name import Plane
-from overtile.pipelines.images.stored import Stored, unreadable
+from overtile.pipelines.images.stored import Stored
 from overtile.pipelines.images.view import View, view
 
 LABEL_KINDS = ("instances", "mask", "membranes")
@@ -64,12 +66,9 @@ def read_image(
         if not 0 <= channel < count:
             raise no_channel(where, count)
         index[seen.channel] = channel
-    try:
-        array = stored.pixels(tuple(index))
-    except DataError:
-        raise
-    except Exception as error:  # decoders raise whatever their formats suggest
-        raise unreadable(where, error) from error
+    lengths = (n for n, i in zip(stored.shape, index, strict=True) if isinstance(i, slice))
+    _check_memory(where, tuple(lengths), stored.dtype)
+    array = stored.pixels(tuple(index))
     kept = [i for i, selected in enumerate(index) if isinstance(selected, slice)]
     if seen.channel in kept:
         array = np.moveaxis(array, kept.index(seen.channel), -1)
@@ -90,6 +89,27 @@ def read_image(
     if spacing := _spacing(stored, seen):
         meta["spacing"] = spacing
     return array, meta
+
+
+def machine_memory() -> int:
+    """Bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _check_memory(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Refuse what would not fit into the memory of the machine.
+
+    Raises:
+        DataError: saying how large it is.
+    """
+    needed, limit, gib = math.prod(shape) * dtype.itemsize, machine_memory(), 2**30
+    if needed > limit:
+        raise DataError(
+            path,
+            f"{size_text(shape)} pixels of {dtype}, {needed / gib:.1f} GiB",
+            f"at most the {limit / gib:.1f} GiB of memory",
+            "cut the image into parts",
+        )
 
 
 def _spacing(stored: Stored, seen: View) -> str:

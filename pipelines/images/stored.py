@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +23,7 @@ Progress = Callable[[Iterable[Any], int], Iterator[Any]]
 """Goes around so many steps, to show how far they are."""
 SKIP = Setting("skip_unreadable", True, "to go on without it")
 """What helps where one file of many is broken."""
+_SERIES = "series"
 ORIGIN = (12.0, -7.0, 30.0)
 """Centre of the first voxel (x, y, z) in DICOM's axes, of new files that know a position."""
 
@@ -39,6 +42,7 @@ class Stored:
         spacing: micrometres a pixel by axis letter, where an OME file says so.
         tags: what a TIFF says of its resolution, to be written back; units of a NIfTI file.
         block: bytes that any pixel needs to have decoded, where that is told.
+        remarks: what a user should know of the file, a line each.
         close: closes what is kept open between calls of ``pixels``.
         format: that it was opened by.
     """
@@ -51,6 +55,7 @@ class Stored:
     spacing: dict[str, float] = field(default_factory=dict)
     tags: dict[str, Any] = field(default_factory=dict)
     block: int = 0
+    remarks: tuple[str, ...] = ()
     close: Callable[[], None] = field(default=lambda: None, repr=False)
     format: Format | None = field(default=None, repr=False)
 
@@ -72,7 +77,6 @@ class Format:
     Attributes:
         name: for people.
         suffixes: of files (or folders) that are looked for in folders, in lower case.
-        further: suffixes of files that are opened, but not looked for.
         folders: whether an image is a folder.
         in_space: whether its volumes have a place in space.
         last: whether it is asked after all others, since it recognises by what is inside.
@@ -84,7 +88,6 @@ class Format:
 
     name: ClassVar[str] = ""
     suffixes: ClassVar[tuple[str, ...]] = ()
-    further: ClassVar[tuple[str, ...]] = ()
     folders: ClassVar[bool] = False
     in_space: ClassVar[bool] = False
     last: ClassVar[bool] = False
@@ -138,9 +141,7 @@ class Format:
             part: NDArray[Any] = whole[index]
             return part
 
-        return Stored(
-            told.axes, told.shape, told.dtype, pixels, told.affine, told.spacing, told.tags
-        )
+        return replace(told, pixels=pixels)
 
     def unpacked(self, path: Path, folder: Path) -> Path:
         """The file to read windows of: itself, or what it is unpacked to in ``folder``."""
@@ -208,6 +209,15 @@ def unreadable(path: Path | str, error: Exception, part: str = "") -> Unreadable
     return UnreadableError(path, found, "an intact image file", SKIP)
 
 
+def no_file(path: Path | str, error: OSError, hint: Setting | tuple[()] = ()) -> UnreadableError:
+    """The error for a path that leads nowhere."""
+    if error.errno == errno.ELOOP:
+        return UnreadableError(path, "a link that leads in a circle", hint=hint)
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return UnreadableError(path, "no such file or folder", hint=hint)
+    return UnreadableError(path, f"cannot be read ({error.strerror})", hint=hint)
+
+
 def no_level(path: Path, level: int, shapes: Sequence[Sequence[int]]) -> ConfigurationError:
     """The error for a level that a pyramid of these sizes does not have."""
     sizes = ", ".join(f"{i}: {'x'.join(map(str, s))}" for i, s in enumerate(shapes))
@@ -222,21 +232,37 @@ def too_large(path: Path, what: str, limit: int, cure: str) -> DataError:
     )
 
 
+def series_of(path: Path) -> tuple[Path, int | None]:
+    """The file or folder, and which of the images in it: ``a.tif/series1`` is its second.
+
+    A folder of that very name is meant itself.
+    """
+    name = path.name.removeprefix(_SERIES)
+    if name != path.name and name.isdecimal() and path.parent.exists() and not path.exists():
+        return path.parent, int(name)
+    return path, None
+
+
 def files_of(path: Path) -> list[Path]:
     """The files that one image is made of."""
-    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    path, _ = series_of(path)
+    if path.is_dir():
+        inside = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+        return sorted(file for file in inside if file.is_file())
+    header = path.with_suffix(".hdr")  # of a pair, as Analyze and NIfTI have them
+    return [path, header] if path.suffix == ".img" and header.is_file() else [path]
 
 
 def stamp(path: Path) -> str:
     """Changes when the files of an image are written again: names, sizes and times of change.
 
     Raises:
-        UnreadableError: for a link that leads nowhere.
+        UnreadableError: for a link that leads nowhere, or in a circle.
     """
     try:
-        stats = [(str(f.relative_to(path)), f.stat()) for f in files_of(path)]
+        stats = [(str(f), f.stat()) for f in files_of(path)]
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise no_file(path, error, SKIP) from error
     # the time of the last change of a file cannot be set back, that of its content can
     text = repr([(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats])
     return hashlib.sha256(text.encode()).hexdigest()
@@ -255,6 +281,60 @@ def squeezed(array: NDArray[Any], index: Sequence[Any]) -> NDArray[Any]:
     """Without the axes that the index gave a number for."""
     result: NDArray[Any] = array[tuple(slice(None) if isinstance(i, slice) else 0 for i in index)]
     return result
+
+
+def upright(stored: Stored, orientation: int) -> Stored:
+    """An image as it is to be shown, with what was done among its remarks.
+
+    Args:
+        stored: with axes Y and X.
+        orientation: what EXIF and TIFF call so: 1 is upright, 2 to 8 are mirrored or turned.
+    """
+    if orientation not in range(2, 9):
+        return stored
+    y, x = stored.axes.index("Y"), stored.axes.index("X")
+    swapped = orientation >= 5  # rows are columns
+    mirrored = ((y, (3, 4, 7, 8)), (x, (2, 3, 6, 7)))
+    flipped = tuple(axis for axis, ones in mirrored if orientation in ones)
+    shape = list(stored.shape)
+    if swapped:
+        shape[y], shape[x] = shape[x], shape[y]
+
+    def pixels(index: Index) -> NDArray[Any]:
+        spans = spans_of(index, shape)
+        for axis in flipped:
+            start, stop = spans[axis]
+            spans[axis] = shape[axis] - stop, shape[axis] - start
+        if swapped:
+            spans[y], spans[x] = spans[x], spans[y]
+        array = stored.pixels(tuple(slice(a, b) for a, b in spans))
+        array = array.swapaxes(y, x) if swapped else array
+        return squeezed(np.flip(array, flipped), index)
+
+    def turned(values: dict[str, Any]) -> dict[str, Any]:
+        names = {"X": "Y", "Y": "X", "XResolution": "YResolution", "YResolution": "XResolution"}
+        return {names.get(name, name): value for name, value in values.items()}
+
+    return replace(
+        stored,
+        shape=tuple(shape),
+        pixels=pixels,
+        spacing=turned(stored.spacing) if swapped else stored.spacing,
+        tags=turned(stored.tags) if swapped else stored.tags,
+        remarks=(*stored.remarks, f"turned upright, as its orientation {orientation} says"),
+    )
+
+
+def check_claim(path: Path, pixels: int, factor: int) -> None:
+    """Refuse a header that claims more bytes of pixels than ``factor`` times those of the file.
+
+    Raises:
+        UnreadableError: with both numbers.
+    """
+    size = path.stat().st_size
+    if pixels > factor * size:
+        found = f"its header claims {pixels} bytes of pixels, and the file has {size}"
+        raise UnreadableError(path, found, "an intact image file", SKIP)
 
 
 def decoded_once(path: Path, load: Callable[[Path], NDArray[Any]]) -> NDArray[Any]:

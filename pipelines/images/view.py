@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from overtile.pipelines.errors import ChannelError, DataError, Setting, size_text
+from overtile.pipelines.errors import ChannelError, DataError, Setting, UnreadableError, size_text
 from overtile.pipelines.images.stored import Stored
 
 
@@ -21,6 +20,7 @@ class View:
         stacked: the axes along which planes follow each other.
         shape: of one plane.
         count: of the planes.
+        remarks: as of `Stored`.
     """
 
     spatial: tuple[int, ...]
@@ -28,6 +28,10 @@ class View:
     stacked: tuple[int, ...]
     shape: tuple[int, ...]
     count: int
+    remarks: tuple[str, ...] = ()
+
+
+_MOST = 2**20  # planes: each is an item of a data set
 
 
 def view(stored: Stored, path: Path, spatial_dims: int = 2) -> View:
@@ -38,6 +42,7 @@ def view(stored: Stored, path: Path, spatial_dims: int = 2) -> View:
 
     Raises:
         DataError: if it has too few axes.
+        UnreadableError: if it has far too many planes.
         ChannelError: if it has channels along two of them.
     """
     axes = stored.axes
@@ -61,10 +66,9 @@ def view(stored: Stored, path: Path, spatial_dims: int = 2) -> View:
     stacked = tuple(
         sorted((i for i in rest if stored.shape[i] > 1), key=lambda i: ("TZ".find(axes[i]), i))
     )
-    return View(
-        spatial,
-        channels[0] if channels else None,
-        stacked,
-        tuple(stored.shape[i] for i in spatial),
-        int(np.prod([stored.shape[i] for i in stacked], dtype=int)),
-    )
+    shape = tuple(stored.shape[i] for i in spatial)
+    count = math.prod(stored.shape[i] for i in stacked)
+    if count > _MOST:
+        found = f"{count} planes of {size_text(shape)} pixels (axes {stored.axes})"
+        raise UnreadableError(path, found, f"at most {_MOST}", "split the file")
+    return View(spatial, channels[0] if channels else None, stacked, shape, count, stored.remarks)

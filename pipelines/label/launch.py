@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from overtile.pipelines.data.names import IMAGE_FOLDERS
+from overtile.pipelines.data.names import IMAGE_FOLDERS, is_one_image
 from overtile.pipelines.errors import ConfigurationError, DataError, Setting
 from overtile.pipelines.files import alone, whole
 from overtile.pipelines.images.channels import Channel
@@ -108,6 +108,8 @@ def prepare(studies: Path, work: Path) -> None:
     """
     if not studies.is_dir():
         raise DataError(studies, "no such folder", hint="give one that holds images")
+    if is_image(studies) and is_one_image(studies):
+        raise DataError(studies, "one image", "a folder of images", "give the folder that it is in")
     if not _holds_images(studies):  # which may come later
         below = next(
             (studies / name for name in IMAGE_FOLDERS if _holds_images(studies / name)), None

@@ -17,6 +17,7 @@ from overtile.pipelines.data.facts import FactBook, ImageFacts, Item, LabelFacts
 from overtile.pipelines.data.find import items_of
 from overtile.pipelines.data.label_kinds import label_faults
 from overtile.pipelines.data.layouts import find_pairs
+from overtile.pipelines.data.names import log_remarks
 from overtile.pipelines.data.unlabelled import images_in
 from overtile.pipelines.errors import (
     DataError,
@@ -141,6 +142,7 @@ def look(
     ]
     found.suspicious += faults
     found.suspicious += _suspicions(seen, labels, facts, {fault.where for fault in faults})
+    log_remarks(facts.remarks)
     facts.save()
     if picture is not None and seen and len(seen[0][1].shape) == 2:
         sheet = _contact_sheet([s[0] for s in seen], labels, channel)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from overtile import __version__
+from overtile.pipelines.data.names import log_remarks
 from overtile.pipelines.errors import ChannelError, ConfigurationError, Setting, UnreadableError
 from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.images.formats import unpacked
@@ -55,6 +56,7 @@ def plan(request: Request) -> tuple[Opened, bool]:
         dims = trained.spatial_dims
         planes = open_planes(path, name, request.level, cache, dims, channel)
         stack.callback(planes.stored.close)
+        log_remarks({remark: [request.source] for remark in planes.seen.remarks})
         if isinstance(request.channel, int) and request.channel >= planes.channels:
             raise ChannelError(name, "one channel", "channel 0, or none")
         sizes = planned or {

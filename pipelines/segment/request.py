@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from overtile.pipelines.errors import ConfigurationError, DataError, Setting
-from overtile.pipelines.images.formats import all_formats, target_format
+from overtile.pipelines.errors import ConfigurationError, Setting
+from overtile.pipelines.images.formats import all_formats, check_file, target_format
 
 _LONGEST = 230  # bytes of a name, since what is made beside the target has a longer one
 
@@ -111,8 +111,7 @@ def check_request(request: Request) -> None:
         )
     if not target.absolute().parent.is_dir():
         raise ConfigurationError(target, f"no folder {target.parent}", hint=("make it", another))
-    if not request.source.exists():
-        raise DataError(request.source, "no such file or folder", "an image")
+    check_file(request.source)
     if target.exists() and request.source.resolve().is_relative_to(target.resolve()):
         what = "is the source itself" if target.samefile(request.source) else "holds the source"
         raise ConfigurationError(target, what, hint=another)

@@ -15,6 +15,7 @@ from overtile.pipelines.errors import (
     DataError,
     OvertileError,
     Setting,
+    UnreadableError,
     size_text,
 )
 from overtile.pipelines.images.channels import Channel
@@ -71,7 +72,7 @@ class Planes:
         self.stored, self.path, self.name, self.channel = stored, path, name, channel
         try:
             self.seen = seen = view(stored, Path(name), spatial_dims)
-        except ChannelError:
+        except (ChannelError, UnreadableError):
             raise
         except DataError as error:
             raise DataError(

@@ -14,6 +14,7 @@ from overtile.pipelines.data.layout import Layout, Pair
 from overtile.pipelines.data.names import SPLITS, folder_of, images_of
 from overtile.pipelines.errors import DataError, UnknownLayoutError
 from overtile.pipelines.files import settle
+from overtile.pipelines.images.formats import check_file
 
 
 def all_layouts() -> dict[str, Layout]:
@@ -42,6 +43,7 @@ def find_pairs(root: Path, layout: str = "auto") -> tuple[str, dict[str, list[Pa
     layouts = all_layouts()
     if layout not in ("auto", *layouts):
         raise DataError("layout", repr(layout), f"auto, {', '.join(layouts)}")
+    check_file(root)
     settle(root)
     folders = {split: folder_of(root, names) for split, names in SPLITS.items()}
     train, own = folders["train"], _recognised(root)

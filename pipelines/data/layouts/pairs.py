@@ -64,8 +64,9 @@ class Pairs(Layout):
         if not images:
             raise DataError(images_in, "no images", names_of_formats())
         if not set(images) & set(labels):  # other tools' habits
-            images = _without_channel(images)
             labels = unlike((image_of(name) or name, path) for name, path in labels.items())
+        if not set(images) & set(labels):
+            images = _without_channel(images)
         check_partners(images, labels, labels_in)
         check_partners(labels, images, images_in)
         return [Pair(images[name], labels[name]) for name in images]

@@ -5,6 +5,8 @@ A format is known as soon as its module lies in this folder, or in another one o
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -16,9 +18,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from overtile.pipelines.errors import DataError, OvertileError, UnreadableError, size_text
+from overtile.pipelines.errors import DataError, OvertileError, Setting, UnreadableError, size_text
 from overtile.pipelines.images.block_cache import BlockCache
-from overtile.pipelines.images.stored import SKIP, Format, Spacing, Stored, unreadable
+from overtile.pipelines.images.stored import (
+    SKIP,
+    Format,
+    Spacing,
+    Stored,
+    no_file,
+    series_of,
+    spans_of,
+    unreadable,
+)
 
 
 def all_formats() -> tuple[Format, ...]:
@@ -35,7 +46,7 @@ def _formats_in(folders: tuple[str, ...]) -> tuple[Format, ...]:
 
 def image_suffix(name: str, single: bool = False) -> str:
     """The suffix of an image, in lower case; empty for other names, with ``single`` for folders."""
-    suffix, format = _named(name.lower(), further=False)
+    suffix, format = _named(name.lower())
     return "" if format is None or (single and format.folders) else suffix
 
 
@@ -45,11 +56,11 @@ def stem(path: str | Path) -> str:
     return name[: len(name) - len(image_suffix(name))]
 
 
-def _named(name: str, further: bool) -> tuple[str, Format | None]:
+def _named(name: str) -> tuple[str, Format | None]:
     """The longest suffix that a name ends with, and whose it is."""
     found: tuple[str, Format | None] = ("", None)
     for format in all_formats():
-        for suffix in (*format.suffixes, *(format.further if further else ())):
+        for suffix in format.suffixes:
             if name.endswith(suffix) and len(suffix) > len(found[0]):
                 found = suffix, format
     return found
@@ -57,7 +68,8 @@ def _named(name: str, further: bool) -> tuple[str, Format | None]:
 
 def format_of(path: Path, labels: bool = False) -> Format | None:
     """The format of a file or folder: by its name, else by what is inside; None for no image."""
-    _, named = _named(path.name.lower(), True)
+    path, _ = series_of(path)
+    _, named = _named(path.name.lower())
     if named is not None and (named.folders or not path.is_dir()):
         return named
     return next((one for one in all_formats() if one.recognises(path, labels)), None)
@@ -66,17 +78,16 @@ def format_of(path: Path, labels: bool = False) -> Format | None:
 def is_image(path: Path) -> bool:
     """Whether a file or folder is to be looked for in folders: one image, by its name.
 
-    A folder may also be one by its content: a DICOM series has no name of its own.
+    One may also be known by its content: a DICOM series has no name of its own, nor need its files.
     """
     if path.name.startswith("."):
         return False
-    _, named = _named(path.name.lower(), False)
-    if not path.is_dir():
-        return named is not None and not named.folders
-    if named is not None and named.folders:
-        return True
-    inside = (f for f in all_formats() if not f.folders and not f.last)
-    return any(format.recognises(path) for format in inside)
+    _, named = _named(path.name.lower())
+    if named is not None and (named.folders or not path.is_dir()):
+        return named.folders == path.is_dir()
+    if path.suffix[1:].strip("0123456789") and not path.is_dir():
+        return False  # a name that says something else; that of a DICOM file may be all numbers
+    return any(format.recognises(path) for format in all_formats() if not format.last)
 
 
 def names_of_formats(single: bool = False) -> str:
@@ -128,20 +139,11 @@ def open_source(
     if not all(source.shape):
         size = f"{size_text(source.shape)} pixels (axes {source.axes})"
         raise DataError(shown, size, "none of size 0")
-    pixels = source.pixels
-
-    def named(index: Any) -> NDArray[Any]:
-        try:
-            return pixels(index)
-        except OvertileError as error:
-            raise _renamed(error, path, shown) from error.__cause__
-
-    return replace(source, pixels=named)
+    return source
 
 
 def _opened(path: Path, shown: Path, labels: bool, open_it: Callable[[Format], Stored]) -> Stored:
-    if not path.exists():
-        raise UnreadableError(shown, "no such file", hint=SKIP)
+    check_file(path, shown, SKIP)
     format = format_of(path, labels)
     if format is None:
         folder = path.is_dir()
@@ -149,11 +151,77 @@ def _opened(path: Path, shown: Path, labels: bool, open_it: Callable[[Format], S
         hint = "many images go through inference" if folder else ()
         raise DataError(shown, found, names_of_formats(), hint)
     try:
-        return replace(open_it(format), format=format)
+        stored = open_it(format)
     except OvertileError as error:
         raise _renamed(error, path, shown) from error.__cause__
     except Exception as error:  # decoders raise whatever their formats suggest
         raise unreadable(shown, error) from error
+    return _checked(replace(stored, format=format), path, shown)
+
+
+def check_file(path: Path, shown: Path | None = None, hint: Setting | tuple[()] = ()) -> None:
+    """Refuse a path behind which is neither a file nor a folder.
+
+    Args:
+        path: of an image.
+        shown: what errors call it; default: its path.
+        hint: of the error.
+
+    Raises:
+        UnreadableError: saying what it is.
+        DataError: for a name that cannot be printed, nor be written into tables.
+    """
+    if not is_text(path):
+        raise DataError(as_text(path), "a name that is not UTF-8", hint="rename it")
+    try:
+        mode = series_of(path)[0].stat().st_mode
+    except OSError as error:
+        raise no_file(path if shown is None else shown, error, hint) from None
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        found = next(name for is_kind, name in _NO_FILES if is_kind(mode))
+        raise UnreadableError(path if shown is None else shown, found, "an image file", hint)
+
+
+_NO_FILES: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISFIFO, "a pipe, which would be waited for"),
+    (stat.S_ISSOCK, "a socket"),
+    (lambda mode: True, "a device"),
+)
+
+
+def is_text(path: Path) -> bool:
+    """Whether a name is UTF-8."""
+    return as_text(path) == str(path)
+
+
+def as_text(path: Path) -> str:
+    """A name as it can be printed."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _checked(stored: Stored, path: Path, shown: Path) -> Stored:
+    """The same image, whose pixels are what its header says, or an error that names the file.
+
+    What is black and white comes as 0 and 1 of 8 bits.
+    """
+    dtype = np.dtype(np.uint8) if stored.dtype.kind == "b" else stored.dtype.newbyteorder("=")
+
+    def pixels(index: Any) -> NDArray[Any]:
+        spans = spans_of(index, stored.shape)
+        shape = tuple(b - a for (a, b), i in zip(spans, index, strict=True) if isinstance(i, slice))
+        try:
+            array = stored.pixels(index)
+        except OvertileError as error:
+            raise _renamed(error, path, shown) from error.__cause__
+        except Exception as error:  # decoders raise whatever their formats suggest
+            raise unreadable(shown, error) from error
+        if array.shape != shape or not np.can_cast(array.dtype, stored.dtype):
+            found = f"it decodes to {size_text(array.shape)} pixels of {array.dtype}"
+            told = f"{size_text(shape)} of {stored.dtype}, as its header says"
+            raise UnreadableError(shown, found, told, SKIP)
+        return array.astype(dtype, copy=False)
+
+    return replace(stored, dtype=dtype, pixels=pixels)
 
 
 def unpacked(path: Path, folder: Path) -> Path:
@@ -163,6 +231,7 @@ def unpacked(path: Path, folder: Path) -> Path:
         path: file or folder.
         folder: for what is unpacked.
     """
+    check_file(path)
     format = format_of(path)
     return path if format is None else format.unpacked(path, folder)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from overtile.pipelines.errors import DataError, size_text
 from overtile.pipelines.images.formats import is_image, open_image
-from overtile.pipelines.images.stored import Format, Index, Stored, unreadable
+from overtile.pipelines.images.stored import Format, Index, Stored
 
 
 class Masks(Format):
@@ -35,7 +35,8 @@ class Masks(Format):
         def pixels(index: Index) -> NDArray[Any]:
             cells = np.zeros(shape, np.int32)
             for number, file in enumerate(files, start=1):
-                mask = np.asarray(_decoded(file))
+                stored = open_image(file, labels=True)
+                mask = stored.pixels((slice(None),) * len(stored.axes))
                 mask = mask.max(axis=-1) if mask.ndim == 3 else mask
                 if mask.shape != shape:
                     found = f"size {size_text(mask.shape)}, but {files[0].name} is "
@@ -51,13 +52,3 @@ class Masks(Format):
 
 
 FORMAT = Masks()
-
-
-def _decoded(path: Path) -> NDArray[Any]:
-    stored = open_image(path, labels=True)
-    try:
-        return stored.pixels((slice(None),) * len(stored.axes))
-    except DataError:
-        raise
-    except Exception as error:  # decoders raise whatever their formats suggest
-        raise unreadable(path, error) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,18 @@ from overtile.pipelines.images.stored import (
     Index,
     Spacing,
     Stored,
+    check_claim,
     decoded_once,
     no_level,
     spans_of,
     squeezed,
-    unreadable,
 )
 
 _ASIDE = 2**20  # bytes that are unpacked at a time
 _PACKED = ".gz"
+_DENSEST = 1100  # how many times smaller that makes pixels at the most
+_CUT = 16  # of how many parts a file may be the first
+_PAIR, _HEADER = ".img", ".hdr"  # pixels and header in files of their own
 _MICROMETRES = {"meter": 1e6, "mm": 1e3, "micron": 1.0}  # of its units; unknown ones are mm
 
 
@@ -33,32 +37,46 @@ class Nifti(Format):
     """NIfTI, compressed or not."""
 
     name = "NIfTI"
-    suffixes = (".nii.gz", ".nii")
+    suffixes = (".nii.gz", ".nii", _PAIR)
     in_space = True
     written = ("nii.gz",)
 
+    def recognises(self, path: Path, labels: bool = False) -> bool:
+        """The header of a pair, whose pixels have the name that is looked for."""
+        return path.suffix.lower() == _HEADER and _pixels_of(path).is_file()
+
     def open(self, path: Path, labels: bool = False) -> Stored:
-        """As the base class has it."""
+        """As the base class has it; without a place in space where the header has none."""
         import nibabel
 
         volume = nibabel.load(path)
         shape, rest = _shape(volume)
         scaled = (volume.dataobj.slope, volume.dataobj.inter) != (1.0, 0.0)
-        dtype = np.dtype(np.float64) if scaled else volume.get_data_dtype()
-        if not np.prod(shape):
+        own = volume.get_data_dtype()
+        if not np.prod(shape, dtype=object):
             raise ValueError("it holds no pixels")
+        packed = path.name.lower().endswith(_PACKED)
+        pixels = int(np.prod(shape, dtype=object)) * own.itemsize
+        check_claim(_pixels_of(path), pixels, _DENSEST if packed else _CUT)
         units = volume.header.get_xyzt_units()
+        unit = _MICROMETRES.get(units[0], 1e3)
+        zooms = volume.header.get_zooms()
+        axes = "XYZTUVW"[: len(shape)]
+        affine, spacing = volume.affine, {}
+        remarks: tuple[str, ...] = ()
+        if not np.isfinite(affine).all() or not np.linalg.det(affine[:3, :3]):
+            told = zip("XYZ", zooms, strict=False)
+            spacing = {a: float(z) * unit for a, z in told if np.isfinite(z) and z > 0}
+            affine, remarks = None, ("it has no place in space: its affine has no inverse",)
         return Stored(
-            "XYZTUVW"[: len(shape)],
+            axes,
             shape,
-            dtype,
+            np.dtype(np.float64) if scaled else own,
             lambda index: decoded_once(path, _load)[index + rest],
-            volume.affine,
-            tags={
-                "units": units,
-                "zooms": volume.header.get_zooms(),
-                "micrometres": _MICROMETRES.get(units[0], 1e3),
-            },
+            affine,
+            spacing,
+            tags={"units": units, "zooms": zooms, "micrometres": unit},
+            remarks=remarks,
         )
 
     def open_windows(self, path: Path, level: int, cache: BlockCache) -> Stored:
@@ -74,16 +92,12 @@ class Nifti(Format):
         def pixels(index: Index) -> NDArray[Any]:
             # nibabel reads slices of slices; a number would change which axes are left
             spans = [slice(a, b) for a, b in spans_of(index, told.shape)]
-            try:
-                array = np.asanyarray(volume.dataobj[(*spans, *rest)])
-            except Exception as error:
-                raise unreadable(path, error) from error
-            return squeezed(array, index)
+            return squeezed(np.asanyarray(volume.dataobj[(*spans, *rest)]), index)
 
-        return Stored(told.axes, told.shape, told.dtype, pixels, told.affine, {}, told.tags)
+        return replace(told, pixels=pixels)
 
     def unpacked(self, path: Path, folder: Path) -> Path:
-        """A compressed file unpacked, since a part of it cannot be read.
+        """A compressed file unpacked, since a part of it cannot be read, as far as its header says.
 
         One that ends too early is unpacked as far as it goes; reading says later what is missing.
         """
@@ -94,14 +108,16 @@ class Nifti(Format):
         target = folder / path.name[: -len(_PACKED)]
         if target.is_file():
             return target
+        left = _length(path)
         with (
             files.whole(target) as unfinished,
             gzip.open(path) as packed,
             unfinished.open("wb") as plain,
         ):
             try:
-                while data := packed.read1(_ASIDE):  # all that there is before it breaks off
+                while data := packed.read1(min(_ASIDE, left)):  # all before it breaks off
                     plain.write(data)
+                    left -= len(data)
             except (EOFError, zlib.error, gzip.BadGzipFile):
                 pass
         return target
@@ -123,7 +139,9 @@ class Nifti(Format):
             volume = nibabel.Nifti1Image(array.T, affine)
             volume.header.set_xyzt_units("mm")
         else:
-            volume = nibabel.Nifti1Image(array.reshape(like.shape), like.affine)
+            array = array.reshape(like.shape)
+            array = array if like.axes.startswith("X") else array.T  # X is the first one here
+            volume = nibabel.Nifti1Image(array, like.affine)
             volume.header.set_xyzt_units(*like.tags.get("units", ("mm", "unknown")))
             if "zooms" in like.tags:
                 volume.header.set_zooms(like.tags["zooms"][: len(like.shape)])
@@ -139,6 +157,25 @@ class Nifti(Format):
 
 
 FORMAT = Nifti()
+
+
+def _length(path: Path) -> int:
+    """Bytes of a file, without what compresses it, that its header speaks of."""
+    import nibabel
+
+    try:
+        volume = nibabel.load(path)
+    except Exception:  # whoever opens it says what is wrong
+        return 0
+    return int(
+        volume.dataobj.offset
+        + np.prod(volume.shape, dtype=object) * volume.get_data_dtype().itemsize
+    )
+
+
+def _pixels_of(path: Path) -> Path:
+    """The file of the pixels: itself, but for the header of a pair."""
+    return path.with_suffix(_PAIR) if path.suffix.lower() == _HEADER else path
 
 
 def _shape(volume: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from overtile.pipelines.errors import DataError
+from overtile.pipelines.errors import DataError, UnreadableError, size_text
 from overtile.pipelines.images.block_cache import BlockCache
 from overtile.pipelines.images.stored import (
+    SKIP,
     Format,
-    Index,
     Spacing,
     Stored,
     no_level,
     too_large,
-    unreadable,
 )
 
 _NODES = ("zarr.json", ".zarray", ".zgroup")  # files of one or the other version
-_UNITS = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3}
+_UNITS = {
+    **{"angstrom": 1e-4, "nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3},
+    **{"centimeter": 1e4, "meter": 1e6, "inch": 25400.0},
+}
+"""Micrometres of the units that OME-NGFF recommends."""
 _KINDS = {"T": "time", "Z": "space", "Y": "space", "X": "space"}
 _DOWN = 2  # from one level to the next, in the plane
 _CHUNK = 256  # sides of the chunks of an image that fits into memory
@@ -43,40 +45,16 @@ class OmeZarr(Format):
         return any((path / node).is_file() for node in _NODES)
 
     def open(self, path: Path, labels: bool = False) -> Stored:
-        """As the base class has it; a bare array has no axes to be trusted in.
-
-        Raises:
-            DataError: if the group does not say that it is an image.
-        """
-        import zarr
-
-        opened = zarr.open(path, mode="r")
-        if isinstance(opened, zarr.Array):
-            raise DataError(path, "a bare Zarr array, which names no axes", "an OME-Zarr image")
-        return _level_of(path, opened, 0)
+        """As the base class has it; a bare array has the axes that are usual for their number."""
+        return _open(path, 0)
 
     def open_windows(self, path: Path, level: int, cache: BlockCache) -> Stored:
-        """As the base class has it; a bare array has the axes that are usual for their number."""
-        import zarr
-
-        opened: Any = zarr.open(path, mode="r")
-        if not isinstance(opened, zarr.Array):
-            stored = _level_of(path, opened, level)
-        elif level:
-            raise no_level(path, level, [opened.shape])
-        else:
-            stored = _stored(_axes_of(path, opened), opened, {})
+        """As the base class has it, a chunk at a time."""
+        stored = _open(path, level)
         if stored.block > cache.limit:
             chunks = f"in chunks of {stored.block / 2**20:.0f} MiB, which have to be unpacked whole"
             raise too_large(path, chunks, cache.limit, "save it with smaller chunks")
-
-        def pixels(index: Index) -> NDArray[Any]:
-            try:
-                return stored.pixels(index)
-            except Exception as error:
-                raise unreadable(path, error) from error
-
-        return replace(stored, pixels=pixels)
+        return stored
 
     def write(
         self,
@@ -180,22 +158,63 @@ def halved(array: NDArray[Any], mean: bool = True) -> NDArray[Any]:
     return small.astype(array.dtype)
 
 
-def _level_of(path: Path, group: Any, level: int) -> Stored:
+def _open(path: Path, level: int) -> Stored:
+    """A level of an image, or a bare array.
+
+    Raises:
+        DataError: if the group does not say that it is one image.
+        ConfigurationError: if there is no such level.
+    """
+    import zarr
+
+    opened: Any = zarr.open(path, mode="r")
+    if isinstance(opened, zarr.Array):
+        if level:
+            raise no_level(path, level, [opened.shape])
+        return _stored(path, _axes_of(path, opened), opened, {}, ())
+    attributes: dict[str, Any] = dict(opened.attrs)
+    told = attributes.get("ome", attributes)
+    if not told.get("multiscales"):
+        return _open(_only_image(path, told), level)
+    return _level_of(path, opened, told["multiscales"][0], level)
+
+
+def _only_image(path: Path, told: Mapping[str, Any]) -> Path:
+    """The image in a group of images, as bioformats2raw and plates have them.
+
+    Raises:
+        DataError: if there are several, naming the first.
+    """
+    if "plate" in told:
+        wells = [path / str(well["path"]) for well in told["plate"]["wells"]]
+        found = [image for well in wells if ".." not in well.parts for image in _numbered(well)]
+    else:
+        found = _numbered(path)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        several = f"{len(found)} images, from {found[0].relative_to(path)} on"
+        raise DataError(path, several, "one", f"name one, such as {found[0]}")
+    raise DataError(
+        path,
+        "a Zarr group without multiscales metadata",
+        "an OME-Zarr image, or the path of one array in it",
+    )
+
+
+def _numbered(path: Path) -> list[Path]:
+    found = [p for p in path.iterdir() if p.name.isdecimal() and p.is_dir()]
+    return sorted(found, key=lambda p: int(p.name))
+
+
+def _level_of(path: Path, group: Any, described: Mapping[str, Any], level: int) -> Stored:
     """A level of the pyramid in an opened group; pixel size from its metadata.
 
     Raises:
-        DataError: if the group does not say that it is an image.
+        DataError: if the level or its axes are not there as they are named.
         ConfigurationError: if there is no such level.
     """
-    attributes: dict[str, Any] = dict(group.attrs)
-    described = attributes.get("ome", attributes).get("multiscales")
-    if not described:
-        raise DataError(
-            path,
-            "a Zarr group without multiscales metadata",
-            "an OME-Zarr image, or the path of one array in it",
-        )
-    datasets = described[0]["datasets"]
+    datasets = described["datasets"]
     if not 0 <= level < len(datasets):
         raise no_level(path, level, [group[d["path"]].shape for d in datasets])
     try:
@@ -207,26 +226,42 @@ def _level_of(path: Path, group: Any, level: int) -> Stored:
             "all levels",
             ("copy the image anew", "give another level"),
         ) from None
-    axes = described[0].get("axes", "tczyx"[-array.ndim :])  # before version 0.3 they have no names
-    told = [a if isinstance(a, dict) else {"name": a} for a in axes]
-    changes = datasets[level].get("coordinateTransformations", ())
-    steps: list[float] = next((t["scale"] for t in changes if t["type"] == "scale"), [])
+    told = described.get("axes", "tczyx"[-array.ndim :])  # before version 0.3 they have no names
+    axes = [a if isinstance(a, dict) else {"name": a} for a in told]
+    letters = "".join(axis["name"][0].upper() for axis in axes)
+    if len(letters) != array.ndim or len(set(letters)) < len(letters):
+        names = ", ".join(axis["name"] for axis in axes)
+        found = f"its metadata name the axes {names} of an array of {size_text(array.shape)}"
+        raise UnreadableError(path, found, "one axis of its own for each", SKIP)
+    steps = np.ones(array.ndim)
+    scaled = False
+    for changes in (datasets[level], described):  # of the level, then of all of them
+        for change in changes.get("coordinateTransformations", ()):
+            if change["type"] == "scale":
+                steps, scaled = steps * np.array(change["scale"], float), True
     spacing = {
-        axis["name"].upper(): float(step) * _UNITS[axis["unit"]]
-        for axis, step in zip(told, steps, strict=False)
-        if axis["name"] in "xyz" and axis.get("unit") in _UNITS
+        letter: float(step) * _UNITS[axis["unit"]]
+        for letter, axis, step in zip(letters, axes, steps, strict=True)
+        if scaled and letter in "XYZ" and axis.get("unit") in _UNITS
     }
-    return _stored("".join(axis["name"][0].upper() for axis in told), array, spacing)
+    remarks: tuple[str, ...] = ()
+    if any(not (np.isfinite(step) and step > 0) for step in spacing.values()):
+        remarks = (f"no pixel size: its metadata say {', '.join(map(str, steps))}",)
+        spacing = {}
+    return _stored(path, letters, array, spacing, remarks)
 
 
-def _stored(axes: str, array: Any, spacing: dict[str, float]) -> Stored:
+def _stored(
+    path: Path, axes: str, array: Any, spacing: dict[str, float], remarks: tuple[str, ...]
+) -> Stored:
     return Stored(
         axes,
         tuple(int(n) for n in array.shape),
         np.dtype(array.dtype),
         lambda index: np.asarray(array[index]),
         spacing=spacing,
-        block=int(np.prod(array.chunks)) * array.dtype.itemsize,
+        block=int(np.prod(array.chunks, dtype=object)) * array.dtype.itemsize,
+        remarks=remarks,
     )
 
 

@@ -10,10 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overtile.pipelines.errors import DataError
-from overtile.pipelines.images.stored import Format, Index, Spacing, Stored
+from overtile.pipelines.images.stored import Format, Index, Spacing, Stored, check_claim, upright
 
 _JPEG = (".jpg", ".jpeg")
 _GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L")  # of Pillow's modes
+_KINDS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")  # of Pillow's
+_DEEP = {2: 3, 4: 1, 6: 3}  # channels besides opacity, by PNG's number of what samples are
+_DENSEST = 1100  # how many times smaller PNG makes pixels at the most
+_ORIENTATION = 274  # of EXIF's tags
 _DTYPES = {"1": bool, "I": np.int32, "F": np.float32}
 
 
@@ -21,44 +25,63 @@ class Picture(Format):
     """Pictures of one plane, grey or in colour."""
 
     name = "pictures (PNG, JPEG)"
-    suffixes = (".png", *_JPEG, ".bmp")
+    suffixes = (".png", *_JPEG, ".bmp", ".gif", ".webp", ".jp2", ".pgm", ".ppm")
     last = True
     written = ("png",)
     dtypes = "u1 u2"
     dims = (2,)
 
     def recognises(self, path: Path, labels: bool = False) -> bool:
-        """Any other file: Pillow goes by what is inside."""
-        return path.is_file()
+        """A file of another name, with such a picture inside."""
+        from PIL import UnidentifiedImageError
+
+        if not path.is_file():
+            return False
+        try:
+            with _opened(path):
+                return True
+        except UnidentifiedImageError:
+            return False
 
     def open(self, path: Path, labels: bool = False) -> Stored:
         """As the base class has it; as labels, an indexed picture gives its indices.
 
         Raises:
-            DataError: for labels in JPEG.
+            DataError: for labels in JPEG, and for animations.
         """
         if labels and path.name.lower().endswith(_JPEG):
             raise DataError(
                 path, "a label in JPEG, which changes numbers", "PNG or TIFF", "save it anew"
             )
-        with _pillow().open(path) as picture:
-            mode, (width, height) = picture.mode, picture.size
-        if mode in ("RGB", "RGBA") and _bits_of_png(path) == 16:  # Pillow would drop eight of them
-            return _deep_png(path, (height, width))
+        with _opened(path) as picture:
+            mode, (width, height), kind = picture.mode, picture.size, picture.format
+            frames = getattr(picture, "n_frames", 1)
+            exif = kind != "PNG" or "exif" in picture.info  # or it is decoded to look for one
+            orientation = picture.getexif().get(_ORIENTATION, 1) if exif else 1
+        if frames > 1 and kind != "MPO":  # which has previews behind the picture
+            found = f"{frames} pictures in one file"
+            raise DataError(path, found, "one", "save it as a stack of TIFF")
+        bits, colours = _png_header(path)
+        deep = bits == 16 and colours in _DEEP  # Pillow would drop eight of them
         indexed = mode == "P" and labels
         target = None if mode in _GREY or indexed else "L" if mode == "LA" else "RGB"
+        dtype = np.dtype(np.uint16 if mode.startswith("I;16") else _DTYPES.get(mode, np.uint8))
+        channels = 3 if target == "RGB" else 1
+        if deep:
+            dtype, channels = np.dtype(np.uint16), _DEEP[colours]
+        if kind == "PNG":
+            check_claim(path, width * height * channels * bits // 8, _DENSEST)
 
         def pixels(index: Index) -> NDArray[Any]:
-            with _pillow().open(path) as picture:
+            if deep:
+                array = _decoded(path)[..., :channels]
+                return (array if channels > 1 else array[..., 0])[index]
+            with _opened(path) as picture:
                 return np.asarray(picture if target is None else picture.convert(target))[index]
 
-        colour = target == "RGB"
-        return Stored(
-            "YXS" if colour else "YX",
-            (height, width, 3) if colour else (height, width),
-            np.dtype(np.uint16 if mode.startswith("I;16") else _DTYPES.get(mode, np.uint8)),
-            pixels,
-        )
+        size = (height, width)
+        axes, shape = ("YXS", (*size, channels)) if channels > 1 else ("YX", size)
+        return upright(Stored(axes, shape, dtype, pixels), orientation)
 
     def write(
         self,
@@ -94,17 +117,19 @@ def _pillow() -> Any:
     return Image
 
 
-def _bits_of_png(path: Path) -> int:
+def _opened(path: Path) -> Any:
+    return _pillow().open(path, formats=_KINDS)
+
+
+def _png_header(path: Path) -> tuple[int, int]:
+    """Bits of a sample, and PNG's number of what they are; zeros for other files."""
     with path.open("rb") as file:
-        start = file.read(25)
-    return start[24] if start.startswith(b"\x89PNG") else 0
+        start = file.read(26)
+    return (start[24], start[25]) if start.startswith(b"\x89PNG") and len(start) == 26 else (0, 0)
 
 
-def _deep_png(path: Path, size: tuple[int, int]) -> Stored:
+def _decoded(path: Path) -> NDArray[Any]:
     import imagecodecs
 
-    def pixels(index: Index) -> NDArray[Any]:
-        colours: NDArray[Any] = imagecodecs.png_decode(path.read_bytes())[..., :3]
-        return colours[index]
-
-    return Stored("YXS", (*size, 3), np.dtype(np.uint16), pixels)
+    colours: NDArray[Any] = imagecodecs.png_decode(path.read_bytes())
+    return colours

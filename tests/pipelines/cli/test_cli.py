@@ -28,7 +28,7 @@ from overtile.pipelines.data.write import written_layouts
 from overtile.pipelines.errors import Setting
 from overtile.pipelines.label.refusals import _OPTIONS
 
-HEAVY = ("torch", "monai", "matplotlib", "mlflow", "scipy", "numba", "itk", "zarr", "pandas")
+HEAVY = ("torch", "monai", "matplotlib", "mlflow", "scipy", "numba", "pydicom", "zarr", "pandas")
 COMMANDS = (
     (),
     ("show",),

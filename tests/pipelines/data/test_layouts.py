@@ -214,7 +214,7 @@ def test_pages_written_one_by_one_are_all_seen(tmp_path: Path) -> None:
     assert np.array_equal(read_image(tmp_path / "a.tif")[0], pages)
     assert np.array_equal(read_image(f"{tmp_path}/a.tif:2")[0], pages[2])
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 5), np.uint16), append=True)
-    with pytest.raises(DataError, match=r"a\.tif: 5 images of different sizes"):
+    with pytest.raises(DataError, match=r"a\.tif: 5 images that are not alike"):
         images_in(tmp_path)
 
 
@@ -279,19 +279,13 @@ def test_an_axis_of_one_at_the_end_of_a_nifti_is_none(tmp_path: Path) -> None:
         assert np.array_equal(got * 10, read_image(item["image"], 3)[0])
 
 
-def test_inverted_deep_and_indexed_pictures(tmp_path: Path) -> None:
+def test_inverted_and_deep_pictures(tmp_path: Path) -> None:
     grey = np.arange(20, dtype=np.uint8).reshape(4, 5)
     tifffile.imwrite(tmp_path / "w.tif", 255 - grey, photometric="miniswhite")
     assert np.array_equal(read_image(tmp_path / "w.tif")[0], grey)
     deep = np.random.default_rng(0).integers(0, 65535, (4, 5, 3), np.uint16)
     (tmp_path / "deep.png").write_bytes(imagecodecs.png_encode(deep))
     assert np.array_equal(read_image(tmp_path / "deep.png", channel=1)[0], deep[..., 1])
-    colours = np.zeros((3, 256), np.uint16)
-    colours[:, :20] = np.random.default_rng(1).integers(0, 65535, (3, 20))
-    tifffile.imwrite(tmp_path / "p.tif", grey, photometric="palette", colormap=colours)
-    assert np.array_equal(read_image(tmp_path / "p.tif", channel=2)[0], colours[2][grey])
-    label = read_label(tmp_path / "p.tif")[0]
-    assert np.array_equal(label, grey), "an indexed label is its indices"
 
 
 def test_pixel_sizes_are_read_with_their_units(tmp_path: Path) -> None:
@@ -650,7 +644,7 @@ def test_masks_say_which_option_reads_them(folder: Path) -> None:
 def test_a_truncated_file_is_named_or_left_out(folder: Path) -> None:
     path = folder / "train" / "images" / "001.tif"
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(DataError, match=r"001\.tif: cannot be read.*skip_unreadable=True"):
+    with pytest.raises(DataError, match=r"001\.tif: the file ends.*skip_unreadable=True"):
         find_data(folder)
     data = find_data(folder, skip_unreadable=True)
     assert len(data.items) == 3

@@ -185,7 +185,7 @@ def test_errors_call_a_source_by_the_name_that_it_is_given(tmp_path: Path) -> No
     assert caught.value.where == "mine.tif"
     with pytest.raises(UnreadableError) as caught:
         open_source(tmp_path / "b.tif", name="other.tif")
-    assert str(caught.value) == "other.tif: no such file"
+    assert str(caught.value) == "other.tif: no such file or folder"
 
 
 def test_channels_along_two_axes_are_an_error_of_channels(tmp_path: Path) -> None:
@@ -210,10 +210,10 @@ def test_threads_that_read_large_pictures_do_not_disturb_each_other(
     inside = {name: threading.Event() for name in ("a.png", "b.png")}
     done, inner = threading.Event(), Image.open
 
-    def held(path: Path) -> Image.Image:
+    def held(path: Path, **options: Any) -> Image.Image:
         inside[path.name].set()
         assert (inside["b.png"] if path.name == "a.png" else done).wait(60)
-        return inner(path)
+        return inner(path, **options)
 
     read: list[NDArray[Any]] = []
 
