@@ -137,7 +137,8 @@ class ImageFolderDatastore(Datastore):
     def _fault(self, file: Path) -> str | None:
         """Why a file cannot be used; looked up again once it changes."""
         try:
-            if not file.resolve(strict=True).is_relative_to(self.folder):
+            # `resolve` raises another error on a link that leads in a circle
+            if not Path(os.path.realpath(file)).is_relative_to(self.folder):
                 return f"{file.name}: a link to a place outside of the folder"
             seen = file.stat()
         except OSError as error:
@@ -161,7 +162,7 @@ class ImageFolderDatastore(Datastore):
         """Why an image that is a folder cannot be used, where a link in it leads elsewhere."""
         for place, folders, files in os.walk(folder):
             for part in (Path(place, name) for name in (*folders, *files)):
-                if part.is_symlink() and not part.resolve().is_relative_to(self.folder):
+                if not Path(os.path.realpath(part)).is_relative_to(self.folder):
                     name = part.relative_to(self.folder)
                     return f"{folder.name}: {name} is a link to a place outside of the folder"
         return None

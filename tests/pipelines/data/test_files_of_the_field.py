@@ -328,3 +328,14 @@ def test_the_header_of_a_pair_belongs_to_it(tmp_path: Path, cases: Path) -> None
     assert len(images_in(tmp_path, spatial_dims=3)) == 1
     os.utime(tmp_path / "a.hdr", (1, 1))
     assert stamp(tmp_path / "a.img") != before
+
+
+def test_what_does_not_fit_into_memory_is_refused_from_its_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((100, 100), np.uint16))
+    monkeypatch.setattr("overtile.pipelines.images.read.machine_memory", lambda: 19_999)
+    with pytest.raises(DataError, match=r"100x100 pixels of uint16, 0\.0 GiB; expected at most"):
+        read_image(tmp_path / "a.tif")
+    monkeypatch.setattr("overtile.pipelines.images.read.machine_memory", lambda: 20_000)
+    assert read_image(tmp_path / "a.tif")[0].shape == (100, 100)

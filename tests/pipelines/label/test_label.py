@@ -586,10 +586,12 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 def test_a_folder_that_changes(tmp_path: Path, studies_in: Any, cells: Any) -> None:
     studies = studies_in(tmp_path / "studies", 2)
     os.mkfifo(studies / "pipe.png")
+    (studies / "circle.png").symlink_to("circle.png")
     with serving(studies, tmp_path / "log") as server:
         listed = server.get("/annotate/data").json
         assert [image["id"] for image in listed["images"]] == ["00", "01"]
         assert "neither a file nor a folder" in listed["unreadable"]["pipe.png"]
+        assert "symbolic links" in listed["unreadable"]["circle.png"]
         server.label("00", save(tmp_path / "drawn.tif", cells[0][1].astype(np.uint16)))
         for _ in range(2):
             archive = zipfile.ZipFile(io.BytesIO(server.get("/datastore/dataset").body))
