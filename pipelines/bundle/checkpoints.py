@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from overtile.pipelines.errors import ConfigurationError, Setting
-from overtile.pipelines.files import settle, together, whole
+from overtile.pipelines.bundle.values import shown
+from overtile.pipelines.errors import Advice, ConfigurationError, Setting
+from overtile.pipelines.files import read_object, settle, together
 
 _SETTINGS = "settings.json"
+_REPLACE = "copy it again from where it came, or train again"
+_BEFORE = "steps_before"  # in an engine's state
+_STATE = {  # what a run needs to go on, besides its parts
+    **{"epoch": int, "iteration": int, "steps": int, "best": float | None, "best_epoch": int},
+    **{"kinds": dict, "conditions": dict, "extra": dict},
+}
 
 
 class Checkpoints:
-    """Save the last and the best state of a run, each at once or not at all.
+    """Save the last and the best state of a run, all at once or not at all.
 
     ``last.pt`` holds all that a run needs to go on (weights, optimiser, schedule, epoch, best
-    value so far, and ``extra``), ``model.pt`` the bare ``state_dict`` of the best network, as
-    MONAI's tools expect it, and ``settings.json`` how its images were read. Both ``.pt`` load with
-    ``weights_only=True``. A crash at any moment leaves what was saved before, and never the network
-    of one epoch with the settings of another.
+    value so far, ``conditions`` and ``extra``), ``model.pt`` the bare ``state_dict`` of the best
+    network, as MONAI's tools expect it, and ``settings.json`` how its images were read. Both
+    ``.pt`` load with ``weights_only=True``. A crash at any moment leaves what was saved before, and
+    never one of the three beside those of another epoch.
 
     Args:
         directory: where to write them.
@@ -49,6 +58,13 @@ class Checkpoints:
         self.settings = dict(settings or {})
         self.best: float | None = None
         self.best_epoch = 0
+        self.kinds = {  # of parts whose state means nothing to others
+            name: type(part).__name__
+            + (f" from {part.get_last_lr()}" if isinstance(part, ReduceLROnPlateau) else "")
+            for name, part in self.parts.items()
+            if isinstance(part, (Optimizer, ReduceLROnPlateau))
+        }
+        self.conditions: dict[str, Any] = {}  # by name; a run with others cannot go on
         self.extra: dict[str, str] = {}
 
     @property
@@ -63,16 +79,21 @@ class Checkpoints:
 
     def attach(self, engine: Engine) -> None:
         """Save at the start and after every epoch of ``engine``, behind the validation."""
-        engine.add_event_handler(Events.STARTED, self._save_last)
+        engine.add_event_handler(Events.STARTED, self._write)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def resume(self, engine: Engine) -> None:
         """Put every part, and ``engine``, back to the end of the last completed epoch.
 
+        Epochs are what counts: if they have another number of steps from now on, the engine and
+        the schedule stand where they would if they always had; `steps_of` the engine are those
+        that were really made.
+
         Raises:
-            ConfigurationError: if there is nothing to resume, it is of another network, or read its
-                images otherwise.
+            ConfigurationError: if there is nothing to resume, it is damaged or of another network,
+                it read its images otherwise, or one of the ``conditions`` differs.
         """
+        settle(self.directory)
         if not self.last_path.is_file():
             raise ConfigurationError(
                 "resume",
@@ -80,17 +101,46 @@ class Checkpoints:
                 hint=Setting("resume", False, "to start anew"),
             )
         state = read_checkpoint(self.last_path)
-        check_weights(state["model"], self.parts["model"], self.last_path)
-        check_settings(self.settings, self.best_path)
+        self._check(state)
+        epoch, length = state["epoch"], engine.state.epoch_length
+        engine.state.epoch = epoch
+        engine.state.iteration = state["iteration"] if length is None else epoch * length
+        setattr(engine.state, _BEFORE, state["steps"] - engine.state.iteration)
         for name, part in self.parts.items():
-            if isinstance(part, LRScheduler):
-                _move_schedule(part, state[name])
+            if isinstance(part, Optimizer):
+                _load_optimizer(part, state[name])
+            elif isinstance(part, ReduceLROnPlateau):  # it goes by scores, not by a position
+                part.load_state_dict(state[name])
+                for group, rate in zip(
+                    part.optimizer.param_groups, part.get_last_lr(), strict=True
+                ):
+                    group["lr"] = rate
+            elif isinstance(part, LRScheduler):
+                done = state[name].get("last_epoch", state["iteration"])
+                by_epochs = done == epoch != state["iteration"]
+                _replay(part, done if by_epochs else engine.state.iteration)
             else:
                 part.load_state_dict(state[name])
         self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self.conditions = state["conditions"] | self.conditions
         self.extra = state["extra"]
-        engine.state.epoch = state["epoch"]
-        engine.state.iteration = state["iteration"]
+
+    def _check(self, state: Mapping[str, Any]) -> None:
+        """Refuse a state that this run cannot go on from."""
+        for name, kind in {**dict.fromkeys(self.parts, dict), **_STATE}.items():
+            if name not in state or not isinstance(state[name], kind):
+                raise ConfigurationError(
+                    self.last_path,
+                    f"no {name} in it",
+                    "what a training saved to go on from",
+                    Setting("resume", False, "to start anew"),
+                )
+        before = state["kinds"] | state["conditions"]
+        for name, value in (self.kinds | self.conditions).items():
+            if name in before and before[name] != value:
+                raise _other(name, value, before[name])
+        check_weights(state["model"], self.parts["model"], self.last_path)
+        check_settings(self.settings, self.best_path)
 
     def load_best(self) -> None:
         """Give the network the best weights so far."""
@@ -98,40 +148,51 @@ class Checkpoints:
 
     def save(self, engine: Engine) -> None:
         """Save the state at the end of an epoch, and the network if it is the best so far."""
+        self._write(engine, self._is_best(engine))
+
+    def _is_best(self, engine: Engine) -> bool:
         if self.evaluator is None:
-            self._save_best(engine, engine.state.epoch)
+            score = float(engine.state.epoch)
         elif self.evaluator.state.epoch == engine.state.epoch:  # it validated this epoch
             state = self.evaluator.state
-            self._save_best(engine, self.sign * float(state.metrics[state.key_metric_name]))
-        self._save_last(engine)
+            score = self.sign * float(state.metrics[state.key_metric_name])
+        else:
+            return False
+        if self.best is not None and score <= self.best:
+            return False
+        self.best, self.best_epoch = score, engine.state.epoch
+        return True
 
-    def _save_best(self, engine: Engine, score: float) -> None:
-        if self.best is None or score > self.best:
-            self.best, self.best_epoch = score, engine.state.epoch
-            with together(self.directory) as folder:
-                torch.save(self.parts["model"].state_dict(), folder / self.best_path.name)
-                told = json.dumps(self.settings, indent=2)
-                (folder / _SETTINGS).write_text(f"{told}\n")
-
-    def _save_last(self, engine: Engine) -> None:
+    def _write(self, engine: Engine, best: bool = False) -> None:
         state = {name: part.state_dict() for name, part in self.parts.items()}
         state.update(
             epoch=engine.state.epoch,
             iteration=engine.state.iteration,
+            steps=steps_of(engine),
             best=self.best,
             best_epoch=self.best_epoch,
+            kinds=self.kinds,
+            conditions=self.conditions,
             extra=self.extra,
         )
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with whole(self.last_path) as path:
-            torch.save(state, path)
+        with together(self.directory) as folder:
+            torch.save(state, folder / self.last_path.name)
+            if best:
+                torch.save(state["model"], folder / self.best_path.name)
+                told = json.dumps(self.settings, indent=2)
+                (folder / _SETTINGS).write_text(f"{told}\n")
+
+
+def steps_of(engine: Any) -> int:
+    """Steps of the whole run; the engine of a resumed one counts as `Checkpoints.resume` says."""
+    return int(engine.state.iteration + getattr(engine.state, _BEFORE, 0))
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint: tensors, numbers and texts, never code.
+    """The content of a checkpoint: tensors, numbers and texts by name, never code.
 
     Raises:
-        ConfigurationError: if the file is missing, or no such checkpoint.
+        ConfigurationError: if the file is missing, damaged, or no such checkpoint.
     """
     settle(Path(path).parent)
     if not Path(path).is_file():
@@ -139,12 +200,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             path, "no such file", hint=("train first", Setting("checkpoint", "FILE"))
         )
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigurationError(
-            path, f"no checkpoint of tensors ({reason})", "one that a training wrote"
+            path, f"no checkpoint of tensors ({reason})", "one that a training wrote", _REPLACE
         ) from error
+    if not isinstance(state, dict):
+        found = f"no checkpoint of tensors by name but {type(state).__name__}"
+        raise ConfigurationError(path, found, "one that a training wrote", _REPLACE)
     return state
 
 
@@ -155,7 +219,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         ConfigurationError: if the file is missing, no checkpoint, or of another architecture.
     """
     state = read_checkpoint(path)
-    weights = state.get("model", state)
+    weights = state["model"] if isinstance(state.get("model"), dict) else state
     check_weights(weights, network, path)
     network.load_state_dict(weights)
 
@@ -169,10 +233,11 @@ def check_settings(settings: Mapping[str, Any], path: str | Path) -> None:
 
     Raises:
         ConfigurationError: naming the first setting that differs.
+        DataError: if ``settings.json`` is damaged.
     """
     file = Path(path).with_name(_SETTINGS)
     settle(file.parent)
-    trained = json.loads(file.read_text()) if file.is_file() else {}
+    trained = read_object(file, _REPLACE) if file.is_file() else {}
     for name, value in settings.items():
         if name in trained and trained[name] != value:
             raise ConfigurationError(
@@ -183,23 +248,65 @@ def check_settings(settings: Mapping[str, Any], path: str | Path) -> None:
 
 
 def check_weights(weights: Mapping[str, Any], network: nn.Module, path: str | Path) -> None:
-    """Raise a `ConfigurationError` that names the first parameter that differs, if one does."""
+    """Refuse weights that are none of a network.
+
+    Raises:
+        ConfigurationError: naming the first parameter that differs, or is no finite number.
+    """
     wanted = network.state_dict()
     for name in [*wanted, *weights]:
-        found = tuple(weights[name].shape) if name in weights else "missing"
-        expected = tuple(wanted[name].shape) if name in wanted else "missing"
+        found = _shape(weights.get(name))
+        expected = _shape(wanted.get(name))
         if found != expected:
             raise ConfigurationError(
                 path,
                 f"{name} is {found}, the network has {expected}",
                 hint="set network_def as it was in training",
             )
+        if wanted[name].is_floating_point() and not bool(weights[name].isfinite().all()):
+            raise ConfigurationError(path, f"{name} is not finite", "numbers", _REPLACE)
+        if wanted[name].is_floating_point() != weights[name].is_floating_point():
+            kinds = (f"{part[name].dtype}".removeprefix("torch.") for part in (weights, wanted))
+            raise ConfigurationError(path, "{} is {}".format(name, *kinds))
 
 
-def _move_schedule(schedule: LRScheduler, state: Mapping[str, Any]) -> None:
-    """Put a schedule where it was, but keep its length: ``max_epochs`` may have been raised."""
-    position = ("last_epoch", "_step_count", "_last_lr")
-    own = {k: v for k, v in schedule.state_dict().items() if k not in position}
-    schedule.load_state_dict({**state, **own})
-    for group, rate in zip(schedule.optimizer.param_groups, schedule.get_lr(), strict=True):
-        group["lr"] = rate
+def _shape(value: Any) -> object:
+    return tuple(value.shape) if isinstance(value, Tensor) else "missing"
+
+
+def _other(name: str, value: Any, before: Any) -> ConfigurationError:
+    """Of a condition that differs, naming the first entry of it that does."""
+    name, value, before = _first_difference(name, value, before)
+    hint: tuple[Advice, ...] = (Setting("resume", False, "to start anew"),)
+    if isinstance(before, (bool, int, float, str)):
+        hint = (Setting(name, before, "to go on"), *hint)
+    return ConfigurationError(
+        name, f"{shown(value)}, but the run so far had {shown(before)}", "the same", hint
+    )
+
+
+def _first_difference(name: str, value: Any, before: Any) -> tuple[str, Any, Any]:
+    lists = isinstance(value, list) and isinstance(before, list) and len(value) == len(before)
+    if lists and any(isinstance(entry, dict) for entry in value):
+        value, before = dict(enumerate(value)), dict(enumerate(before))
+    if isinstance(value, dict) and isinstance(before, dict):
+        for key in [*value, *before]:
+            if key not in value or key not in before or value[key] != before[key]:
+                return _first_difference(f"{name}#{key}", value.get(key), before.get(key))
+    return name, value, before
+
+
+def _load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """What it has gathered; its rates, its decay and the like are those of now."""
+    options = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, options, strict=True):
+        group.update(own)
+
+
+def _replay(schedule: LRScheduler, steps: int) -> None:
+    """Put a new schedule where it is after so many steps, whatever it was before."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*`lr_scheduler.step\\(\\)`")  # no optimiser's
+        for _ in range(steps):
+            schedule.step()

@@ -13,7 +13,9 @@ from torch.nn import Module
 from overtile.networks import TileGeometry
 from overtile.pipelines.bundle.schema import carried
 from overtile.pipelines.errors import ConfigurationError, Setting
-from overtile.pipelines.files import settle, together
+from overtile.pipelines.files import read_object, settle, together
+
+_REPLACE = "copy it again from where the bundle came"
 
 
 def write_bundle(
@@ -41,14 +43,14 @@ def write_bundle(
         configs.mkdir(exist_ok=True)
         for path in sorted((source / "configs").iterdir()):
             if path.name in ("inference.json", "evaluation.json"):
-                config = json.loads(path.read_text())
+                config = read_object(path, _REPLACE)
                 own = {key: merged[key] for key in carried() if key in config and key in merged}
                 config.update(own, dataset_dir=None)
                 _write(configs / path.name, config)
             elif path.name == "train.json":
                 _write(configs / path.name, merged)
             elif path.name == "metadata.json":
-                metadata = json.loads(path.read_text())
+                metadata = read_object(path, _REPLACE)
                 geometry = getattr(network, "geometry", None)
                 if isinstance(geometry, TileGeometry):
                     _put_sizes(metadata, geometry, int(parser.get("spatial_dims", 2)))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from overtile.pipelines.errors import DataError
-from overtile.pipelines.files import settle, together, whole
+from overtile.pipelines.files import read_object, settle, together, whole
 from overtile.pipelines.metrics.score_names import DEFINITIONS
 
 REPORT = "report.html"
@@ -113,7 +113,7 @@ def read_run(folder: str | Path) -> Run:
             folder, "no results", f"{SCORES} or {HISTORY}, as training and evaluation write them"
         )
     summary = folder / SUMMARY
-    told = _json(summary) if summary.exists() else {}
+    told = read_object(summary, "score again") if summary.exists() else {}
     return Run(folder, folder.resolve().name, scored, history, told)
 
 
@@ -158,7 +158,7 @@ def read_scored(folder: Path) -> Scored:
         DataError: if one is missing or broken, or they do not belong together.
     """
     settle(folder)
-    content = _json(folder / SCORES)
+    content = read_object(folder / SCORES, "score again")
     try:
         scores = {str(k): float(v) for k, v in content["scores"].items()}
         count = int(content["images"])
@@ -216,17 +216,6 @@ def read_history(path: Path) -> list[dict[str, float]]:
     if any(not row.get("epoch", math.nan).is_integer() for row in rows):
         raise DataError(path, "no epochs in it", "a column epoch of whole numbers")
     return rows
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(path, f"no JSON ({reason})", hint="score again") from error
-    if not isinstance(content, dict):
-        raise DataError(path, type(content).__name__, "a JSON object", "score again")
-    return content
 
 
 def _write_table(path: Path, rows: Iterable[Mapping[str, object]], columns: Iterable[str]) -> None:

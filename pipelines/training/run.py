@@ -62,16 +62,18 @@ def run_training(
 
     Raises:
         ConfigurationError: if there is no epoch to train, network and inferer do not go together,
-            nothing can be resumed, or another run uses the output folder.
+            nothing can be resumed, or not with these settings or images, or another run uses the
+            output folder.
+        DataError: if a file to resume from is damaged.
     """
     _check(trainer, evaluator, bundle_root)
     folder = tracker.output_dir
     with alone_in(folder), stoppable(trainer, evaluator, checkpoints):
         settle(folder)
         if resume:
-            go_on(trainer, checkpoints)
+            go_on(trainer, checkpoints, folder, tracker.data, initial_weights)
         else:
-            begin(trainer, checkpoints, folder, initial_weights)
+            begin(trainer, checkpoints, folder, tracker.data, initial_weights)
         _make_a_bundle(folder, bundle_root, trainer)
         with tracker.recording(checkpoints.extra.get("mlflow_run")) as run:
             checkpoints.extra["mlflow_run"] = run

@@ -23,6 +23,7 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param
 from mlflow.exceptions import MlflowException
 from torch.optim import Optimizer
 
+from overtile.pipelines.bundle.checkpoints import steps_of
 from overtile.pipelines.bundle.configuration import as_json, current_parser, resolved_values
 from overtile.pipelines.data.find import DataSet
 from overtile.pipelines.errors import ConfigurationError
@@ -213,7 +214,7 @@ class RunTracker:
         if hasattr(engine.state, "gradient_norm"):
             values["gradient_norm"] = engine.state.gradient_norm
         self._losses.append(values["train_loss"])
-        self.log_metrics(values, engine.state.iteration)
+        self.log_metrics(values, steps_of(engine))
 
     def _log_epoch(self, engine: Any) -> None:
         images = engine.state.epoch_length * (engine.data_loader.batch_size or 1)
@@ -226,7 +227,7 @@ class RunTracker:
             values.update({f"val_{k}": v for k, v in self.evaluator.state.metrics.items()})
         self.log_metrics(values, engine.state.epoch)
         loss = sum(self._losses) / max(len(self._losses), 1)
-        row = {"epoch": engine.state.epoch, "iteration": engine.state.iteration, "train_loss": loss}
+        row = {"epoch": engine.state.epoch, "iteration": steps_of(engine), "train_loss": loss}
         append_epoch({**row, **values}, self.output_dir / HISTORY)
         self._flush()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel
@@ -45,6 +46,7 @@ class Tracker:
 
     def __init__(self, folder: Path) -> None:
         self.output_dir = folder
+        self.data = SimpleNamespace(val=[], test=[], digest_of=lambda paths: "none")
         self.logged: list[str] = []
 
     @contextmanager
