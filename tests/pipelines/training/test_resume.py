@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 from unittest.mock import MagicMock
 
@@ -47,6 +48,15 @@ class Store:
 
     def log_batch(self, run_id: str, metrics: Any = (), params: Any = ()) -> None:
         Store.steps += [m.step for m in metrics if m.key == "train_loss"]
+
+    def get_run(self, run_id: str) -> Any:
+        return SimpleNamespace(info=SimpleNamespace(experiment_id="1", lifecycle_stage="active"))
+
+    def get_experiment(self, number: str) -> Any:
+        return SimpleNamespace(name="touching_cells")
+
+    def get_experiment_by_name(self, name: str) -> Any:
+        return SimpleNamespace(experiment_id="1", lifecycle_stage="active")
 
     def __getattr__(self, name: str) -> Any:
         return MagicMock()
