@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from overtile.pipelines.errors import Advice, DataError
 
+REPLACE = "copy it again from where it came, or train again"  # of a damaged part of a bundle
 _UNFINISHED = ".partial"  # with which names of unfinished work begin: hidden, and no image's
 _JOURNAL, _MOVING = f"{_UNFINISHED}.journal", f"{_UNFINISHED}.lock"
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"  # others may share the disk

@@ -16,10 +16,10 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from overtile.pipelines.bundle.values import shown
 from overtile.pipelines.errors import Advice, ConfigurationError, Setting
-from overtile.pipelines.files import read_object, settle, together
+from overtile.pipelines.files import REPLACE, read_object, settle, together
 
 _SETTINGS = "settings.json"
-_REPLACE = "copy it again from where it came, or train again"
+_ANEW = Setting("resume", False, "to start anew")
 _BEFORE = "steps_before"  # in an engine's state
 _STATE = {  # what a run needs to go on, besides its parts
     **{"epoch": int, "iteration": int, "steps": int, "best": float | None, "best_epoch": int},
@@ -95,12 +95,8 @@ class Checkpoints:
         """
         settle(self.directory)
         if not self.last_path.is_file():
-            raise ConfigurationError(
-                "resume",
-                f"{self.last_path} does not exist",
-                hint=Setting("resume", False, "to start anew"),
-            )
-        state = read_checkpoint(self.last_path)
+            raise ConfigurationError("resume", f"{self.last_path} does not exist", hint=_ANEW)
+        state = read_checkpoint(self.last_path, _ANEW)
         self._check(state)
         epoch, length = state["epoch"], engine.state.epoch_length
         engine.state.epoch = epoch
@@ -133,7 +129,7 @@ class Checkpoints:
                     self.last_path,
                     f"no {name} in it",
                     "what a training saved to go on from",
-                    Setting("resume", False, "to start anew"),
+                    _ANEW,
                 )
         before = state["kinds"] | state["conditions"]
         for name, value in (self.kinds | self.conditions).items():
@@ -188,8 +184,12 @@ def steps_of(engine: Any) -> int:
     return int(engine.state.iteration + getattr(engine.state, _BEFORE, 0))
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, hint: Advice = REPLACE) -> dict[str, Any]:
     """The content of a checkpoint: tensors, numbers and texts by name, never code.
+
+    Args:
+        path: of the file.
+        hint: what to do if it is damaged.
 
     Raises:
         ConfigurationError: if the file is missing, damaged, or no such checkpoint.
@@ -204,11 +204,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigurationError(
-            path, f"no checkpoint of tensors ({reason})", "one that a training wrote", _REPLACE
+            path, f"no checkpoint of tensors ({reason})", "one that a training wrote", hint
         ) from error
     if not isinstance(state, dict):
         found = f"no checkpoint of tensors by name but {type(state).__name__}"
-        raise ConfigurationError(path, found, "one that a training wrote", _REPLACE)
+        raise ConfigurationError(path, found, "one that a training wrote", hint)
     return state
 
 
@@ -237,7 +237,7 @@ def check_settings(settings: Mapping[str, Any], path: str | Path) -> None:
     """
     file = Path(path).with_name(_SETTINGS)
     settle(file.parent)
-    trained = read_object(file, _REPLACE) if file.is_file() else {}
+    trained = read_object(file, REPLACE) if file.is_file() else {}
     for name, value in settings.items():
         if name in trained and trained[name] != value:
             raise ConfigurationError(
@@ -264,7 +264,7 @@ def check_weights(weights: Mapping[str, Any], network: nn.Module, path: str | Pa
                 hint="set network_def as it was in training",
             )
         if wanted[name].is_floating_point() and not bool(weights[name].isfinite().all()):
-            raise ConfigurationError(path, f"{name} is not finite", "numbers", _REPLACE)
+            raise ConfigurationError(path, f"{name} is not finite", "numbers", REPLACE)
         if wanted[name].is_floating_point() != weights[name].is_floating_point():
             kinds = (f"{part[name].dtype}".removeprefix("torch.") for part in (weights, wanted))
             raise ConfigurationError(path, "{} is {}".format(name, *kinds))
@@ -277,7 +277,7 @@ def _shape(value: Any) -> object:
 def _other(name: str, value: Any, before: Any) -> ConfigurationError:
     """Of a condition that differs, naming the first entry of it that does."""
     name, value, before = _first_difference(name, value, before)
-    hint: tuple[Advice, ...] = (Setting("resume", False, "to start anew"),)
+    hint: tuple[Advice, ...] = (_ANEW,)
     if isinstance(before, (bool, int, float, str)):
         hint = (Setting(name, before, "to go on"), *hint)
     return ConfigurationError(

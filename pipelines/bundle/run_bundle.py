@@ -13,9 +13,7 @@ from torch.nn import Module
 from overtile.networks import TileGeometry
 from overtile.pipelines.bundle.schema import carried
 from overtile.pipelines.errors import ConfigurationError, Setting
-from overtile.pipelines.files import read_object, settle, together
-
-_REPLACE = "copy it again from where the bundle came"
+from overtile.pipelines.files import REPLACE, read_object, settle, together
 
 
 def write_bundle(
@@ -43,14 +41,14 @@ def write_bundle(
         configs.mkdir(exist_ok=True)
         for path in sorted((source / "configs").iterdir()):
             if path.name in ("inference.json", "evaluation.json"):
-                config = read_object(path, _REPLACE)
+                config = read_object(path, REPLACE)
                 own = {key: merged[key] for key in carried() if key in config and key in merged}
                 config.update(own, dataset_dir=None)
                 _write(configs / path.name, config)
             elif path.name == "train.json":
                 _write(configs / path.name, merged)
             elif path.name == "metadata.json":
-                metadata = read_object(path, _REPLACE)
+                metadata = read_object(path, REPLACE)
                 geometry = getattr(network, "geometry", None)
                 if isinstance(geometry, TileGeometry):
                     _put_sizes(metadata, geometry, int(parser.get("spatial_dims", 2)))

@@ -23,7 +23,7 @@ from overtile.pipelines.bundle.configuration import check_inferer
 from overtile.pipelines.bundle.messages import wrong_value
 from overtile.pipelines.bundle.schema import decides
 from overtile.pipelines.errors import ConfigurationError, Setting, size_text, users_mistake
-from overtile.pipelines.files import read_object, settle
+from overtile.pipelines.files import REPLACE, read_object, settle
 from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.images.read_transform import ReadImaged
 from overtile.transforms import InstancesFromProbabilities, InstancesFromProbabilitiesd
@@ -124,7 +124,7 @@ def load_trained(bundle: Path, settings: Mapping[str, Any]) -> Trained:
 
 def _load(file: Path, bundle: Path, settings: Mapping[str, Any]) -> Trained:
     parser = ConfigParser()
-    parser.read_config(read_object(file, "copy it again from where it came, or train again"))
+    parser.read_config(read_object(file, REPLACE))
     parser["bundle_root"] = str(bundle)
     for key, value in settings.items():
         try:

@@ -20,8 +20,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from overtile.pipelines.errors import ConfigurationError, Setting
-from overtile.pipelines.files import settle, together, whole
+from overtile.pipelines.errors import ConfigurationError, OvertileError, Setting
+from overtile.pipelines.files import REPLACE, read_object, settle, together, whole
 from overtile.pipelines.images.stored import stamp
 from overtile.pipelines.label.refusals import MissingError
 from overtile.pipelines.metrics.score_names import name_of
@@ -42,6 +42,7 @@ def copied(bundle: Path, home: Path, tested: bool = False) -> Path:
     Raises:
         ConfigurationError: for a folder that is no bundle with a trained network, or one that
             this version cannot use; for a model that was made from another network.
+        DataError: if one of its files of JSON is damaged.
     """
     for folder in (bundle, bundle / "models"):  # of a run, which may have been killed
         settle(folder)
@@ -51,6 +52,7 @@ def copied(bundle: Path, home: Path, tested: bool = False) -> Path:
             raise ConfigurationError(
                 f"bundle {bundle}", f"no {part} in it", hint="give a bundle or the folder of a run"
             )
+        read_object(bundle / part, REPLACE)
     if not weights.is_file():
         raise ConfigurationError(
             f"bundle {bundle}", f"no models/{_WEIGHTS} in it", hint="train it first"
@@ -88,7 +90,7 @@ def _check(bundle: Path, *more: str) -> None:
 
     try:
         load_trained(bundle, {})
-    except ConfigurationError as error:
+    except OvertileError as error:
         raise ConfigurationError(
             error.where, error.found, error.expected, (*error.hint, *more)
         ) from error

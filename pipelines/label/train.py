@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import subprocess
@@ -20,7 +19,7 @@ from overtile.pipelines.data.facts import FactBook, default_cache
 from overtile.pipelines.data.find import items_of
 from overtile.pipelines.data.layout import Pair
 from overtile.pipelines.errors import DataError, TrainingError
-from overtile.pipelines.files import settle
+from overtile.pipelines.files import REPLACE, read_object, settle
 from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.label.datastore import ImageFolderDatastore
 from overtile.pipelines.label.models import SHIPPED, VALIDATED, held, publish
@@ -111,7 +110,7 @@ class Trainer(TrainTask):
             raise ConflictError(
                 found="no image has a final label", hint="submit at least one, then train"
             )
-        config = json.loads((self.bundle / "configs" / "train.json").read_text())
+        config = read_object(self.bundle / "configs" / "train.json", REPLACE)
         channel = config.get("channel") if self.channel is None else self.channel
         dims = config.get("spatial_dims", 2)
         facts = FactBook(default_cache(), datastore.folder, dims, channel)

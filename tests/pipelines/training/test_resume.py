@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import shutil
@@ -401,6 +402,21 @@ def test_fewer_epochs_than_are_done_are_refused(stopped: Run) -> None:
     with copy_of(stopped) as run:
         said = said_of(run, max_epochs=1)
         assert said == "max_epochs: 1, but the run has done 2; expected at least 2"
+
+
+@pytest.mark.parametrize("name", ["models/last.pt", "models/settings.json", "history.csv"])
+def test_a_damaged_file_of_the_run_costs_one_line(stopped: Run, name: str) -> None:
+    whole = (stopped.out / name).read_bytes()
+    weights = io.BytesIO()
+    torch.save(torch.load(stopped.out / "models" / "model.pt", weights_only=True), weights)
+    damaged = [b"", whole[: len(whole) // 2], b"[]", bytes(len(whole)), weights.getvalue()]
+    with copy_of(stopped) as run:
+        for content in damaged:
+            (run.out / name).write_bytes(content)
+            said = said_of(run)
+            assert said is not None
+            assert said.startswith(str(run.out / name))
+            assert "train again" in said or "give resume=False" in said or "remove it" in said
 
 
 def test_weights_to_start_from_may_be_left_out(tmp_path: Path, stopped: Run) -> None:
