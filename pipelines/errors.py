@@ -7,6 +7,7 @@ user, so that nobody is told of an option that he has not got.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -64,12 +65,12 @@ class OvertileError(Exception):
 
     def worded(self, wording: Wording = as_argument) -> str:
         """The one line for the user of a front end."""
-        told = ": ".join(filter(None, (self.where, self.found)))
+        told = f": {self.found}" if self.where and self.found else self.found
         if self.expected:
             told += f"; expected {self.expected}"
         if hint := self.hint_in(wording):
             told += f"{': ' if self.expected else '; '}{hint}"
-        return " ".join(told.split())
+        return printable(self.where + re.sub(r"\s+", " ", told).rstrip())
 
     def hint_in(self, wording: Wording = as_argument) -> str:
         """The hint alone; empty where this user can do nothing of it."""
@@ -118,6 +119,24 @@ class TrainingError(OvertileError):
     """A training run that cannot go on."""
 
 
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(name: object) -> str:
+    """A name that may hold anything, as text that does nothing but be read.
+
+    Control characters, which a terminal obeys, those that turn the direction of writing, and bytes
+    that are no UTF-8 become escapes, as in ``\\x1b``.
+    """
+    return _UNSEEN.sub(lambda found: _escape(ord(found[0])), str(name))
+
+
+def _escape(code: int) -> str:
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that Python could not decode
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
 def size_text(size: Iterable[int]) -> str:
     """Sides of an image as messages write them: ``256x320``."""
     return "x".join(map(str, size))
@@ -142,6 +161,6 @@ def exit_with(error: BaseException, wording: Wording = as_argument) -> NoReturn:
         for bar in list(getattr(tqdm, "_instances", ())):
             bar.leave = False
             bar.close()
-    told = error.worded(wording) if isinstance(error, OvertileError) else str(error)
-    print(f"overtile: error: {' '.join(told.split())}", file=sys.stderr)
+    mistake = error if isinstance(error, OvertileError) else OvertileError(found=str(error))
+    print(f"overtile: error: {mistake.worded(wording)}", file=sys.stderr)
     raise SystemExit(2)

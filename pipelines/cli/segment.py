@@ -18,6 +18,7 @@ from overtile.pipelines.cli.options import (
     loudness,
     note,
 )
+from overtile.pipelines.errors import printable
 
 
 @click.command(
@@ -126,6 +127,6 @@ def segment(
         click.echo(json.dumps(result.as_dict(), indent=2))
     elif not is_("quiet"):
         cells = "" if result.cells is None else f": {result.cells} cells"
-        click.echo(f"{result.target}{cells}")
+        click.echo(f"{printable(result.target)}{cells}")
     for line in result.unreadable:
-        click.echo(f"overtile: filled with 0: {line}", err=True)
+        click.echo(f"overtile: filled with 0: {printable(line)}", err=True)

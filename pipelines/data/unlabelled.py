@@ -10,7 +10,7 @@ from pathlib import Path
 
 from overtile.pipelines.data.facts import Item
 from overtile.pipelines.data.names import image_of, images_by_stem, images_of
-from overtile.pipelines.errors import DataError, Setting, UnreadableError, size_text
+from overtile.pipelines.errors import DataError, Setting, UnreadableError, printable, size_text
 from overtile.pipelines.images.formats import is_image, names_of_formats, stem
 from overtile.pipelines.images.plane_name import Plane, planes_of
 from overtile.pipelines.images.read import open_view, read_image
@@ -64,7 +64,9 @@ def images_in(
         others = [f for f in sorted(path.iterdir()) if f.suffix.lower() in _OTHERS]
         if others:
             log.warning(
-                "left out: %d files in formats that are not read, as %s", len(others), others[0]
+                "left out: %d files in formats that are not read, as %s",
+                len(others),
+                printable(others[0]),
             )
         cases = [f for folder in sorted(path.glob("*/images")) for f in images_of(folder)]
         files += [f for f in cases if f.parents[1].name == stem(f)]  # Kaggle's

@@ -18,7 +18,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from overtile.pipelines.data.facts import FactBook, default_cache
 from overtile.pipelines.data.find import items_of
 from overtile.pipelines.data.layout import Pair
-from overtile.pipelines.errors import DataError, TrainingError
+from overtile.pipelines.errors import DataError, TrainingError, printable
 from overtile.pipelines.files import REPLACE, read_object, settle
 from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.label.datastore import ImageFolderDatastore
@@ -83,7 +83,7 @@ class Trainer(TrainTask):
         options = checked(request)
         pairs, left_out = self.trainable(datastore)
         for reason in left_out.values():
-            print(f"left out: {reason}", flush=True)
+            print(f"left out: {printable(reason)}", flush=True)
         run = self.runs / f"{self.bundle.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         data = linked(pairs, run.with_name(f"{run.name}-data"))
         command = self.command(options, data, run, len(pairs))

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from overtile.pipelines.errors import ConfigurationError
+from overtile.pipelines.errors import ConfigurationError, printable
 from overtile.pipelines.files import read_object, settle, whole
 from overtile.pipelines.metrics.score_names import name_of
 from overtile.pipelines.reporting.tables import REPORT, SUMMARY
@@ -58,10 +58,13 @@ def print_summary(summary: dict[str, Any], folder: str | Path) -> None:
     places += [(p.stem, str(p)) for p in sorted(Path(folder).glob("*/*_outlines.png"))]
     print()
     for name, place in places:
-        print(f"  {name:<{width}}  {place}")
+        print(f"  {name:<{width}}  {printable(place)}")
     if str(summary["mlflow"]).startswith("sqlite:"):
         python = os.path.relpath(sys.executable)
-        print(f"\n  to look at it: {python} -m mlflow ui --backend-store-uri {summary['mlflow']}")
+        print(
+            f"\n  to look at it: {python} -m mlflow ui --backend-store-uri "
+            f"{printable(summary['mlflow'])}"
+        )
     print(flush=True)
 
 

@@ -27,7 +27,7 @@ from overtile.pipelines.bundle.configuration import current_parser
 from overtile.pipelines.bundle.messages import as_override
 from overtile.pipelines.bundle.schema import KEYS, Resumed
 from overtile.pipelines.data.find import DataSet
-from overtile.pipelines.errors import ConfigurationError, Setting
+from overtile.pipelines.errors import ConfigurationError, Setting, printable
 from overtile.pipelines.files import alone
 from overtile.pipelines.reporting.tables import HISTORY, read_history
 
@@ -149,7 +149,7 @@ def stoppable(
         if state["epoch"]:
             message = (
                 f"\nStopped. Everything up to the end of epoch {state['epoch']} is saved in "
-                f"{checkpoints.last_path}; the same command with "
+                f"{printable(checkpoints.last_path)}; the same command with "
                 f"{as_override(Setting('resume', True))} goes on from there."
             )
         tqdm.write(message)
@@ -168,4 +168,4 @@ def _move_aside(folder: Path) -> None:
         number += 1
     aside = folder.with_name(f"{folder.name}.{number}")
     folder.rename(aside)
-    log.warning("%s holds an earlier run: moved to %s", folder, aside)
+    log.warning("%s holds an earlier run: moved to %s", printable(folder), printable(aside))

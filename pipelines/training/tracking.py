@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 from overtile.pipelines.bundle.checkpoints import steps_of
 from overtile.pipelines.bundle.configuration import as_json, current_parser, resolved_values
 from overtile.pipelines.data.find import DataSet
-from overtile.pipelines.errors import Advice, ConfigurationError, Setting
+from overtile.pipelines.errors import Advice, ConfigurationError, Setting, printable
 from overtile.pipelines.files import whole
 from overtile.pipelines.reporting.tables import FIGURES, HISTORY, append_epoch
 
@@ -155,7 +155,7 @@ class RunTracker:
         return False
 
     def _create_run(self) -> str:
-        name = f"{self.data.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        name = f"{printable(self.data.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
         try:
             with self._setting_up():
                 experiment_id = self._find_experiment()
@@ -232,7 +232,7 @@ class RunTracker:
         if self._parser is not None:
             params.update(resolved_values(self._parser))
             self._log_config(run_id, "config/merged")
-        entries = [Param(name, value[:_PARAM_LENGTH]) for name, value in params.items()]
+        entries = [Param(name, printable(v)[:_PARAM_LENGTH]) for name, v in params.items()]
         for first in range(0, len(entries), _BATCH):
             self.client.log_batch(run_id, params=entries[first : first + _BATCH])
         configs = Path(self.bundle_root or "") / "configs"
@@ -241,7 +241,8 @@ class RunTracker:
         for name, value in code_version().items():
             self.client.set_tag(run_id, name, value)
         self.client.log_text(run_id, installed_packages(), "environment.txt")
-        source = Dataset(self.data.name, digest[:32], "local", str(self.data.root))
+        name, root = printable(self.data.name), printable(self.data.root)
+        source = Dataset(name, digest[:32], "local", root)
         self.client.log_inputs(run_id, [DatasetInput(source, [])])
 
     def _log_iteration(self, engine: Any) -> None:

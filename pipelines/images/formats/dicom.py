@@ -122,7 +122,7 @@ class Dicom(Format):
         path.mkdir()
         content = hashlib.sha256(array.tobytes()).hexdigest()
         name = "/".join((path.parent.parent.name, path.name, content))
-        uid = f"2.25.{int(hashlib.sha256(name.encode()).hexdigest()[:28], 16)}"
+        uid = f"2.25.{int(hashlib.sha256(os.fsencode(name)).hexdigest()[:28], 16)}"
         tags = {
             "0008|0008": "ORIGINAL\\PRIMARY",
             "0008|0060": "MR",
