@@ -11,13 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
-from overtile.pipelines.errors import Advice, DataError
-
-REPLACE = "copy it again from where it came, or train again"  # of a damaged part of a bundle
 _UNFINISHED = ".partial"  # with which names of unfinished work begin: hidden, and no image's
 _JOURNAL, _MOVING = f"{_UNFINISHED}.journal", f"{_UNFINISHED}.lock"
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"  # others may share the disk
@@ -112,28 +108,6 @@ def _finish(folder: Path) -> None:
     _make_last(folder)
     journal.unlink()
     remove(source)
-
-
-def read_object(path: Path, hint: Advice | tuple[Advice, ...] = ()) -> dict[str, Any]:
-    """The JSON object in a file of ours.
-
-    Args:
-        path: of the file.
-        hint: what to do if it is damaged.
-
-    Raises:
-        DataError: if it is.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if text.strip() else None
-    except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(path, f"no JSON ({reason})", "a JSON object", hint) from error
-    if not isinstance(content, dict):
-        found = type(content).__name__ if text.strip() else "it is empty"
-        raise DataError(path, found, "a JSON object", hint)
-    return content
 
 
 @contextmanager

@@ -14,15 +14,23 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from overtile.pipelines.bundle.json_file import REPLACE, read_object
 from overtile.pipelines.bundle.values import shown
 from overtile.pipelines.errors import Advice, ConfigurationError, Setting
-from overtile.pipelines.files import REPLACE, read_object, settle, together
+from overtile.pipelines.files import settle, together
 
 _SETTINGS = "settings.json"
 _ANEW = Setting("resume", False, "to start anew")
 _BEFORE = "steps_before"  # in an engine's state
 _STATE = {  # what a run needs to go on, besides its parts
-    **{"epoch": int, "iteration": int, "steps": int, "best": float | None, "best_epoch": int},
+    **{
+        "model": dict,
+        "epoch": int,
+        "iteration": int,
+        "steps": int,
+        "best": float | None,
+        "best_epoch": int,
+    },
     **{"kinds": dict, "conditions": dict, "extra": dict},
 }
 
@@ -123,7 +131,7 @@ class Checkpoints:
 
     def _check(self, state: Mapping[str, Any]) -> None:
         """Refuse a state that this run cannot go on from."""
-        for name, kind in {**dict.fromkeys(self.parts, dict), **_STATE}.items():
+        for name, kind in {**dict.fromkeys(self.parts, object), **_STATE}.items():
             if name not in state or not isinstance(state[name], kind):
                 raise ConfigurationError(
                     self.last_path,

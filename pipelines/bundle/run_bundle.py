@@ -11,9 +11,10 @@ from monai.bundle import ConfigParser
 from torch.nn import Module
 
 from overtile.networks import TileGeometry
+from overtile.pipelines.bundle.json_file import REPLACE, read_object
 from overtile.pipelines.bundle.schema import carried
 from overtile.pipelines.errors import ConfigurationError, Setting
-from overtile.pipelines.files import REPLACE, read_object, settle, together
+from overtile.pipelines.files import settle, together
 
 
 def write_bundle(

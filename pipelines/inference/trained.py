@@ -20,10 +20,11 @@ from overtile.networks import GeometryError, RegionInferer
 from overtile.pipelines.bundle.check import check_configuration
 from overtile.pipelines.bundle.checkpoints import check_settings, load_weights
 from overtile.pipelines.bundle.configuration import check_inferer
+from overtile.pipelines.bundle.json_file import REPLACE, read_object
 from overtile.pipelines.bundle.messages import wrong_value
 from overtile.pipelines.bundle.schema import decides
 from overtile.pipelines.errors import ConfigurationError, Setting, size_text, users_mistake
-from overtile.pipelines.files import REPLACE, read_object, settle
+from overtile.pipelines.files import settle
 from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.images.read_transform import ReadImaged
 from overtile.transforms import InstancesFromProbabilities, InstancesFromProbabilitiesd

@@ -12,10 +12,10 @@ import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from numpy.typing import NDArray
 
+from overtile.pipelines.bundle.json_file import REPLACE, read_object
 from overtile.pipelines.data.annotations import spatial_dims_of, write_label
 from overtile.pipelines.data.unlabelled import check_memory
 from overtile.pipelines.errors import size_text
-from overtile.pipelines.files import REPLACE, read_object
 from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.images.read import check_pixels, open_view, read_image
 from overtile.pipelines.inference.trained import Trained, load_trained

@@ -20,8 +20,9 @@ from typing import Any
 
 from filelock import FileLock
 
+from overtile.pipelines.bundle.json_file import REPLACE, read_object
 from overtile.pipelines.errors import ConfigurationError, OvertileError, Setting
-from overtile.pipelines.files import REPLACE, read_object, settle, together, whole
+from overtile.pipelines.files import settle, together, whole
 from overtile.pipelines.images.stored import stamp
 from overtile.pipelines.label.refusals import MissingError
 from overtile.pipelines.metrics.score_names import name_of

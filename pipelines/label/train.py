@@ -15,11 +15,12 @@ from typing import Any
 
 from monailabel.interfaces.tasks.train import TrainTask
 
+from overtile.pipelines.bundle.json_file import REPLACE, read_object
 from overtile.pipelines.data.facts import FactBook, default_cache
 from overtile.pipelines.data.find import items_of
 from overtile.pipelines.data.layout import Pair
 from overtile.pipelines.errors import DataError, TrainingError, printable
-from overtile.pipelines.files import REPLACE, read_object, settle
+from overtile.pipelines.files import settle
 from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.label.datastore import ImageFolderDatastore
 from overtile.pipelines.label.models import SHIPPED, VALIDATED, held, publish

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from overtile.pipelines.bundle.json_file import read_object
 from overtile.pipelines.errors import ConfigurationError, printable
-from overtile.pipelines.files import read_object, settle, whole
+from overtile.pipelines.files import settle, whole
 from overtile.pipelines.metrics.score_names import name_of
 from overtile.pipelines.reporting.tables import REPORT, SUMMARY
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from overtile.pipelines.bundle.json_file import read_object
 from overtile.pipelines.errors import DataError
-from overtile.pipelines.files import read_object, settle, together, whole
+from overtile.pipelines.files import settle, together, whole
 from overtile.pipelines.metrics.score_names import DEFINITIONS
 
 REPORT = "report.html"
