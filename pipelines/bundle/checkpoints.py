@@ -23,15 +23,9 @@ _SETTINGS = "settings.json"
 _ANEW = Setting("resume", False, "to start anew")
 _BEFORE = "steps_before"  # in an engine's state
 _STATE = {  # what a run needs to go on, besides its parts
-    **{
-        "model": dict,
-        "epoch": int,
-        "iteration": int,
-        "steps": int,
-        "best": float | None,
-        "best_epoch": int,
-    },
-    **{"kinds": dict, "conditions": dict, "extra": dict},
+    **dict.fromkeys(("epoch", "iteration", "steps", "best_epoch"), int),
+    **dict.fromkeys(("model", "kinds", "conditions", "extra"), dict),
+    "best": float | None,
 }
 
 
@@ -210,7 +204,7 @@ def read_checkpoint(path: str | Path, hint: Advice = REPLACE) -> dict[str, Any]:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
         raise ConfigurationError(
             path, f"no checkpoint of tensors ({reason})", "one that a training wrote", hint
         ) from error

@@ -150,7 +150,8 @@ class RunTracker:
         else:
             if name == self.experiment and info.lifecycle_stage == LifecycleStage.ACTIVE:
                 return True
-            found = f"it was deleted, or belongs to experiment {name}"
+            active = info.lifecycle_stage == LifecycleStage.ACTIVE
+            found = f"it belongs to experiment {name}" if active else "it was deleted"
         log.warning("run %s: %s; starting another one", run_id, found)
         return False
 
