@@ -22,7 +22,7 @@ from overtile.pipelines.reporting.report import write_report
 from overtile.pipelines.reporting.summary import print_summary, read_summary
 
 NAMES = (
-    "cost $5 or $x_{",
+    "cost $x_{ or $5",
     "\x1b[31mred\x07 and\nnew lines",
     os.fsdecode("caf\u00e9".encode("latin-1")),
     "<b>&amp; %s {0} # [x]",
