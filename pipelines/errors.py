@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -87,12 +88,12 @@ class OvertileError(Exception):
 
     def worded(self, wording: Wording = as_argument) -> str:
         """The one line for the user of a front end."""
-        told = ": ".join(filter(None, (self.where, self.found)))
+        told = f": {self.found}" if self.where and self.found else self.found
         if self.expected:
             told += f"; expected {self.expected}"
         if hint := self.hint_in(wording):
             told += f"{': ' if self.expected else '; '}{hint}"
-        return " ".join(told.split())
+        return printable(self.where + re.sub(r"\s+", " ", told).rstrip())
 
     def hint_in(self, wording: Wording = as_argument) -> str:
         """The hint alone; empty where this user can do nothing of it."""
@@ -151,6 +152,24 @@ class ConfigurationError(OvertileError):
 
 class TrainingError(OvertileError):
     """A training run that cannot go on."""
+
+
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(name: object) -> str:
+    """A name that may hold anything, as text that does nothing but be read.
+
+    Control characters, which a terminal obeys, those that turn the direction of writing, and bytes
+    that are no UTF-8 become escapes, as in ``\\x1b``.
+    """
+    return _UNSEEN.sub(lambda found: _escape(ord(found[0])), str(name))
+
+
+def _escape(code: int) -> str:
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that Python could not decode
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
 def size_text(size: Iterable[int]) -> str:

@@ -41,17 +41,22 @@ def _tables(config: str, bundles: Sequence[Path]) -> Iterator[str]:
     ]
     rows = [key for key in KEYS.values() if key.told.get(config, ("", ""))[0]]
     yield f"## {config}.json: settings\n"
-    yield "| key | meaning | allowed | default | change it |\n|---|---|---|---|---|"
+    resumed = config == "train"
+    head = ["key", "meaning", "allowed", "default", "change it", *["on resume"] * resumed]
+    yield f"| {' | '.join(head)} |\n|{'---|' * len(head)}"
     for key in rows:
         if not key.part:
             meaning, change = key.told[config]
             told = " / ".join(dict.fromkeys(_default(key.name, *one) for one in defaults))
-            yield f"| `{key.name}` | {meaning} | {_allowed(key)} | {told} | {change} |"
+            row = [f"`{key.name}`", meaning, _allowed(key), told, change, *[key.resumed] * resumed]
+            yield f"| {' | '.join(row)} |"
     yield f"\n## {config}.json: parts\n"
-    yield "| key | what it is | change it |\n|---|---|---|"
+    head = ["key", "what it is", "change it", *["on resume"] * resumed]
+    yield f"| {' | '.join(head)} |\n|{'---|' * len(head)}"
     for key in rows:
         if key.part:
-            yield f"| `{key.name}` | {' | '.join(key.told[config])} |"
+            row = [f"`{key.name}`", *key.told[config], *[key.resumed] * resumed]
+            yield f"| {' | '.join(row)} |"
     yield ""
 
 

@@ -16,6 +16,7 @@ from monai.bundle import ConfigParser
 from torch.nn import Module
 
 from overtile.networks import TileGeometry
+from overtile.pipelines.bundle.json_file import REPLACE, read_object
 from overtile.pipelines.bundle.schema import carried
 from overtile.pipelines.errors import ConfigurationError, Setting
 from overtile.pipelines.files import settle, together, whole
@@ -67,7 +68,7 @@ def write_bundle(
         configs.mkdir(exist_ok=True)
         for path in sorted((source / "configs").iterdir()):
             if path.name in ("inference.json", "evaluation.json"):
-                config = _used(json.loads(path.read_text()), merged, own)
+                config = _used(read_object(path, REPLACE), merged, own)
                 if config is None:
                     (configs / path.name).unlink(missing_ok=True)
                     log.warning(
@@ -78,7 +79,7 @@ def write_bundle(
             elif path.name == "train.json":
                 _write(configs / path.name, merged)
             elif path.name == "metadata.json":
-                metadata = json.loads(path.read_text())
+                metadata = read_object(path, REPLACE)
                 _describe(metadata, network, channels, int(parser.get("spatial_dims", 2)))
                 _write(configs / path.name, metadata)
             elif path.name == "logging.conf":

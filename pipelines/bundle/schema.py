@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from overtile.networks.geometry import PADDING_MODES
@@ -34,6 +35,14 @@ from overtile.transforms.normalize import METHODS
 CONFIGURATIONS = ("train", "inference", "evaluation")
 
 
+class Resumed(StrEnum):
+    """What becomes of a new value when a run is resumed, in the words of the reference page."""
+
+    TAKEN = "taken"
+    IMAGES = "taken, if validation and test images stay the same"
+    REFUSED = "refused"
+
+
 @dataclass(frozen=True)
 class Key:
     """A setting, or a part, of a configuration.
@@ -46,6 +55,7 @@ class Key:
         part: whether it is no plain value.
         carried: whether a trained network has to be used with the value of its training.
         decides: whether it changes what is found in an image.
+        resumed: what becomes of a new value when a run is resumed.
     """
 
     name: str
@@ -55,6 +65,7 @@ class Key:
     part: bool = False
     carried: bool = False
     decides: bool = True
+    resumed: Resumed = Resumed.TAKEN
 
 
 def _train(meaning: str, change: str) -> dict[str, tuple[str, str]]:
@@ -130,6 +141,7 @@ SETTINGS = (
             "evaluation": ("labelled images", "always"),
         },
         decides=False,
+        resumed=Resumed.IMAGES,
     ),
     Key(
         "layout",
@@ -139,6 +151,7 @@ SETTINGS = (
             "if `auto` takes the wrong one",
             ("as in training", "if `auto` takes the wrong one"),
         ),
+        resumed=Resumed.IMAGES,
     ),
     Key(
         "split",
@@ -160,6 +173,7 @@ SETTINGS = (
             ("as in training", "if your labels are the other kind"),
         ),
         carried=True,
+        resumed=Resumed.REFUSED,
     ),
     Key(
         "checkpoint",
@@ -180,6 +194,7 @@ SETTINGS = (
             _AS,
         ),
         carried=True,
+        resumed=Resumed.REFUSED,
     ),
     Key(
         "channel",
@@ -190,6 +205,7 @@ SETTINGS = (
             _AS,
         ),
         carried=True,
+        resumed=Resumed.REFUSED,
     ),
     Key(
         "normalize",
@@ -201,8 +217,9 @@ SETTINGS = (
             ("as in training; another than the network's is refused", "with training"),
         ),
         carried=True,
+        resumed=Resumed.REFUSED,
     ),
-    Key("skip_unreadable", bool, _all(*_BROKEN, _BROKEN), decides=False),
+    Key("skip_unreadable", bool, _all(*_BROKEN, _BROKEN), decides=False, resumed=Resumed.IMAGES),
     Key(
         "image_memory_limit",
         whole(1) | None,
@@ -232,6 +249,7 @@ SETTINGS = (
             _AS,
         ),
         carried=True,
+        resumed=Resumed.IMAGES,
     ),
     Key(
         "fold",
@@ -243,8 +261,15 @@ SETTINGS = (
             ("as in training: the fold that the network has not seen", "with training"),
         ),
         carried=True,
+        resumed=Resumed.IMAGES,
     ),
-    Key("folds", whole(2), _scoring("how many blocks", "10, for few images", _AS), carried=True),
+    Key(
+        "folds",
+        whole(2),
+        _scoring("how many blocks", "10, for few images", _AS),
+        carried=True,
+        resumed=Resumed.IMAGES,
+    ),
     Key(
         "train_subset",
         whole(1) | None,
@@ -296,12 +321,14 @@ SETTINGS = (
             "a checkpoint to start from, e.g. the `models/model.pt` of a bundle; not for `resume`",
             "to train a network further on images of your own: with a third of the `learning_rate`",
         ),
+        resumed=Resumed.REFUSED,
     ),
     Key("device", DEVICE, _all(*_GPU, _GPU), decides=False),
     Key(
         "seed",
         whole(0),
         _train("of weights, samples, dropout and generated data", "to see how much results vary"),
+        resumed=Resumed.IMAGES,
     ),
     Key(
         "num_workers",
@@ -443,6 +470,7 @@ SETTINGS = (
             _AS,
         ),
         carried=True,
+        resumed=Resumed.REFUSED,
     ),
     Key(
         "threshold",
@@ -451,6 +479,7 @@ SETTINGS = (
             "P(cell) above which a pixel is the core of a cell", "up, if cells run together", _SEE
         ),
         carried=True,
+        resumed=Resumed.REFUSED,
     ),
     Key(
         "extent",
@@ -461,6 +490,7 @@ SETTINGS = (
             _SEE,
         ),
         carried=True,
+        resumed=Resumed.REFUSED,
     ),
     Key(
         "grow",
@@ -468,6 +498,7 @@ SETTINGS = (
         _all("how far cells may take back", "with the magnification", _SEE),
         unit="pixels",
         carried=True,
+        resumed=Resumed.REFUSED,
     ),
     Key(
         "min_size",
@@ -475,6 +506,7 @@ SETTINGS = (
         _all("cores of fewer pixels are dropped", "up, if debris is counted", _SEE),
         unit="pixels",
         carried=True,
+        resumed=Resumed.REFUSED,
     ),
     Key(
         "max_hole",
@@ -486,6 +518,7 @@ SETTINGS = (
         ),
         unit="pixels",
         carried=True,
+        resumed=Resumed.REFUSED,
     ),
     Key(
         "growth",
@@ -497,6 +530,7 @@ SETTINGS = (
             _SEE,
         ),
         carried=True,
+        resumed=Resumed.REFUSED,
     ),
     Key(
         "line",
@@ -509,6 +543,7 @@ SETTINGS = (
         ),
         unit="pixels",
         carried=True,
+        resumed=Resumed.REFUSED,
     ),
     Key(
         "versions",
@@ -565,8 +600,9 @@ def _part(
     *,
     carried: bool = False,
     decides: bool = True,
+    resumed: Resumed = Resumed.TAKEN,
 ) -> Key:
-    return Key(name, type, told, part=True, carried=carried, decides=decides)
+    return Key(name, type, told, "", True, carried, decides, resumed)
 
 
 _OWN_SGD = (
@@ -584,18 +620,26 @@ PARTS = (
             _NETWORK,
         ),
         carried=True,
+        resumed=Resumed.REFUSED,
     ),
-    Key("network_def#features", FEATURES, _all(*_UNTOLD, _UNTOLD)),
-    Key("network_def#dropout", number(0, below=1), _all(*_UNTOLD, _UNTOLD)),
-    Key("network_def#in_channels", whole(1), _all(*_UNTOLD, _UNTOLD)),
-    Key("network_def#out_channels", whole(1), _all(*_UNTOLD, _UNTOLD)),
-    Key("network_def#spatial_dims", whole(2, 3), _all(*_UNTOLD, _UNTOLD)),
+    Key("network_def#features", FEATURES, _all(*_UNTOLD, _UNTOLD), resumed=Resumed.REFUSED),
+    Key(
+        "network_def#dropout", number(0, below=1), _all(*_UNTOLD, _UNTOLD), resumed=Resumed.REFUSED
+    ),
+    Key("network_def#in_channels", whole(1), _all(*_UNTOLD, _UNTOLD), resumed=Resumed.REFUSED),
+    Key("network_def#out_channels", whole(1), _all(*_UNTOLD, _UNTOLD), resumed=Resumed.REFUSED),
+    Key("network_def#spatial_dims", whole(2, 3), _all(*_UNTOLD, _UNTOLD), resumed=Resumed.REFUSED),
     _part("network", _all("the same on `device`", "no", ("the same on `device`", "no"))),
     _part(
         "geometry",
         _train("sizes and margin of the network; its own", "for a network without `geometry`"),
+        resumed=Resumed.REFUSED,
     ),
-    _part("data", _train("the data set that `find_data` finds", "no; see `dataset_dir`")),
+    _part(
+        "data",
+        _train("the data set that `find_data` finds", "no; see `dataset_dir`"),
+        resumed=Resumed.IMAGES,
+    ),
     _part(
         "settings",
         _all(
@@ -605,6 +649,7 @@ PARTS = (
             ("as in training", "no"),
         ),
         SECTION,
+        resumed=Resumed.REFUSED,
     ),
     _part(
         "loss",
@@ -613,7 +658,7 @@ PARTS = (
             "for a loss of (logits, labels, weights) of your own",
         ),
     ),
-    _part("optimizer", _train("AdamW", _OWN_SGD)),
+    _part("optimizer", _train("AdamW", _OWN_SGD), resumed=Resumed.REFUSED),
     _part(
         "lr_scheduler",
         _train("warm-up and cosine, by steps", "for another schedule of MONAI or PyTorch"),
@@ -636,6 +681,7 @@ PARTS = (
             "to normalise otherwise; then in inference too",
         ),
         LIST,
+        resumed=Resumed.REFUSED,
     ),
     _part(
         "preprocessing",
@@ -683,19 +729,23 @@ PARTS = (
         ),
         SECTION,
     ),
-    _part("validate#preprocessing", _train(*_UNTOLD)),
+    _part("validate#preprocessing", _train(*_UNTOLD), resumed=Resumed.REFUSED),
     _part("validate#dataset", _train(*_UNTOLD)),
     _part("validate#dataloader", _train(*_UNTOLD)),
     _part("validate#inferer", _train(*_UNTOLD)),
-    _part("validate#postprocessing", _train(*_UNTOLD)),
-    _part("validate#key_metric", _train(*_UNTOLD), COMPONENTS),
+    _part("validate#postprocessing", _train(*_UNTOLD), resumed=Resumed.REFUSED),
+    _part("validate#key_metric", _train(*_UNTOLD), COMPONENTS, resumed=Resumed.REFUSED),
     _part("validate#additional_metrics", _train(*_UNTOLD), COMPONENTS),
     _part("validate#handlers", _train(*_UNTOLD), LIST),
     _part("validate#evaluator", _train(*_UNTOLD)),
     _part("test", _train("loader of the unseen images", "no"), SECTION),
     _part("test#dataset", _train(*_UNTOLD)),
     _part("test#dataloader", _train(*_UNTOLD)),
-    _part("checkpoints", _train("what is saved, and which score is best", "no")),
+    _part(
+        "checkpoints",
+        _train("what is saved, and which score is best", "no"),
+        resumed=Resumed.REFUSED,
+    ),
     _part(
         "tracker",
         _train(

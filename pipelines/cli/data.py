@@ -20,7 +20,7 @@ from overtile.pipelines.cli.options import (
 )
 from overtile.pipelines.data.layouts import all_layouts
 from overtile.pipelines.data.write import check_format, check_target, write_data, written_layouts
-from overtile.pipelines.errors import DataError, as_argument
+from overtile.pipelines.errors import DataError, as_argument, printable
 from overtile.pipelines.interrupts import check_interrupt
 from overtile.pipelines.notices import kept_warnings
 
@@ -107,7 +107,7 @@ def look(
     else:
         click.echo(as_text(found, wording, "--json lists all"))
     if found.picture and not is_("quiet") and not as_json:
-        click.echo(f"\n  {'contact sheet':<14}  {found.picture}")
+        click.echo(f"\n  {'contact sheet':<14}  {printable(found.picture)}")
 
 
 _PICTURES = (".png", ".jpg", ".pdf", ".svg")
@@ -216,4 +216,6 @@ def synth(
         click.echo(json.dumps(made, indent=2))
     elif not is_("quiet"):
         parts = ", ".join(f"{split} {count}" for split, count in counts.items())
-        click.echo(f"{folder}: {parts} images of {kind}; layout {layout}, format {format}")
+        click.echo(
+            f"{printable(folder)}: {parts} images of {kind}; layout {layout}, format {format}"
+        )

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from overtile.pipelines.errors import OvertileError, Setting, exit_with
+from overtile.pipelines.errors import OvertileError, Setting, exit_with, printable
 from overtile.pipelines.notices import keep_warnings, print_warnings
 
 _SIDES = range(16, 16385)
@@ -66,7 +66,7 @@ def is_(loudness: str) -> bool:
 def note(text: str) -> None:
     """Say on stderr what is done, if that is wanted."""
     if is_("verbose"):
-        click.echo(f"overtile: {text}", err=True)
+        click.echo(f"overtile: {printable(text)}", err=True)
 
 
 def examples(*lines: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from overtile.pipelines.cli.options import Command, examples, is_, loudness, note
-from overtile.pipelines.errors import ConfigurationError, DataError
+from overtile.pipelines.errors import ConfigurationError, DataError, printable
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,6 @@ def report(run: Path, output: Path | None, show_it: bool) -> None:
 
     path = write_report(run, output)
     if not is_("quiet"):
-        click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+        click.echo(f"{printable(path)}: {path.stat().st_size / 1e6:.1f} MB")
     if show_it and not webbrowser.open(path.resolve().as_uri()):
         raise ConfigurationError(path, "no browser found", hint="open it by hand")

@@ -19,6 +19,7 @@ from overtile.pipelines.cli.options import (
     loudness,
     note,
 )
+from overtile.pipelines.errors import printable
 from overtile.pipelines.notices import kept_warnings
 
 log = logging.getLogger(__name__)
@@ -127,10 +128,10 @@ def segment(
         with on_cluster(scheduler) as runner:
             result = segment_image(request, runner)
     for line in result.unreadable:
-        log.warning("filled with 0: %s", line)
+        log.warning("filled with 0: %s", printable(line))
     if as_json:
         told = {**result.as_dict(), "warnings": kept_warnings()}
         click.echo(json.dumps(told, indent=2))
     elif not is_("quiet"):
         cells = "" if result.cells is None else f": {result.cells} cells"
-        click.echo(f"{result.target}{cells}")
+        click.echo(f"{printable(result.target)}{cells}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -103,7 +104,7 @@ class CachedDataset(Dataset):
             if not file.exists():
                 return None
             parts += [key, str(Path(name).resolve()), stamp(file)]
-        key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        key = hashlib.sha256(os.fsencode("\n".join(parts))).hexdigest()
         return self.cache_dir / key[:2] / f"{key[2:]}.pt"
 
 

@@ -108,7 +108,7 @@ class FactBook:
     ) -> None:
         self.spatial_dims, self.channel = spatial_dims, check_channel(channel)
         self.hand_on = hand_on
-        name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+        name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
         self._file = None if folder is None else folder / f"facts-{name}.json"
         self.remarks: dict[str, list[Path]] = {}
         self._known: dict[str, Any] = {}
@@ -182,7 +182,7 @@ class FactBook:
             state = hashlib.sha256()
             for file in files_of(path):
                 if path.is_dir():
-                    state.update(str(file.relative_to(path)).encode())
+                    state.update(os.fsencode(file.relative_to(path)))
                 state.update(file.read_bytes())
             return state.hexdigest()
 

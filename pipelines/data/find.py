@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,10 +57,14 @@ class DataSet:
 
     def digest(self) -> str:
         """SHA-256 over the paths and bytes of every file, in order of the paths."""
+        return self.digest_of({str(Plane.of(i[key]).file) for i in self.items for key in i})
+
+    def digest_of(self, paths: Iterable[str]) -> str:
+        """Likewise of some files, or planes of files, of the set."""
         state = hashlib.sha256()
-        for file in sorted({Plane.of(item[key]).file for item in self.items for key in item}):
-            state.update(str(file.relative_to(self.root)).encode())
-            state.update(self.facts.sha256(file).encode())
+        for path in sorted(paths):
+            state.update(os.fsencode(Path(path).relative_to(self.root)))
+            state.update(self.facts.sha256(Plane.of(path).file).encode())
         self.facts.save()
         return state.hexdigest()
 

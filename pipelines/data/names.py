@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from overtile.pipelines.errors import DataError
+from overtile.pipelines.errors import DataError, printable
 from overtile.pipelines.images.formats import as_text, image_suffix, is_image, is_text, stem
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,9 @@ def log_strangers(folder: Path) -> None:
     others = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in _STRANGERS]
     if others:
         log.warning(
-            "left out: %d files in formats that are not read, as %s", len(others), others[0]
+            "left out: %d files in formats that are not read, as %s",
+            len(others),
+            printable(others[0]),
         )
 
 
@@ -135,4 +137,4 @@ def log_remarks(remarks: Mapping[str, Sequence[Path]]) -> None:
     """Say what is to be known of files, a line for each thing."""
     for remark, files in remarks.items():
         others = f" (and {len(files) - 1} more)" if len(files) > 1 else ""
-        log.warning("%s%s: %s", files[0], others, remark)
+        log.warning("%s%s: %s", printable(files[0]), others, remark)

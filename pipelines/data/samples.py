@@ -83,17 +83,33 @@ class EpochSampler(Sampler[int]):
 
     def __init__(self, dataset: TileDataset) -> None:
         self.dataset, self.epoch = dataset, 1
+        self.done = {"epochs": 0, "samples": 0}  # epochs may have had another length
 
     def __len__(self) -> int:
         return self.dataset.epoch_length
 
     def __iter__(self) -> Iterator[int]:
-        first = (self.epoch - 1) * len(self)
+        first = self._first()
         return iter(range(first, first + len(self)))
+
+    def state_dict(self) -> dict[str, int]:
+        """How many epochs are done, and the samples that they took."""
+        return dict(self.done)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on behind these."""
+        self.done = dict(state)
 
     def attach(self, engine: Engine) -> None:
         """Follow the epochs of ``engine``, also when it resumes."""
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
 
     def _start(self, engine: Engine) -> None:
         self.epoch = engine.state.epoch
+
+    def _finish(self, engine: Engine) -> None:
+        self.done = {"epochs": self.epoch, "samples": self._first() + len(self)}
+
+    def _first(self) -> int:
+        return self.done["samples"] + (self.epoch - self.done["epochs"] - 1) * len(self)

@@ -15,7 +15,7 @@ from monai.engines import SupervisedEvaluator
 from monai.handlers import IgniteMetricHandler
 from numpy.typing import NDArray
 
-from overtile.pipelines.errors import ConfigurationError
+from overtile.pipelines.errors import ConfigurationError, printable
 from overtile.pipelines.inference.folder import make_ready
 from overtile.pipelines.metrics.score_names import name_of
 from overtile.pipelines.metrics.sections import sections_first
@@ -75,7 +75,8 @@ def run_evaluation(
         write_report(results, name=folder.resolve().name)
     print_scores(result, more=[("averaged over", f"{versions} versions")] if versions > 1 else ())
     print(
-        f"\n  {folder / ROWS}: image by image\n  {folder / REPORT}: all of it to look at\n",
+        f"\n  {printable(folder / ROWS)}: image by image\n"
+        f"  {printable(folder / REPORT)}: all of it to look at\n",
         flush=True,
     )
     print_warnings()
@@ -118,7 +119,8 @@ def score(
     def note(engine: Any) -> None:
         for image in engine.state.batch["image"]:
             told = getattr(image, "meta", {})
-            rows.append({"image": told.get("filename_or_obj", f"image {len(rows) + 1}")})
+            name = told.get("filename_or_obj", f"image {len(rows) + 1}")
+            rows.append({"image": printable(name)})
             axes.append(told.get("axes"))
 
     def keep(engine: Any) -> None:

@@ -20,6 +20,7 @@ from overtile.networks import ArgumentError, GeometryError, RegionInferer
 from overtile.pipelines.bundle.check import check_configuration
 from overtile.pipelines.bundle.checkpoints import check_settings, load_weights
 from overtile.pipelines.bundle.configuration import check_inferer
+from overtile.pipelines.bundle.json_file import REPLACE, read_object
 from overtile.pipelines.bundle.messages import wrong_value
 from overtile.pipelines.bundle.schema import decides
 from overtile.pipelines.errors import (
@@ -107,6 +108,7 @@ def load_trained(bundle: Path, settings: Mapping[str, Any]) -> Trained:
     Raises:
         ConfigurationError: if there is no such bundle, a setting or a file of it is wrong, or it
             does more to an image than can be done in parts.
+        DataError: if one of its files of JSON is damaged.
     """
     settle(bundle)
     file = bundle / "configs" / "inference.json"
@@ -127,7 +129,7 @@ def load_trained(bundle: Path, settings: Mapping[str, Any]) -> Trained:
 
 def _load(file: Path, bundle: Path, settings: Mapping[str, Any]) -> Trained:
     parser = ConfigParser()
-    parser.read_config(file)
+    parser.read_config(read_object(file, REPLACE))
     parser["bundle_root"] = str(bundle)
     for key, value in settings.items():
         try:

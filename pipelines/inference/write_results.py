@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from overtile.pipelines.errors import ConfigurationError, Setting
+from overtile.pipelines.errors import ConfigurationError, Setting, printable
 from overtile.pipelines.files import whole
 from overtile.pipelines.images.formats import open_image
 from overtile.pipelines.images.plane_name import Plane
@@ -127,7 +127,7 @@ class WriteResultsd(MapTransform):
             array = array.astype(np.uint16 if array.max(initial=0) < 2**16 else np.uint32)
             found = f": {self._found.pop(file)} cells"
         path = write_like(base, array, stored)
-        tqdm.write(f"{path}{found}")
+        tqdm.write(f"{printable(path)}{found}")
 
 
 def _in_stored_order(planes: NDArray[Any], stored: Stored, spatial_dims: int) -> NDArray[Any]:

@@ -10,7 +10,7 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
 import overtile
-from overtile.pipelines.errors import ConfigurationError, OvertileError
+from overtile.pipelines.errors import ConfigurationError, OvertileError, printable
 from overtile.pipelines.images.channels import Channel, check_channel
 from overtile.pipelines.images.stored import stamp
 from overtile.pipelines.inference.uncertainty import METHODS
@@ -171,7 +171,10 @@ class _OneByOne(BatchInferTask):
                 found[image] = {k: v for k, v in result.items() if k != "file"}
             except OvertileError as error:
                 found[image] = {"error": sentence(error, datastore.folder)}
-            print(f"{number} of {len(images)}: {found[image].get('error', image)}", flush=True)
+            print(
+                f"{number} of {len(images)}: {printable(found[image].get('error', image))}",
+                flush=True,
+            )
         return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import threading
 import time
@@ -13,6 +12,7 @@ import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from numpy.typing import NDArray
 
+from overtile.pipelines.bundle.json_file import REPLACE, read_object
 from overtile.pipelines.data.annotations import spatial_dims_of, write_label
 from overtile.pipelines.data.unlabelled import check_memory
 from overtile.pipelines.errors import size_text
@@ -36,7 +36,7 @@ class Segmenter(InferTask):
     """
 
     def __init__(self, bundle: Path, channel: Channel = None) -> None:
-        metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+        metadata = read_object(bundle / "configs" / "metadata.json", REPLACE)
         tensors = metadata["network_data_format"]
         pred = tensors["outputs"]["pred"]
         names = {k: v.lower() for k, v in pred.get("channel_def", {}).items()}

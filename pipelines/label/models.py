@@ -20,7 +20,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from overtile.pipelines.errors import ConfigurationError, Setting
+from overtile.pipelines.bundle.json_file import REPLACE, read_object
+from overtile.pipelines.errors import ConfigurationError, OvertileError, Setting
 from overtile.pipelines.files import settle, together, whole
 from overtile.pipelines.images.stored import stamp
 from overtile.pipelines.label.refusals import MissingError
@@ -42,6 +43,7 @@ def copied(bundle: Path, home: Path, tested: bool = False) -> Path:
     Raises:
         ConfigurationError: for a folder that is no bundle with a trained network, or one that
             this version cannot use; for a model that was made from another network.
+        DataError: if one of its files of JSON is damaged.
     """
     for folder in (bundle, bundle / "models"):  # of a run, which may have been killed
         settle(folder)
@@ -51,6 +53,7 @@ def copied(bundle: Path, home: Path, tested: bool = False) -> Path:
             raise ConfigurationError(
                 ("bundle", bundle), f"no {part} in it", hint="give a bundle or the folder of a run"
             )
+        read_object(bundle / part, REPLACE)
     if not weights.is_file():
         raise ConfigurationError(
             ("bundle", bundle), f"no models/{_WEIGHTS} in it", hint="train it first"
@@ -88,8 +91,9 @@ def _check(bundle: Path, *more: str) -> None:
 
     try:
         load_trained(bundle, {})
-    except ConfigurationError as error:
-        raise error.advising(*error.hint, *more) from error
+    except OvertileError as error:
+        where, found, expected, _ = error.args
+        raise ConfigurationError(where, found, expected, (*error.hint, *more)) from error
 
 
 @contextmanager

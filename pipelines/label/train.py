@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -17,6 +16,7 @@ from typing import Any
 
 from monailabel.interfaces.tasks.train import TrainTask
 
+from overtile.pipelines.bundle.json_file import REPLACE, read_object
 from overtile.pipelines.bundle.schema import KEYS
 from overtile.pipelines.bundle.values import allowed, refuses, shown
 from overtile.pipelines.data.facts import FactBook, default_cache
@@ -29,6 +29,7 @@ from overtile.pipelines.errors import (
     TrainingError,
     hand_over,
     handed_over,
+    printable,
 )
 from overtile.pipelines.files import settle
 from overtile.pipelines.images.channels import Channel
@@ -104,7 +105,7 @@ class Trainer(TrainTask):
         options = checked(request)
         pairs, left_out = self.trainable(datastore)
         for reason in left_out.values():
-            print(f"left out: {reason}", flush=True)
+            print(f"left out: {printable(reason)}", flush=True)
         run = self.runs / f"{self.bundle.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         data = linked(pairs, run.with_name(f"{run.name}-data"))
         command = self.command(options, data, run, len(pairs))
@@ -134,7 +135,7 @@ class Trainer(TrainTask):
             raise ConflictError(
                 found="no image has a final label", hint="submit at least one, then train"
             )
-        config = json.loads((self.bundle / "configs" / "train.json").read_text())
+        config = read_object(self.bundle / "configs" / "train.json", REPLACE)
         channel = config.get("channel") if self.channel is None else self.channel
         dims = config.get("spatial_dims", 2)
         facts = FactBook(default_cache(), datastore.folder, dims, channel)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from overtile.pipelines.errors import printable
 from overtile.pipelines.reporting.colours import ERROR_COLOURS, numbered_colours, outline, palette
 from overtile.pipelines.reporting.predictions import ERRORS, Layers
 
@@ -104,7 +105,8 @@ def cases(rows: Sequence[Case]) -> Figure:
         found = np.zeros_like(label) if layers.instances is None else layers.instances
         colours = numbered_colours(label)
         axes[0].imshow(_over(layers.image, colours, outline(label)), interpolation="nearest")
-        axes[0].set_title(f"{row.title}\n{Path(layers.name).name}, label: {_count(label)} cells")
+        name = Path(layers.name).name
+        write_title(axes[0], row.title, f"{name}, label: {_count(label)} cells")
         same = numbered_colours(found, (label, colours))
         axes[1].imshow(_over(layers.image, same, outline(found)), interpolation="nearest")
         axes[1].set_title(f"found: {_count(found)} cells")
@@ -180,7 +182,12 @@ def _count(instances: NDArray[Any]) -> int:
 def _grey(axes: Axes, image: NDArray[Any], title: str) -> None:
     low, high = np.percentile(image, [0.5, 99.8])
     axes.imshow(image, cmap="gray", vmin=low, vmax=high)
-    axes.set_title(title)
+    write_title(axes, title)
+
+
+def write_title(axes: Axes, *lines: str, size: float | str = "large") -> None:
+    """Lines with names above a picture; a ``$`` in a name is no formula."""
+    axes.set_title("\n".join(map(printable, lines)), fontsize=size, parse_math=False)
 
 
 def _without_ticks(figure: Figure) -> Figure:

@@ -29,7 +29,7 @@ from overtile.pipelines.files import whole
 from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.images.plane_name import Plane
 from overtile.pipelines.images.read import number_cells, read_image, read_label
-from overtile.pipelines.reporting.figures import outlined
+from overtile.pipelines.reporting.figures import outlined, write_title
 
 _SHEET = 12  # images on the contact sheet
 _TITLE = 26  # letters that fit above an image
@@ -222,9 +222,8 @@ def _contact_sheet(items: Sequence[Item], labels: str, channel: Channel) -> Figu
         axes.imshow(outlined(image, np.zeros(image.shape, int) if cells is None else cells))
         name = Path(item["image"]).name
         title = name if len(name) <= _TITLE else f"{name[: _TITLE - 9]}…{name[-8:]}"
-        if cells is not None:
-            title += f"\n{len(np.unique(cells[cells > 0]))} cells"
-        axes.set_title(title, fontsize=9)
+        more = [] if cells is None else [f"{len(np.unique(cells[cells > 0]))} cells"]
+        write_title(axes, title, *more, size=9)
         axes.set_axis_off()
     return figure
 

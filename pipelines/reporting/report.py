@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from overtile.pipelines.errors import DataError
+from overtile.pipelines.errors import DataError, printable
 from overtile.pipelines.files import whole
 from overtile.pipelines.metrics.score_names import DEFINITIONS, name_of
 from overtile.pipelines.reporting.colours import ERROR_COLOURS, numbered_colours, outline, palette
@@ -82,7 +82,7 @@ def _write_page(run: Run, file: TextIO) -> None:
     template = (
         files("overtile.pipelines.reporting").joinpath("report.html").read_text(encoding="utf-8")
     )
-    title = f"{run.name}: report"
+    title = f"{printable(run.name)}: report"
     head, tail = template.split("<!-- DATA -->")
     head = head.replace("<!-- TITLE -->", html.escape(title))
     file.write(head.replace("<!-- POLICY -->", f'content="{_policy(template)}"'))
@@ -147,11 +147,11 @@ def _content(run: Run, viewed: dict[int, str]) -> dict[str, Any]:
         sitting = "training, last sitting" if summary.get("resumed") else "training"
         facts.append([sitting, f"{summary['training_seconds']:.0f} s"])
     if scored is not None and scored.network:
-        facts.append(["network", scored.network])
+        facts.append(["network", printable(scored.network)])
     if scored is not None and scored.versions not in ("", "1"):
         facts.append(["averaged over", f"{scored.versions} versions"])
     content: dict[str, Any] = {
-        "title": run.name,
+        "title": printable(run.name),
         "facts": facts,
         "history": _curves(run.history),
         "best_epoch": summary.get("best_epoch"),

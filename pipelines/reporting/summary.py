@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from overtile.pipelines.errors import ConfigurationError
+from overtile.pipelines.bundle.json_file import read_object
+from overtile.pipelines.errors import ConfigurationError, printable
 from overtile.pipelines.files import settle, whole
 from overtile.pipelines.metrics.score_names import name_of
 from overtile.pipelines.reporting.tables import REPORT, SUMMARY
@@ -30,17 +31,15 @@ def read_summary(folder: str | Path) -> dict[str, Any]:
     """The summary of a run.
 
     Raises:
-        ConfigurationError: if the folder holds no finished run, or its summary is damaged.
+        ConfigurationError: if the folder holds no finished run.
+        DataError: if its summary is damaged.
     """
     settle(Path(folder))
     path = Path(folder) / SUMMARY
     if not path.is_file():
         raise ConfigurationError(path, "no such file", "the folder of a finished run")
-    try:
-        summary = json.loads(path.read_text())
-    except ValueError as error:
-        raise ConfigurationError(path, f"no JSON ({error})", hint="train again") from error
-    if not isinstance(summary, dict) or not summary.keys() >= _KEYS:
+    summary = read_object(path, "train again")
+    if not summary.keys() >= _KEYS:
         raise ConfigurationError(
             path, "no summary of a run", f"the entries {', '.join(sorted(_KEYS))}"
         )
@@ -60,10 +59,13 @@ def print_summary(summary: dict[str, Any], folder: str | Path) -> None:
     places += [(p.stem, str(p)) for p in sorted(Path(folder).glob("*/*_outlines.png"))]
     print()
     for name, place in places:
-        print(f"  {name:<{width}}  {place}")
+        print(f"  {name:<{width}}  {printable(place)}")
     if str(summary["mlflow"]).startswith("sqlite:"):
         python = os.path.relpath(sys.executable)
-        print(f"\n  to look at it: {python} -m mlflow ui --backend-store-uri {summary['mlflow']}")
+        print(
+            f"\n  to look at it: {python} -m mlflow ui --backend-store-uri "
+            f"{printable(summary['mlflow'])}"
+        )
     print(flush=True)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from overtile.pipelines.bundle.json_file import read_object
 from overtile.pipelines.errors import DataError
 from overtile.pipelines.files import settle, together, whole
 from overtile.pipelines.metrics.score_names import DEFINITIONS
@@ -20,6 +21,7 @@ REPORT = "report.html"
 HISTORY, SUMMARY = "history.csv", "summary.json"
 SCORES, ROWS, PREDICTIONS = "evaluation.json", "evaluation.csv", "predictions"
 FIGURES = "figures"
+_AGAIN, _WITHOUT = "score again", "remove it to go on without it"
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def read_run(folder: str | Path) -> Run:
             folder, "no results", f"{SCORES} or {HISTORY}, as training and evaluation write them"
         )
     summary = folder / SUMMARY
-    told = _json(summary) if summary.exists() else {}
+    told = read_object(summary, _AGAIN) if summary.exists() else {}
     return Run(folder, folder.resolve().name, scored, history, told)
 
 
@@ -158,24 +160,25 @@ def read_scored(folder: Path) -> Scored:
         DataError: if one is missing or broken, or they do not belong together.
     """
     settle(folder)
-    content = _json(folder / SCORES)
+    content = read_object(folder / SCORES, _AGAIN)
     try:
         scores = {str(k): math.nan if v is None else float(v) for k, v in content["scores"].items()}
         count = int(content["images"])
         texts = {k: str(content.get(k) or "") for k in ("kind", "network", "versions")}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
-            folder / SCORES, "no scores in it", "the entries images and scores", "score again"
+            folder / SCORES, "no scores in it", "the entries images and scores", _AGAIN
         ) from error
-    table = _table(folder / ROWS)
-    rows = [{k: _number(folder / ROWS, v) for k, v in row.items() if k in scores} for row in table]
+    path = folder / ROWS
+    table = _table(path, _AGAIN)
+    rows = [{k: _number(path, v, _AGAIN) for k, v in row.items() if k in scores} for row in table]
     names = [row.get("image", "") for row in table]
     if len(rows) != count or not all(names):
         raise DataError(
-            folder / ROWS,
+            path,
             f"{len(rows)} images",
             f"the {count} of {SCORES}, each with its name",
-            "score again",
+            _AGAIN,
         )
     measured = [k for k in scores if all(k in row for row in rows)]
     asked = str(content.get("key_metric") or "")
@@ -213,21 +216,11 @@ def read_history(path: Path) -> list[dict[str, float]]:
     Raises:
         DataError: if it is broken.
     """
-    rows = [{k: _number(path, v) for k, v in row.items()} for row in _table(path)]
-    if any(not row.get("epoch", math.nan).is_integer() for row in rows):
-        raise DataError(path, "no epochs in it", "a column epoch of whole numbers")
+    table = _table(path, _WITHOUT)
+    rows = [{k: _number(path, v, _WITHOUT) for k, v in row.items()} for row in table]
+    if not rows or any(not row.get("epoch", math.nan).is_integer() for row in rows):
+        raise DataError(path, "no epochs in it", "a column epoch of whole numbers", _WITHOUT)
     return rows
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(path, f"no JSON ({reason})", hint="score again") from error
-    if not isinstance(content, dict):
-        raise DataError(path, type(content).__name__, "a JSON object", "score again")
-    return content
 
 
 def _write_table(path: Path, rows: Iterable[Mapping[str, object]], columns: Iterable[str]) -> None:
@@ -237,26 +230,28 @@ def _write_table(path: Path, rows: Iterable[Mapping[str, object]], columns: Iter
         writer.writerows(rows)
 
 
-def _table(path: Path) -> list[dict[str, str]]:
+def _table(path: Path, hint: str) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file, strict=True))
     except (OSError, ValueError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(path, f"no table ({reason})", "CSV with a header") from error
+        raise DataError(path, f"no table ({reason})", "CSV with a header", hint) from error
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
             raise DataError(
-                path, f"row {number} is longer or shorter than the header", hint="repair it"
+                path,
+                f"row {number} is longer or shorter than the header",
+                hint=("repair it", hint),
             )
     return rows
 
 
-def _number(path: Path, text: str) -> float:
+def _number(path: Path, text: str, hint: str) -> float:
     try:
         return float(text) if text else math.nan
     except ValueError:
-        raise DataError(path, repr(text), "a number, or nothing") from None
+        raise DataError(path, repr(text), "a number, or nothing", hint) from None
 
 
 def prediction_file(folder: Path, number: int) -> Path:

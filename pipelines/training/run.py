@@ -70,8 +70,9 @@ def run_training(
 
     Raises:
         ConfigurationError: if there is no epoch to train, network, inferer, loss, postprocessing
-            and metrics do not go together, nothing can be resumed, or another run uses the output
-            folder.
+            and metrics do not go together, nothing can be resumed, or not with these settings or
+            images, or another run uses the output folder.
+        DataError: if a file to resume from is damaged.
     """
     _check(trainer, evaluator, bundle_root)
     without_reference_no_score(evaluator, metrics or {})
@@ -80,9 +81,9 @@ def run_training(
         settle(folder)
         channels = try_out(trainer, evaluator, metrics or {}, test_loader)
         if resume:
-            go_on(trainer, checkpoints)
+            go_on(trainer, checkpoints, folder, tracker.data, initial_weights)
         else:
-            begin(trainer, checkpoints, folder, initial_weights)
+            begin(trainer, checkpoints, folder, tracker.data, initial_weights)
         _make_a_bundle(folder, bundle_root, trainer, channels)
         with tracker.recording(checkpoints.extra.get("mlflow_run")) as run:
             checkpoints.extra["mlflow_run"] = run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
@@ -21,9 +23,13 @@ from overtile.pipelines.bundle.checkpoints import (
     load_weights,
     read_checkpoint,
 )
+from overtile.pipelines.bundle.configuration import current_parser
 from overtile.pipelines.bundle.messages import as_override
-from overtile.pipelines.errors import ConfigurationError, Setting
+from overtile.pipelines.bundle.schema import KEYS, Resumed
+from overtile.pipelines.data.find import DataSet
+from overtile.pipelines.errors import ConfigurationError, Setting, printable
 from overtile.pipelines.files import alone
+from overtile.pipelines.reporting.tables import HISTORY, read_history
 
 log = logging.getLogger(__name__)
 
@@ -45,20 +51,39 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def go_on(trainer: SupervisedTrainer, checkpoints: Checkpoints) -> None:
+def go_on(
+    trainer: SupervisedTrainer,
+    checkpoints: Checkpoints,
+    folder: Path,
+    data: DataSet,
+    initial_weights: str | Path | None,
+) -> None:
     """Put a run back to the end of its last completed epoch.
 
     Raises:
-        ConfigurationError: as `Checkpoints.resume`.
+        ConfigurationError: as `Checkpoints.resume`; also where settings or images differ that the
+            run cannot go on without, or all of ``max_epochs`` and more are done.
+        DataError: if ``history.csv`` is damaged.
     """
+    checkpoints.conditions = _conditions(data, initial_weights)
+    if initial_weights is None:  # it may be left out: the run has weights of its own
+        del checkpoints.conditions["initial_weights"]
     checkpoints.resume(trainer)
-    log.info("%d of %d epochs are done", trainer.state.epoch, trainer.state.max_epochs)
+    done, wanted = trainer.state.epoch, trainer.state.max_epochs
+    if done > wanted:
+        raise ConfigurationError(
+            "max_epochs", f"{wanted}, but the run has done {done}", f"at least {done}"
+        )
+    if (folder / HISTORY).is_file():
+        read_history(folder / HISTORY)
+    log.info("%d of %d epochs are done", done, wanted)
 
 
 def begin(
     trainer: SupervisedTrainer,
     checkpoints: Checkpoints,
     folder: Path,
+    data: DataSet,
     initial_weights: str | Path | None,
 ) -> None:
     """Give a new run its first weights and a folder without an earlier one.
@@ -69,7 +94,23 @@ def begin(
     if initial_weights is not None:
         load_weights(trainer.network, initial_weights)
         check_settings(checkpoints.settings, initial_weights)
+    checkpoints.conditions = _conditions(data, initial_weights)
     _move_aside(folder)
+
+
+def _conditions(data: DataSet, initial_weights: str | Path | None) -> dict[str, Any]:
+    """What has to be the same whenever the run goes on, by name."""
+    parser = current_parser()
+    started = None if initial_weights is None else str(initial_weights)
+    found: dict[str, Any] = {"initial_weights": started}
+    for name, key in KEYS.items():
+        if key.resumed is Resumed.REFUSED and parser is not None and name in parser:
+            value = parser[name] if key.part else parser.get_parsed_content(name)
+            found[name] = json.loads(json.dumps(value, default=str))
+    for name, items in (("validation images", data.val), ("test images", data.test)):
+        digest = data.digest_of(path for item in items for path in item.values())
+        found[name] = f"{len(items)} ({digest[:16]})"
+    return found
 
 
 @contextmanager
@@ -108,7 +149,7 @@ def stoppable(
         if state["epoch"]:
             message = (
                 f"\nStopped. Everything up to the end of epoch {state['epoch']} is saved in "
-                f"{checkpoints.last_path}; the same command with "
+                f"{printable(checkpoints.last_path)}; the same command with "
                 f"{as_override(Setting('resume', True))} goes on from there."
             )
         tqdm.write(message)
@@ -127,4 +168,4 @@ def _move_aside(folder: Path) -> None:
         number += 1
     aside = folder.with_name(f"{folder.name}.{number}")
     folder.rename(aside)
-    log.warning("%s holds an earlier run: moved to %s", folder, aside)
+    log.warning("%s holds an earlier run: moved to %s", printable(folder), printable(aside))

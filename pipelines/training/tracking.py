@@ -20,13 +20,15 @@ from filelock import FileLock
 from ignite.engine import Engine, Events
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, Metric, Param
+from mlflow.entities import Dataset, DatasetInput, LifecycleStage, Metric, Param
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 from torch.optim import Optimizer
 
+from overtile.pipelines.bundle.checkpoints import steps_of
 from overtile.pipelines.bundle.configuration import as_json, current_parser, resolved_values
 from overtile.pipelines.data.find import DataSet
-from overtile.pipelines.errors import ConfigurationError
+from overtile.pipelines.errors import Advice, ConfigurationError, Setting, printable
 from overtile.pipelines.files import whole
 from overtile.pipelines.reporting.tables import FIGURES, HISTORY, append_epoch
 
@@ -34,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _PARAM_LENGTH = 6000  # MLflow's limits
 _BATCH = 100
+_NOT_ALLOWED = {"PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED"}  # its error codes
+_NAME_REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"}
 
 
 class RunTracker:
@@ -89,7 +93,7 @@ class RunTracker:
         """Open a new run, or go on with ``run_id``, and end it with what became of it.
 
         Raises:
-            ConfigurationError: if the store cannot be reached.
+            ConfigurationError: if the store cannot be used, or the experiment was deleted.
         """
         known = run_id is not None and self._is_known(run_id)
         self.run_id = run_id if run_id is not None and known else self._create_run()
@@ -140,32 +144,67 @@ class RunTracker:
             self.client.log_artifact(self.run_id, str(path), folder)
 
     def _is_known(self, run_id: str) -> bool:
+        """Whether it is in the experiment, and was not deleted."""
         try:
             with self._setting_up():
-                self.client.get_run(run_id)
-        except MlflowException:
-            log.warning("%s does not know run %s: starting another one", self.uri, run_id)
-            return False
-        return True
+                info = self.client.get_run(run_id).info
+                name = self.client.get_experiment(info.experiment_id).name
+        except (MlflowException, SQLAlchemyError):
+            found = f"{self.uri} does not know it"
+        else:
+            if name == self.experiment and info.lifecycle_stage == LifecycleStage.ACTIVE:
+                return True
+            active = info.lifecycle_stage == LifecycleStage.ACTIVE
+            found = f"it belongs to experiment {name}" if active else "it was deleted"
+        log.warning("run %s: %s; starting another one", run_id, found)
+        return False
 
     def _create_run(self) -> str:
-        name = f"{self.data.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        name = f"{printable(self.data.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
         try:
             with self._setting_up():
                 experiment_id = self._find_experiment()
             run_id: str = self.client.create_run(experiment_id, run_name=name).info.run_id
-        except MlflowException as error:
-            raise ConfigurationError(
-                f"MLflow store {self.uri}",
-                error.message,
-                hint="start that server, or unset MLFLOW_TRACKING_URI and tracking_uri for a local "
-                "store",
-            ) from error
+        except (MlflowException, SQLAlchemyError) as error:
+            raise self._refused(error) from error
         return run_id
+
+    def _refused(self, error: MlflowException | SQLAlchemyError) -> ConfigurationError:
+        code = getattr(error, "error_code", "")
+        said = error.message if isinstance(error, MlflowException) else str(error).split("\n")[0]
+        hint: tuple[Advice, ...]
+        if code in _NOT_ALLOWED:
+            hint = (
+                "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+                "set MLFLOW_TRACKING_TOKEN",
+            )
+        elif code in _NAME_REFUSED:
+            hint = (Setting("tracker#experiment", "NAME"),)
+        elif self.uri.startswith("sqlite:"):
+            hint = (
+                "move that file away",
+                Setting("tracking_uri", "URI", "for another store"),
+            )
+        else:
+            hint = (
+                "start that server",
+                "unset MLFLOW_TRACKING_URI and tracking_uri for a local store",
+            )
+        return ConfigurationError(f"MLflow store {self.uri}", said, hint=hint)
 
     def _find_experiment(self) -> str:
         found = self.client.get_experiment_by_name(self.experiment)
         if found is not None:
+            if found.lifecycle_stage != LifecycleStage.ACTIVE:
+                raise ConfigurationError(
+                    f"MLflow store {self.uri}",
+                    f"experiment {self.experiment} was deleted",
+                    hint=(
+                        "restore it: MLFLOW_TRACKING_URI="
+                        f"{self.uri} mlflow experiments restore -x {found.experiment_id}",
+                        Setting("tracker#experiment", "NAME", "for another one"),
+                    ),
+                )
             return str(found.experiment_id)
         local = self.uri.startswith("sqlite:")
         location = (self._store / "mlflow-artifacts").as_uri() if local else None
@@ -198,7 +237,7 @@ class RunTracker:
         if self._parser is not None:
             params.update(resolved_values(self._parser))
             self._log_config(run_id, "config/merged")
-        entries = [Param(name, value[:_PARAM_LENGTH]) for name, value in params.items()]
+        entries = [Param(name, printable(v)[:_PARAM_LENGTH]) for name, v in params.items()]
         for first in range(0, len(entries), _BATCH):
             self.client.log_batch(run_id, params=entries[first : first + _BATCH])
         configs = Path(self.bundle_root or "") / "configs"
@@ -207,7 +246,8 @@ class RunTracker:
         for name, value in code_version().items():
             self.client.set_tag(run_id, name, value)
         self.client.log_text(run_id, installed_packages(), "environment.txt")
-        source = Dataset(self.data.name, digest[:32], "local", str(self.data.root))
+        name, root = printable(self.data.name), printable(self.data.root)
+        source = Dataset(name, digest[:32], "local", root)
         self.client.log_inputs(run_id, [DatasetInput(source, [])])
 
     def _log_iteration(self, engine: Any) -> None:
@@ -217,7 +257,7 @@ class RunTracker:
         if hasattr(engine.state, "gradient_norm"):
             values["gradient_norm"] = engine.state.gradient_norm
         self._losses.append(values["train_loss"])
-        self.log_metrics(values, engine.state.iteration)
+        self.log_metrics(values, steps_of(engine))
 
     def _log_epoch(self, engine: Any) -> None:
         images = engine.state.epoch_length * (engine.data_loader.batch_size or 1)
@@ -230,7 +270,7 @@ class RunTracker:
             values.update({f"val_{k}": v for k, v in self.evaluator.state.metrics.items()})
         self.log_metrics(values, engine.state.epoch)
         loss = sum(self._losses) / max(len(self._losses), 1)
-        row = {"epoch": engine.state.epoch, "iteration": engine.state.iteration, "train_loss": loss}
+        row = {"epoch": engine.state.epoch, "iteration": steps_of(engine), "train_loss": loss}
         append_epoch({**row, **values}, self.output_dir / HISTORY)
         self._flush()
 

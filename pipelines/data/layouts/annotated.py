@@ -10,7 +10,7 @@ from typing import Any
 from overtile.pipelines.data.annotations import FINAL_LABELS, noted_owner, notes_of, suffix_of
 from overtile.pipelines.data.layout import Layout, Pair
 from overtile.pipelines.data.names import check_partners, images_of, unlike
-from overtile.pipelines.errors import DataError
+from overtile.pipelines.errors import DataError, printable
 from overtile.pipelines.images.formats import stem
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,10 @@ class Annotated(Layout):
         check_partners(labels, images, folder)
         if len(labels) < len(images):
             bare = len(images) - len(labels)
-            log.warning("left out: %d of %d images, without a label in %s", bare, len(images), home)
+            where = printable(home)
+            log.warning(
+                "left out: %d of %d images, without a label in %s", bare, len(images), where
+            )
         return [Pair(images[name], labels[name]) for name in images if name in labels]
 
 

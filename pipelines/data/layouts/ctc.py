@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from overtile.pipelines.data.layout import Layout, Pair, Splits
 from overtile.pipelines.data.names import folders_in, images_of, unlike
-from overtile.pipelines.errors import DataError
+from overtile.pipelines.errors import DataError, printable
 from overtile.pipelines.images.formats import stem, write_image
 from overtile.pipelines.images.stored import Spacing
 
@@ -49,7 +49,7 @@ class CellTracking(Layout):
                 bare = f"no man_seg*.tif, nor in {sequence.name}_ST/SEG"
                 if not any(annotated.values()):
                     raise DataError(home, bare, "at least one annotated frame")
-                log.warning("left out: %s: %s", home, bare)
+                log.warning("left out: %s: %s", printable(home), printable(bare))
             numbered = [(re.search(r"(\d+)$", stem(f)), f) for f in images_of(sequence)]
             frames = unlike((str(int(m[1])), f) for m, f in numbered if m)
             for label in labels:

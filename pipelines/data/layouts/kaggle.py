@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def _cases(folder: Path) -> list[Path]:
 
 
 def _hex(*parts: object) -> str:
-    return hashlib.sha256("/".join(map(str, parts)).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("/".join(map(str, parts)))).hexdigest()
 
 
 def _eight_bits(image: NDArray[Any]) -> NDArray[np.uint8]:

@@ -16,6 +16,14 @@ from killed import killed_everywhere
 from monai.data import DataLoader, MetaTensor
 from monai.optimizers import WarmupCosineSchedule
 from monai.transforms import Compose, Flipd, RandShiftIntensityd
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+    StepLR,
+)
 
 from overtile.pipelines.bundle.checkpoints import Checkpoints
 from overtile.pipelines.data.cache import CachedDataset
@@ -274,6 +282,67 @@ def test_a_longer_schedule_is_kept_on_resuming(tmp_path: Path) -> None:
     engine.state.max_epochs, engine.state.epoch_length = 6, 1
     Checkpoints(tmp_path, longer).resume(engine)
     assert rates(longer, engine, 6) == pytest.approx(whole[2:])
+
+
+@pytest.mark.parametrize("by_steps", [True, False])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda o: StepLR(o, 3, 0.5),
+        lambda o: OneCycleLR(o, 1.0, total_steps=99),
+        lambda o: SequentialLR(o, [ConstantLR(o, 0.1, 2), CosineAnnealingLR(o, 20)], [2]),
+    ],
+)
+def test_a_schedule_stands_where_epochs_of_the_new_length_had_brought_it(
+    tmp_path: Path, schedule: Any, by_steps: bool
+) -> None:
+    def trained(length: int, epochs: int, resume: bool = False) -> list[float]:
+        network = torch.nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+        parts = {"model": network, "optimizer": optimizer, "lr_scheduler": schedule(optimizer)}
+        rates = []
+
+        def step(engine: Engine) -> None:
+            optimizer.step()
+            rates.append(optimizer.param_groups[0]["lr"])
+            if by_steps or engine.state.iteration % length == 0:
+                parts["lr_scheduler"].step()
+
+        engine = Engine(lambda *_: None)
+        engine.state.max_epochs, engine.state.epoch_length = epochs, length
+        engine.add_event_handler(Events.ITERATION_COMPLETED, step)
+        checkpoints = Checkpoints(tmp_path, parts)
+        if resume:
+            checkpoints.resume(engine)
+        checkpoints.attach(engine)
+        engine.run([0] * length, max_epochs=epochs)
+        return rates
+
+    whole = trained(3, 5)
+    for before in (2, 7):
+        trained(before, 2)
+        assert trained(3, 5, resume=True) == whole[2 * 3 :]
+
+
+def test_a_schedule_by_scores_goes_on_where_it_was(tmp_path: Path) -> None:
+    def parts(rate: float) -> dict[str, Any]:
+        network = torch.nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(network.parameters(), lr=rate)
+        schedule = ReduceLROnPlateau(optimizer, patience=0)
+        return {"model": network, "optimizer": optimizer, "lr_scheduler": schedule}
+
+    engine = Engine(lambda *_: None)
+    first = parts(0.5)
+    engine.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda engine: first["lr_scheduler"].step(engine.state.epoch)
+    )
+    Checkpoints(tmp_path, first).attach(engine)
+    engine.run([0], max_epochs=3)
+    again = parts(0.5)
+    Checkpoints(tmp_path, again).resume(Engine(lambda *_: None))
+    assert again["optimizer"].param_groups[0]["lr"] == pytest.approx(0.005)
+    with pytest.raises(ConfigurationError, match=r"lr_scheduler: .*from \[0\.1\]"):
+        Checkpoints(tmp_path, parts(0.1)).resume(Engine(lambda *_: None))
 
 
 def test_a_run_is_not_resumed_on_images_normalised_otherwise(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel
@@ -54,6 +55,7 @@ class Tracker:
 
     def __init__(self, folder: Path) -> None:
         self.output_dir = folder
+        self.data = SimpleNamespace(val=[], test=[], digest_of=lambda paths: "none")
         self.logged: list[str] = []
 
     @contextmanager

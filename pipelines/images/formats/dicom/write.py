@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def write_series(path: Path, array: NDArray[Any], spacing: Spacing) -> None:
     slices, rows, columns = (f"{step:.10g}" for step in spacing)
     content = hashlib.sha256(array.tobytes()).hexdigest()
     name = "/".join((path.parent.parent.name, path.name, content))
-    uid = f"2.25.{int(hashlib.sha256(name.encode()).hexdigest()[:28], 16)}"
+    uid = f"2.25.{int(hashlib.sha256(os.fsencode(name)).hexdigest()[:28], 16)}"
     for index, plane in enumerate(np.ascontiguousarray(array)):
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID = MRImageStorage

@@ -1,0 +1,33 @@
+"""JSON that Overtile wrote, read back: an object, or one line that says what is damaged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from overtile.pipelines.errors import Advice, DataError
+
+REPLACE = "copy it again from where it came, or train again"  # of a damaged part of a bundle
+
+
+def read_object(path: Path, hint: Advice | tuple[Advice, ...] = ()) -> dict[str, Any]:
+    """The JSON object in a file of ours.
+
+    Args:
+        path: of the file.
+        hint: what to do if it is damaged.
+
+    Raises:
+        DataError: if it is.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if text.strip() else None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(path, f"no JSON ({reason})", "a JSON object", hint) from error
+    if not isinstance(content, dict):
+        found = type(content).__name__ if text.strip() else "it is empty"
+        raise DataError(path, found, "a JSON object", hint)
+    return content
