@@ -72,9 +72,11 @@ class OmeZarr(Format):
 
         def pixels(index: Index) -> NDArray[Any]:
             try:
-                return stored.pixels(index)
+                array = stored.pixels(index)
+                path.stat()  # chunks that are not there are 0 to Zarr
             except Exception as error:
                 raise unreadable(path, error) from error
+            return array
 
         return replace(stored, pixels=pixels)
 
