@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from overtile.pipelines.errors import ConfigurationError, Setting
-from overtile.pipelines.files import settle, together, whole
+from overtile.pipelines.files import save_tensors, settle, together, whole
 
 _SETTINGS = "settings.json"
 
@@ -109,7 +109,7 @@ class Checkpoints:
         if self.best is None or score > self.best:
             self.best, self.best_epoch = score, engine.state.epoch
             with together(self.directory) as folder:
-                torch.save(self.parts["model"].state_dict(), folder / self.best_path.name)
+                save_tensors(self.parts["model"].state_dict(), folder / self.best_path.name)
                 told = json.dumps(self.settings, indent=2)
                 (folder / _SETTINGS).write_text(f"{told}\n")
 
@@ -124,7 +124,7 @@ class Checkpoints:
         )
         self.directory.mkdir(parents=True, exist_ok=True)
         with whole(self.last_path) as path:
-            torch.save(state, path)
+            save_tensors(state, path)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from overtile import __version__
+from overtile.pipelines.data.cache_folder import private
 from overtile.pipelines.files import whole
 from overtile.pipelines.images.channels import Channel, check_channel
 from overtile.pipelines.images.handed_on import Reading, handed_on
@@ -79,7 +80,7 @@ class FactBook:
     """Facts of many files, kept between runs as long as the files do not change.
 
     Args:
-        folder: of the cache; None remembers nothing.
+        folder: of the cache, taken if it is `private`; None remembers nothing.
         root: of the data set.
         spatial_dims: as of `read_image`.
         channel: as of `read_image`.
@@ -97,7 +98,8 @@ class FactBook:
         self.spatial_dims, self.channel = spatial_dims, check_channel(channel)
         self.hand_on = hand_on
         name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-        self._file = None if folder is None else folder / f"facts-{name}.json"
+        own = None if folder is None else private(folder)
+        self._file = None if own is None else own / f"facts-{name}.json"
         self._known: dict[str, Any] = {}
         self._stamps: dict[Path, str] = {}
         self._changed = False
@@ -106,7 +108,11 @@ class FactBook:
                 book = json.loads(self._file.read_text())
             except ValueError:  # a broken cache is an empty one
                 book = {}
-            if isinstance(book, dict) and book.get("version") == _VERSION:
+            if (
+                isinstance(book, dict)
+                and book.get("version") == _VERSION
+                and book.get("sum") == _sum_of(book.get("facts"))  # else somebody has changed it
+            ):
                 self._known = book["facts"]
 
     def planes(self, path: Path, like: Path | None = None) -> tuple[int, tuple[int, ...]]:
@@ -182,9 +188,9 @@ class FactBook:
         if self._file is None or not self._changed:
             return
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
+            book = {"version": _VERSION, "sum": _sum_of(self._known), "facts": self._known}
             with whole(self._file) as unfinished:
-                unfinished.write_text(json.dumps({"version": _VERSION, "facts": self._known}))
+                unfinished.write_text(json.dumps(book))
         except OSError:
             self._file = None
 
@@ -207,11 +213,8 @@ class FactBook:
         return self._stamps[path]
 
 
-def default_cache() -> Path:
-    """``$OVERTILE_CACHE``, else ``overtile`` in the user's cache folder."""
-    own = os.environ.get("OVERTILE_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(own) if own else Path(base) / "overtile"
+def _sum_of(facts: Any) -> int:
+    return zlib.crc32(json.dumps(facts, sort_keys=True).encode())
 
 
 def _label_facts(labels: NDArray[Any]) -> LabelFacts:

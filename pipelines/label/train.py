@@ -16,7 +16,8 @@ from typing import Any
 
 from monailabel.interfaces.tasks.train import TrainTask
 
-from overtile.pipelines.data.facts import FactBook, default_cache
+from overtile.pipelines.data.cache_folder import default_cache
+from overtile.pipelines.data.facts import FactBook
 from overtile.pipelines.data.find import items_of
 from overtile.pipelines.data.layout import Pair
 from overtile.pipelines.errors import DataError, TrainingError
