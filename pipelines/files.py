@@ -81,7 +81,7 @@ def _named(path: Path, unfinished: Path) -> Iterator[None]:
         yield
     except OSError as error:
         told = str(error.filename or unfinished)  # a full disk is met by a write, without a name
-        if told.startswith(str(unfinished)):
+        if error.errno is not None and told.startswith(str(unfinished)):
             error.filename = f"{path}{told.removeprefix(str(unfinished))}"
         raise
 

@@ -9,10 +9,10 @@ import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_dst_type
-from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from overtile.transforms.compiled import compiled
 from overtile.transforms.instance_labels import Labels, instance_array
 
 
@@ -84,7 +84,7 @@ class SeparateTouchingd(MapTransform):
         return result
 
 
-@njit(cache=True)
+@compiled()
 def _give_up(ranks, width, protected):  # type: ignore[no-untyped-def]
     """What cells keep of ``ranks`` (3D, cells by size, 0 = background) on both sides of lines."""
     touching = {(0, 0)}

@@ -18,7 +18,7 @@ from overtile.pipelines.cli.label import label
 from overtile.pipelines.cli.options import examples, loudness
 from overtile.pipelines.cli.runs import report, show
 from overtile.pipelines.cli.segment import segment
-from overtile.pipelines.errors import OvertileError, exit_with
+from overtile.pipelines.errors import OvertileError, exit_with, ran_out
 from overtile.pipelines.interrupts import remembered
 
 
@@ -38,11 +38,16 @@ def main(arguments: list[str] | None = None) -> int:
         exit_with(OvertileError(found=_mistake(error)))
     except (OvertileError, click.ClickException) as error:
         exit_with(error)
-    except OSError as error:
-        exit_with(OvertileError(error.filename or "a file", error.strerror or str(error)))
     except click.Abort as stop:  # click's name for Ctrl-C
         print("overtile: interrupted", *(stop.__cause__ or stop).args, sep="; ", file=sys.stderr)
         return 130
+    except (OSError, MemoryError, RuntimeError) as error:
+        lacking = ran_out(error)
+        if lacking is None and isinstance(error, OSError):
+            lacking = OvertileError(error.filename or "a file", error.strerror or str(error))
+        if lacking is None:
+            raise
+        exit_with(lacking, lambda _: None)
     return code or 0
 
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from overtile.networks import GeometryError
-from overtile.pipelines.errors import ConfigurationError, DataError, OvertileError
+from overtile.pipelines.errors import ConfigurationError, DataError, OvertileError, Setting, ran_out
 from overtile.pipelines.files import whole
 from overtile.pipelines.segment.job import is_whole
 from overtile.pipelines.segment.local import LocalRunner
@@ -53,6 +53,18 @@ def segment(request: Request, runner: Runner | None = None) -> Result:
             request.target,
             f"{error.filename} is gone, which was made for it: removed, or its folder renamed",
             hint="leave such files alone while it runs, and give the same command again",
+        ) from error
+    except (MemoryError, RuntimeError) as error:
+        lacking = ran_out(error)
+        if lacking is None:
+            raise
+        raise DataError(
+            request.target,
+            f"{lacking.found}; what is done is kept in {request.work}",
+            hint=(
+                "end other programs, and give the same command again",
+                Setting("chunk", "a smaller side", "to start anew in smaller parts"),
+            ),
         ) from error
     except OSError as error:
         raise DataError(

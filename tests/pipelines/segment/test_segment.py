@@ -401,6 +401,18 @@ def test_finished_chunks_are_not_computed_again(
     assert len({str(region) for region in computed}) == chunks
 
 
+def test_too_little_memory_keeps_what_is_done(
+    tmp_path: Path, toy: Path, tiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from overtile.pipelines.inference.trained import Trained
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trained, "probabilities", lambda *_: torch.empty(2**50).numpy())
+        with pytest.raises(DataError, match=r"not enough memory; what is done is kept .*chunk="):
+            run(tiled, tmp_path / "labels.zarr", toy)
+    assert run(tiled, tmp_path / "labels.zarr", toy).any()
+
+
 def test_other_settings_or_another_source_are_not_mixed_in(
     tmp_path: Path, toy: Path, tiled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
