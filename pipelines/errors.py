@@ -7,6 +7,7 @@ user, so that nobody is told of an option that he has not got.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -185,15 +186,63 @@ def of_argument(error: ArgumentError, where: Part = "") -> ConfigurationError:
 
 
 def users_mistake(error: BaseException | None) -> OvertileError | None:
-    """The mistake that caused ``error``, looking through the wrappers that MONAI puts around it."""
+    """The mistake that caused ``error``, looking through the wrappers that MONAI puts around it.
+
+    Or what ran out, which is no mistake, but the user's to put right.
+    """
     from overtile.networks import GeometryError  # loads PyTorch: not before it is needed
 
+    lacking = None
     while error is not None:
         if isinstance(error, OvertileError):
             return error
         if isinstance(error, GeometryError):
             return of_argument(error)
+        lacking = lacking or ran_out(error)
         error = error.__cause__ or error.__context__
+    return lacking
+
+
+_DISK = ("database or disk is full", "No space left on device")
+_DESCRIPTORS = ("Too many open files", "received 0 items of ancdata")
+_MEMORY = (
+    *("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory"),
+    "killed by signal: Killed",  # a worker, by the system
+)
+_GO_ON = (Setting("resume", True, "to go on with what is done"),)
+_LESS = (
+    *(Setting("batch_size", 1), Setting("tile", "a smaller size"), Setting("roi_size", "a tile")),
+    *(Setting("num_workers", 0), Setting("cache_memory", "fewer bytes")),
+)
+
+
+def ran_out(error: BaseException) -> OvertileError | None:
+    """Of which resource of the computer there was not enough; None for any other error.
+
+    PyTorch has no types for most of these, and workers of a loader hand on nothing but the text.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    name = error.filename if isinstance(error, OSError) else None
+    where = Path(os.fsdecode(name)) if name else ""
+    told = str(error)
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(s in told for s in _DISK):
+        found = f"cannot be written ({os.strerror(number or errno.ENOSPC)})"
+        return OvertileError(
+            where or "a file", found, hint=("make room, and give the same command again", *_GO_ON)
+        )
+    if number in (errno.EMFILE, errno.ENFILE) or any(sign in told for sign in _DESCRIPTORS):
+        import resource  # no system but those of Unix has such limits
+
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return OvertileError(
+            where,
+            f"too many files are open, of {allowed} that are allowed",
+            hint=("allow more, as by `ulimit -n 65536`", Setting("num_workers", 0)),
+        )
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or any(s in told for s in _MEMORY):
+        return OvertileError(
+            where, "there is not enough memory", hint=(*_LESS, "end other programs")
+        )
     return None
 
 

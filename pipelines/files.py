@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -33,10 +34,11 @@ def whole(path: Path) -> Iterator[Path]:
     """
     unfinished = _unfinished(path.parent, path.name)
     try:
-        yield unfinished
-        _make_last(unfinished)
-        unfinished.replace(path)
-        _make_last(path.parent)
+        with _named(path, unfinished):
+            yield unfinished
+            _make_last(unfinished)
+            unfinished.replace(path)
+            _make_last(path.parent)
     finally:
         with suppress(OSError):
             remove(unfinished)
@@ -57,18 +59,48 @@ def together(folder: Path) -> Iterator[Path]:
     unfinished = _unfinished(folder, "together")
     unfinished.mkdir()
     try:
-        yield unfinished
-        names = sorted(path.name for path in unfinished.iterdir())
-        _make_last(unfinished)
-        with _moving(folder):
-            _finish(folder)  # what another writer began meanwhile
-            with whole(folder / _JOURNAL) as journal:
-                journal.write_text(json.dumps({"from": unfinished.name, "names": names}))
-            _finish(folder)
+        with _named(folder, unfinished):
+            yield unfinished
+            names = sorted(path.name for path in unfinished.iterdir())
+            _make_last(unfinished)
+            with _moving(folder):
+                _finish(folder)  # what another writer began meanwhile
+                with whole(folder / _JOURNAL) as journal:
+                    journal.write_text(json.dumps({"from": unfinished.name, "names": names}))
+                _finish(folder)
     finally:
         with suppress(OSError):
             if not (folder / _JOURNAL).exists():  # else they are needed to finish the move
                 remove(unfinished)
+
+
+@contextmanager
+def _named(path: Path, unfinished: Path) -> Iterator[None]:
+    """Errors of the system say which file they are of, by the name that the user knows."""
+    try:
+        yield
+    except OSError as error:
+        told = str(error.filename or unfinished)  # a full disk is met by a write, without a name
+        if error.errno is not None and told.startswith(str(unfinished)):
+            error.filename = f"{path}{told.removeprefix(str(unfinished))}"
+        raise
+
+
+def save_tensors(value: Any, path: Path) -> None:
+    """``torch.save``, which says of a full disk that an offset is unexpected.
+
+    Raises:
+        OSError: if ``path`` cannot be written.
+    """
+    import torch  # takes long
+
+    with path.open("wb") as file:
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def settle(folder: Path) -> None:

@@ -61,11 +61,16 @@ class Bundle:
         ]
 
     def run(
-        self, name: str, run: str, *overrides: object, env: dict[str, str] | None = None
+        self,
+        name: str,
+        run: str,
+        *overrides: object,
+        env: dict[str, str] | None = None,
+        **limits: float | None,
     ) -> subprocess.CompletedProcess[str]:
         command = self.command(name, run, *overrides)
         arguments = command[command.index("monai.bundle") + 1 :]
-        return self.fork("monai.bundle", arguments, env)
+        return self.fork("monai.bundle", arguments, env, **limits)
 
     def overtile(
         self, *words: object, env: dict[str, str] | None = None, **limits: float | None

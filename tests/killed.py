@@ -1,4 +1,4 @@
-"""Kill a writer at every point where it touches a file, and see what it left."""
+"""Kill a writer, or do something else, at points where it touches a file, and see what it left."""
 
 from __future__ import annotations
 
@@ -24,24 +24,34 @@ def killed_everywhere(
     Hands out the number after each kill, to look at what there is; ends with a run that was not
     killed.
     """
-    for number in count(1) if at is None else at:
-        child = os.fork()
-        if child == 0:
-            try:
-                _kill_at(number)
-                write()
-                os._exit(0)
-            except BaseException as error:
-                os.write(2, f"{type(error).__name__}: {error}\n".encode())
-                os._exit(1)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    for number, code in disturbed_everywhere(write, lambda: os._exit(9), at):
         if code == 0:
             return
         assert code == 9, f"the writer failed with {code}"
         yield number
 
 
-def _kill_at(number: int) -> None:
+def disturbed_everywhere(
+    write: Callable[[], object], disturb: Callable[[], object], at: Iterable[int] | None = None
+) -> Iterator[tuple[int, int]]:
+    """The same with something else than a kill, after which the writer goes on.
+
+    Hands out the number and the exit code: 1 after an error, which is printed. Without end.
+    """
+    for number in count(1) if at is None else at:
+        child = os.fork()
+        if child == 0:
+            try:
+                _disturb_at(number, disturb)
+                write()
+                os._exit(0)
+            except BaseException as error:
+                os.write(2, f"{type(error).__name__}: {error}\n".encode())
+                os._exit(1)
+        yield number, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _disturb_at(number: int, disturb: Callable[[], object]) -> None:
     left = number
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
@@ -50,14 +60,14 @@ def _kill_at(number: int) -> None:
             return
         left -= 1
         if not left:
-            os._exit(9)
+            disturb()
         if event == "open":
             left -= 1
             if not left:
                 path, _, flags = arguments
                 with suppress(OSError):
-                    os.open(path, flags, 0o666)  # type: ignore[arg-type]
-                os._exit(9)
+                    os.close(os.open(path, flags, 0o666))  # type: ignore[arg-type]
+                disturb()
 
     sys.addaudithook(hook)
 

@@ -3,8 +3,8 @@
 Importing takes longer than most commands do. A fork is otherwise what a user starts: its own
 arguments, folder, environment and output, the same module run as ``__main__``, the same exit code.
 Reads one JSON object a line, answers with one exit code a line, or with the number of a process in
-the ``background`` at once; ``kill_after`` seconds end a fork
-that still runs then, as ``kill -9`` does, and no file may grow above ``limit_file`` bytes.
+the ``background`` at once; ``kill_after`` seconds end a fork that still runs then, as ``kill -9``
+does, no file may grow above ``limit_file`` bytes, and the process not above ``limit_memory``.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ def run(job: dict[str, Any]) -> int:
         os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     if "limit_file" in job:  # bytes; what is larger is refused as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit_file"], resource.RLIM_INFINITY))
+    if "limit_memory" in job:  # bytes of addresses
+        resource.setrlimit(resource.RLIMIT_AS, (job["limit_memory"], resource.RLIM_INFINITY))
     sys.argv = [f"python -m {job['module']}", *job["arguments"]]
     sys.path[0] = job["cwd"]
     sys.modules.pop("overtile.pipelines", None)  # a command's first import of it decides something

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
-from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from overtile.networks.errors import ArgumentError
+from overtile.transforms.compiled import compiled
 from overtile.transforms.instance_labels import Labels, instance_array
 from overtile.transforms.metadata import current, like
 
@@ -90,7 +90,7 @@ class SeparateTouchingd(MapTransform):
 SeparateTouchingD = SeparateTouchingDict = SeparateTouchingd
 
 
-@njit(cache=True)
+@compiled()
 def _give_up(ranks, width, protected):  # type: ignore[no-untyped-def]
     """What cells keep of ``ranks`` (3D, cells by size, 0 = background) on both sides of lines."""
     touching = {(0, 0)}

@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from overtile.networks.errors import ArgumentError
+from overtile.transforms.compiled import compiled
 from overtile.transforms.instance_labels import whole_numbers
 
 _FAR = np.float32(1e15)  # "no such cell"; its square is still a float32
@@ -117,7 +117,7 @@ def _limit(cutoff: float) -> np.float32:
     return np.float32(min(cutoff * (1 + 1e-6), float(_FAR) / 2) ** 2)
 
 
-@njit(cache=True, error_model="numpy", fastmath={"contract"})
+@compiled(error_model="numpy", fastmath={"contract"})
 def _nearest(labels, lengths, steps, limits, kinds, first, second, names):  # type: ignore[no-untyped-def]
     """The two nearest cells of all planes ``labels [n, P]``.
 
@@ -198,7 +198,7 @@ def _nearest(labels, lengths, steps, limits, kinds, first, second, names):  # ty
                     names[z, start + x] = best[1][x]
 
 
-@njit(cache=True, error_model="numpy", fastmath={"contract"})
+@compiled(error_model="numpy", fastmath={"contract"})
 def _widths(first, second, widths):  # type: ignore[no-untyped-def]
     """(d1 + d2)^2 of both squares; a loop of its own, which Numba turns into vectors."""
     for x in range(widths.size):
@@ -206,7 +206,7 @@ def _widths(first, second, widths):  # type: ignore[no-untyped-def]
         widths[x] = a + b + np.float32(2) * np.sqrt(a * b)
 
 
-@njit(cache=True, error_model="numpy", fastmath={"contract"})
+@compiled(error_model="numpy", fastmath={"contract"})
 def _see(plane, z, seen):  # type: ignore[no-untyped-def]
     """Update ``seen``: the last label of a sweep, where it was, the last other label, and where."""
     k1, z1, k2, z2 = seen[0], seen[1], seen[2], seen[3]
@@ -219,7 +219,7 @@ def _see(plane, z, seen):  # type: ignore[no-untyped-def]
         z1[x] = z if label != 0 else z1[x]
 
 
-@njit(cache=True, error_model="numpy", fastmath={"contract"})
+@compiled(error_model="numpy", fastmath={"contract"})
 def _join(z, step, above, below, f1, k1, f2, k2):  # type: ignore[no-untyped-def]
     """The two best of what both sweeps have seen, as squared distances and labels."""
     a1, za1, a2, za2 = above[0], above[1], above[2], above[3]
@@ -246,7 +246,7 @@ def _join(z, step, above, below, f1, k1, f2, k2):  # type: ignore[no-untyped-def
         f2[x], k2[x] = second * second, own_name if own <= across else across_name
 
 
-@njit(cache=True, error_model="numpy", fastmath={"contract"})
+@compiled(error_model="numpy", fastmath={"contract"})
 def _line(f1, k1, f2, k2, step, limits, kinds, best, other, work):  # type: ignore[no-untyped-def]
     """The two best offers everywhere on a line, from two candidates a pixel.
 
@@ -329,7 +329,7 @@ def _line(f1, k1, f2, k2, step, limits, kinds, best, other, work):  # type: igno
         before, start = site[_u(last)], end
 
 
-@njit(cache=True, error_model="numpy", fastmath={"contract"})
+@compiled(error_model="numpy", fastmath={"contract"})
 def _envelope(offers, low, high, limit, step, height, slope, apex):  # type: ignore[no-untyped-def]
     """Lower envelope of the parabolas (x - p)^2 + f, f the offers from low to high; its last index.
 

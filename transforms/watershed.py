@@ -6,8 +6,9 @@ import heapq
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from overtile.transforms.compiled import compiled
 
 
 def watershed(
@@ -29,7 +30,7 @@ def watershed(
     return padded[(slice(1, -1),) * labels.ndim]
 
 
-@njit(cache=True)
+@compiled()
 def _flood_flat(labels, level, open_to, steps):  # type: ignore[no-untyped-def]
     """Flood ``labels`` in place; each entry of the queue is a pixel and who reached it."""
     order = 0

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from overtile.pipelines.bundle.json_file import REPLACE, read_object
 from overtile.pipelines.bundle.values import shown
 from overtile.pipelines.errors import Advice, ConfigurationError, Setting
-from overtile.pipelines.files import settle, together
+from overtile.pipelines.files import save_tensors, settle, together
 
 _SETTINGS = "settings.json"
 _CHECKPOINT = "one that a training wrote: tensors by name"
@@ -177,9 +177,9 @@ class Checkpoints:
             extra=self.extra,
         )
         with together(self.directory) as folder:
-            torch.save(state, folder / self.last_path.name)
+            save_tensors(state, folder / self.last_path.name)
             if best:
-                torch.save(state["model"], folder / self.best_path.name)
+                save_tensors(state["model"], folder / self.best_path.name)
                 told = json.dumps(self.settings, indent=2)
                 (folder / _SETTINGS).write_text(f"{told}\n")
 

@@ -20,7 +20,7 @@ from overtile.pipelines.cli.label import label
 from overtile.pipelines.cli.options import examples, loudness
 from overtile.pipelines.cli.runs import report, show
 from overtile.pipelines.cli.segment import segment
-from overtile.pipelines.errors import OvertileError, exit_with
+from overtile.pipelines.errors import OvertileError, exit_with, ran_out
 from overtile.pipelines.interrupts import remembered
 
 
@@ -43,13 +43,18 @@ def main(arguments: list[str] | None = None) -> int:
         exit_with(OvertileError(found=error.format_message(), hint="overtile --help tells more"))
     except OvertileError as error:
         exit_with(error)
-    except OSError as error:
-        file = Path(os.fsdecode(error.filename)) if error.filename else "a file"
-        found, expected = error.strerror or str(error), "a file or folder that can be used"
-        exit_with(OvertileError(file, found, expected))
     except click.Abort as stop:  # click's name for Ctrl-C
         print("overtile: interrupted", *(stop.__cause__ or stop).args, sep="; ", file=sys.stderr)
         return 130
+    except (OSError, MemoryError, RuntimeError) as error:
+        lacking = ran_out(error)
+        if lacking is None and isinstance(error, OSError):
+            file = Path(os.fsdecode(error.filename)) if error.filename else "a file"
+            found, expected = error.strerror or str(error), "a file or folder that can be used"
+            lacking = OvertileError(file, found, expected)
+        if lacking is None:
+            raise
+        exit_with(lacking, lambda _: None)
     return code or 0
 
 

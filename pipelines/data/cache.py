@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import pickle
+import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -19,12 +22,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from overtile import __version__
-from overtile.pipelines.data.facts import default_cache
-from overtile.pipelines.files import whole
+from overtile.pipelines.data.cache_folder import default_cache, private
+from overtile.pipelines.files import save_tensors, whole
 from overtile.pipelines.images.handed_on import handed_on
 from overtile.pipelines.images.plane_name import Plane
 from overtile.pipelines.images.stored import stamp
 
+log = logging.getLogger(__name__)
 _VERSION = 3  # of the files in the cache
 
 
@@ -36,6 +40,8 @@ class CachedDataset(Dataset):
     or the transforms have. Of what lies there, the first ``memory_limit`` bytes are kept in
     memory, and the rest is mapped from disk.
 
+    A file of the cache that is not what was written under its name is not taken.
+
     An item is the same from wherever it comes, metadata and trace of invertible transforms
     included; what a file of tensors cannot hold stays in memory.
 
@@ -43,8 +49,8 @@ class CachedDataset(Dataset):
         data: items for ``transform``, with names of files.
         transform: a MONAI ``Compose``; deterministic steps first.
         memory_limit: bytes of images to keep in memory.
-        cache_dir: default: `default_cache`. Where it cannot be written all images are kept in
-            memory. It may be deleted at any time.
+        cache_dir: default: `default_cache`. Where it cannot be written, or others may write in
+            it, all images are kept in memory. It may be deleted at any time.
     """
 
     def __init__(
@@ -55,7 +61,8 @@ class CachedDataset(Dataset):
         cache_dir: str | Path | None = None,
     ) -> None:
         super().__init__(data, transform)
-        self.cache_dir = Path(cache_dir or default_cache()) / "images"
+        own = private(Path(cache_dir or default_cache()))
+        self._folder = None if own is None else private(own / "images")
         steps = transform.transforms
         random = (isinstance(step, RandomizableTrait) for step in steps)
         self._first_random = next((i for i, r in enumerate(random) if r), len(steps))
@@ -82,21 +89,33 @@ class CachedDataset(Dataset):
                 handed_on.without(item.values())
                 return found
             except Exception:  # a broken cache is an empty one
-                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.unlink()
         done: dict[str, Any] = self.transform(dict(item), end=self._first_random)
         if path is None:
             return done
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
             with whole(path) as unfinished:
-                torch.save(_packed(done), unfinished)
+                packed = _packed(done)
+                save_tensors({"item": packed, "sum": _sum_of(packed, path.name)}, unfinished)
             return _load(path)
-        except (OSError, TypeError, ValueError):  # no place for it, or no way to keep it
-            return done
+        except OSError as error:
+            log.warning(
+                "%s: nothing more is kept there (%s), but in memory; make room, or give another "
+                "cache_dir",
+                self._folder,
+                error.strerror,
+            )
+            self._folder = None
+        except (TypeError, ValueError):  # no way to keep it
+            pass
+        return done
 
     def _cache_file(self, item: Mapping[str, Any]) -> Path | None:
         """Where the item lies; None for one that cannot be told apart by files and transforms."""
-        if not self._transform_key or not all(isinstance(v, str) for v in item.values()):
+        named = all(isinstance(value, str) for value in item.values())
+        if self._folder is None or not self._transform_key or not named:
             return None
         parts = [self._transform_key]
         for key, name in sorted(item.items()):
@@ -105,12 +124,38 @@ class CachedDataset(Dataset):
                 return None
             parts += [key, str(Path(name).resolve()), stamp(file)]
         key = hashlib.sha256(os.fsencode("\n".join(parts))).hexdigest()
-        return self.cache_dir / key[:2] / f"{key[2:]}.pt"
+        return self._folder / key[:2] / f"{key[2:]}.pt"
 
 
 def _load(path: Path) -> dict[str, Any]:
-    item: dict[str, Any] = _unpacked(torch.load(path, weights_only=True, mmap=True))
+    """What was kept under this name.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    stored = torch.load(path, weights_only=True, mmap=True)
+    if stored["sum"] != _sum_of(stored["item"], path.name):
+        raise ValueError("not what was written under this name")
+    item: dict[str, Any] = _unpacked(stored["item"])
     return item
+
+
+def _sum_of(packed: Any, name: str) -> int:
+    """Changes with all that is in a packed item, and with its name."""
+    total = zlib.crc32(name.encode())
+    left = [packed]
+    while left:
+        value = left.pop()
+        if isinstance(value, Tensor):
+            total = zlib.crc32(f"{value.dtype} {tuple(value.shape)}".encode(), total)
+            plain = value.detach().contiguous().reshape(-1).view(torch.uint8)
+            total = zlib.crc32(plain.numpy().data, total)
+        elif isinstance(value, (list, tuple)):
+            total = zlib.crc32(f"{type(value).__name__} {len(value)}".encode(), total)
+            left += value
+        else:
+            total = zlib.crc32(repr(value).encode("utf-8", "backslashreplace"), total)
+    return total
 
 
 def _key_of(steps: Sequence[Any]) -> str:

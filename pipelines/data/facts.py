@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import zlib
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -18,6 +19,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from overtile import __version__
+from overtile.pipelines.data.cache_folder import private
 from overtile.pipelines.files import whole
 from overtile.pipelines.images.channels import Channel, check_channel
 from overtile.pipelines.images.handed_on import Reading, handed_on
@@ -88,7 +90,7 @@ class FactBook:
     """Facts of many files, kept between runs as long as the files do not change.
 
     Args:
-        folder: of the cache; None remembers nothing.
+        folder: of the cache, taken if it is `private`; None remembers nothing.
         root: of the data set.
         spatial_dims: as of `read_image`.
         channel: as of `read_image`.
@@ -109,7 +111,8 @@ class FactBook:
         self.spatial_dims, self.channel = spatial_dims, check_channel(channel)
         self.hand_on = hand_on
         name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
-        self._file = None if folder is None else folder / f"facts-{name}.json"
+        own = None if folder is None else private(folder)
+        self._file = None if own is None else own / f"facts-{name}.json"
         self.remarks: dict[str, list[Path]] = {}
         self._known: dict[str, Any] = {}
         self._stamps: dict[Path, str] = {}
@@ -119,7 +122,11 @@ class FactBook:
                 book = json.loads(self._file.read_text())
             except ValueError:  # a broken cache is an empty one
                 book = {}
-            if isinstance(book, dict) and book.get("version") == _VERSION:
+            if (
+                isinstance(book, dict)
+                and book.get("version") == _VERSION
+                and book.get("sum") == _sum_of(book.get("facts"))  # else somebody has changed it
+            ):
                 self._known = book["facts"]
 
     def planes(self, path: Path, like: Path | None = None) -> tuple[int, tuple[int, ...]]:
@@ -198,9 +205,9 @@ class FactBook:
         if self._file is None or not self._changed:
             return
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
+            book = {"version": _VERSION, "sum": _sum_of(self._known), "facts": self._known}
             with whole(self._file) as unfinished:
-                unfinished.write_text(json.dumps({"version": _VERSION, "facts": self._known}))
+                unfinished.write_text(json.dumps(book))
         except OSError:
             self._file = None
 
@@ -223,11 +230,8 @@ class FactBook:
         return self._stamps[path]
 
 
-def default_cache() -> Path:
-    """``$OVERTILE_CACHE``, else ``overtile`` in the user's cache folder."""
-    own = os.environ.get("OVERTILE_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(own) if own else Path(base) / "overtile"
+def _sum_of(facts: Any) -> int:
+    return zlib.crc32(json.dumps(facts, sort_keys=True).encode())
 
 
 def label_facts(labels: NDArray[Any]) -> LabelFacts:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from overtile.pipelines.data.facts import FactBook, Item, default_cache
+from overtile.pipelines.data.cache_folder import default_cache
+from overtile.pipelines.data.facts import FactBook, Item
 from overtile.pipelines.data.label_kinds import check_labels
 from overtile.pipelines.data.layout import Pair
 from overtile.pipelines.data.layouts import find_pairs

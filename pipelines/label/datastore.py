@@ -416,10 +416,12 @@ class ImageFolderDatastore(Datastore):
         file = self.path_of(image_id)
         if file.is_dir():  # other files may lie in it
             raise ForbiddenError(file.name, "a folder", hint="remove it by hand, and its labels")
-        for tag in self._tags():
-            if self.label_of(image_id, tag):
-                self.remove_label(image_id, tag)
-        file.unlink()
+        with self.saving, self._noting() as noted:  # no label is saved meanwhile
+            by_stem = self._by_stem()
+            for tag in self._tags():
+                if label := self._label(file, tag, by_stem, noted):
+                    _drop(label, tag, noted)
+            file.unlink(missing_ok=True)
 
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]
@@ -474,6 +476,7 @@ class ImageFolderDatastore(Datastore):
         # one at a time, in this process (`saving`) and in others, such as a batch of proposals
         with self.saving, self._noting() as noted:
             home.mkdir(parents=True, exist_ok=True)
+            self._check_there(image_id, image)
             before = self._label(image, tag, self._by_stem(), noted)
             old = noted["labels"].get(tag, {}).get(image_id, {})
             kept = {home / f"{image_id}{suffix_of(image)}"} - {before}
@@ -483,10 +486,17 @@ class ImageFolderDatastore(Datastore):
             written = write_label(home / (image.name if left else image_id), cells, image)
             if before is not None and before != written:
                 before.unlink()
+            if not image.exists():  # removed by hand just now: its label would block the name
+                written.unlink()
+                self._check_there(image_id, image)
             own = {"image": image.name, "file": written.name, _DIGEST: _digest(written)}
             of_tag = noted["labels"].setdefault(tag, {})
             of_tag[stem(written)] = {**info, **own, "ts": int(time.time())}
         return image_id
+
+    def _check_there(self, image_id: str, image: Path) -> None:
+        if not image.exists():
+            raise MissingError(f"image {image_id!r}", "removed meanwhile")
 
     def _check_size(self, image_id: str, image: Path, drawn: tuple[int, ...]) -> None:
         wanted = _size(open_view(image, spatial_dims_of(image)))
@@ -501,8 +511,7 @@ class ImageFolderDatastore(Datastore):
         self.check_writable()
         file = Path(self.get_label_uri(label_id, label_tag))
         with self.saving, self._noting() as noted:
-            file.unlink(missing_ok=True)
-            noted["labels"].get(label_tag, {}).pop(stem(file), None)
+            _drop(file, label_tag, noted)
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         """A ZIP file of the images that have final labels, with these."""
@@ -599,6 +608,12 @@ class ImageFolderDatastore(Datastore):
                 "read-only, so labels and images cannot be saved",
                 hint="run overtile label on a folder that can be written, without --read-only",
             )
+
+
+def _drop(label: Path, tag: str, noted: dict[str, Any]) -> None:
+    """Remove a label, and what is noted of it."""
+    label.unlink(missing_ok=True)
+    noted["labels"].get(tag, {}).pop(stem(label), None)
 
 
 def check_tag(name: str, tag: Any) -> str:

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import webbrowser
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from overtile.pipelines.data.names import IMAGE_FOLDERS, is_one_image
 from overtile.pipelines.errors import ConfigurationError, DataError, Setting
-from overtile.pipelines.files import alone, whole
+from overtile.pipelines.files import alone, remove, whole
 from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.images.formats import is_image
 from overtile.pipelines.label.models import copied
@@ -208,6 +209,11 @@ def serve(
         MONAI_LABEL_DATASTORE_READ_ONLY=str(read_only).lower(),
         OVERTILE_LABEL_HOSTS=",".join(check_host(host)),
     )
+    temporary = work / ".tmp"  # of this server alone: what a killed one left goes
+    remove(temporary)
+    temporary.mkdir()
+    os.environ["TMPDIR"] = str(temporary)
+    tempfile.tempdir = None  # it was looked up before
     from monailabel.main import Main
 
     from overtile.pipelines.label import train

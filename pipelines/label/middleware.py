@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,12 @@ from overtile.pipelines.label.refusals import (
     ForbiddenError,
     MissingError,
     RefusedError,
+    SlowError,
     TooLargeError,
     sentence,
 )
 
+_STILL = 1.0  # seconds without a byte after which a client that is refused sends no more
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -58,10 +62,13 @@ class SecurityMiddleware:
         app: what comes behind, as ASGI has it.
         hosts: names that the server is reached under, without port; empty for any.
         limit: bytes of a request's body.
+        patience: seconds without a byte of a body after which no more are waited for.
     """
 
-    def __init__(self, app: Any, hosts: tuple[str, ...], limit: int) -> None:
-        self.app, self.hosts, self.limit = app, hosts, limit
+    def __init__(
+        self, app: Any, hosts: tuple[str, ...], limit: int, patience: float = 20.0
+    ) -> None:
+        self.app, self.hosts, self.limit, self.patience = app, hosts, limit, patience
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve a request, or refuse it."""
@@ -69,12 +76,13 @@ class SecurityMiddleware:
             await self.app(scope, receive, send)
             return
 
-        over = False  # a handler may take our refusal for a broken body, and answer that
+        # a handler may take our refusal for a broken body, and answer that
+        ours: RefusedError | None = None
 
         async def answer(message: Message) -> None:
-            if over:
+            if ours is not None:
                 if message["type"] == "http.response.start":
-                    await refused(self._too_large())(scope, receive, send)
+                    await refused(ours)(scope, receive, send)
                 return
             if message["type"] == "http.response.start":
                 own = dict(_HEADERS)
@@ -93,17 +101,24 @@ class SecurityMiddleware:
                 await self._drain(receive)
             await refused(refusal)(scope, receive, answer)
             return
-        count = 0
+        count, more = 0, True
 
         async def counted() -> Message:
-            nonlocal count, over
-            message = await receive()
+            nonlocal count, more, ours
+            try:
+                # after the body it waits for the client to leave
+                async with asyncio.timeout(self.patience if more else None):
+                    message = await receive()
+            except TimeoutError:
+                ours = SlowError(found="the rest of the request did not come")
+                raise ours from None
             count += len(message.get("body", b""))
+            more = message.get("more_body", False)
             if count > self.limit:
-                over = True
-                if message.get("more_body"):
+                if more:
                     await self._drain(receive)
-                raise self._too_large()
+                ours = self._too_large()
+                raise ours
             return message
 
         await self.app(scope, counted, answer)
@@ -133,10 +148,12 @@ class SecurityMiddleware:
     async def _drain(self, receive: Receive) -> None:
         """Read on for a while: a client that is still sending would not see the answer."""
         count, more = 0, True
-        while more and count <= self.limit:
-            message = await receive()
-            count += len(message.get("body", b""))
-            more = message.get("more_body", False)
+        with contextlib.suppress(TimeoutError):  # it may wait for the answer, and never send
+            while more and count <= self.limit:
+                async with asyncio.timeout(min(_STILL, self.patience)):
+                    message = await receive()
+                count += len(message.get("body", b""))
+                more = message.get("more_body", False)
 
     def _too_large(self) -> TooLargeError:
         return TooLargeError(

@@ -44,6 +44,12 @@ class ForbiddenError(RefusedError):
     status = 403
 
 
+class SlowError(RefusedError):
+    """A request that did not come in time."""
+
+    status = 408
+
+
 class TooLargeError(RefusedError):
     """More than this server takes."""
 

@@ -19,7 +19,8 @@ from monailabel.interfaces.tasks.train import TrainTask
 from overtile.pipelines.bundle.json_file import REPLACE, read_object
 from overtile.pipelines.bundle.schema import KEYS
 from overtile.pipelines.bundle.values import allowed, refuses, shown
-from overtile.pipelines.data.facts import FactBook, default_cache
+from overtile.pipelines.data.cache_folder import default_cache
+from overtile.pipelines.data.facts import FactBook
 from overtile.pipelines.data.find import items_of
 from overtile.pipelines.data.layout import Pair
 from overtile.pipelines.errors import (

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from overtile.transforms.compiled import compiled
 
 _MASK, _QUEUED, _OUTSIDE = -1, -2, -3  # of a watershed; its dams are 0
 REACH = 20  # pixels around a lost one in which its object may hang together
@@ -50,7 +51,7 @@ def _simple_rings() -> NDArray[np.bool_]:
 _SIMPLE = _simple_rings()
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _ring(stride):  # type: ignore[no-untyped-def]
     """Offsets of the 8 neighbours, going round; corners at even places."""
     return np.array(
@@ -58,7 +59,7 @@ def _ring(stride):  # type: ignore[no-untyped-def]
     )
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def components(cell, stride, labels, queue):  # type: ignore[no-untyped-def]
     """Number the 4-connected components of ``cell`` into ``labels``; return how many there are."""
     count = 0
@@ -80,7 +81,7 @@ def components(cell, stride, labels, queue):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def thin(labels, count, stride, basins, queue):  # type: ignore[no-untyped-def]
     """Grow the components over the membranes until only dams (0) of one pixel are between them.
 
@@ -131,7 +132,7 @@ def thin(labels, count, stride, basins, queue):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def by_object(labels, count):  # type: ignore[no-untyped-def]
     """Pixels of object 1, then of object 2 ...; and where each begins, ``[count + 1]``."""
     starts = np.zeros(count + 2, np.int64)
@@ -148,7 +149,7 @@ def by_object(labels, count):  # type: ignore[no-untyped-def]
     return pixels, starts[1:]
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def contingency(pixels, starts, found, count):  # type: ignore[no-untyped-def]
     """Sums over the table c_ij of objects i >= 1 (see `by_object`) and segments j >= 0.
 
@@ -193,7 +194,7 @@ def contingency(pixels, starts, found, count):  # type: ignore[no-untyped-def]
     )
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def warp(label, mismatches, stride, simple):  # type: ignore[no-untyped-def]
     """Flip what can flip of ``mismatches``, in their order, again and again, in place.
 
@@ -218,7 +219,7 @@ def warp(label, mismatches, stride, simple):  # type: ignore[no-untyped-def]
         left = kept
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _cuts(p, label, stride, seen, queue):  # type: ignore[no-untyped-def]
     """Whether the neighbours of cell pixel p fall apart without it, in the crop around it."""
     ring, rows = _ring(stride), label.size // stride
@@ -251,7 +252,7 @@ def _cuts(p, label, stride, seen, queue):  # type: ignore[no-untyped-def]
     return False
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def classify(label, mismatches, objects, stride, queue):  # type: ignore[no-untyped-def]
     """What each mismatch of a warped label is.
 

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from overtile.pipelines.data.facts import FactBook, ImageFacts, Item, LabelFacts, default_cache
+from overtile.pipelines.data.cache_folder import default_cache
+from overtile.pipelines.data.facts import FactBook, ImageFacts, Item, LabelFacts
 from overtile.pipelines.data.find import items_of
 from overtile.pipelines.data.label_kinds import label_faults
 from overtile.pipelines.data.layouts import find_pairs

@@ -7,7 +7,9 @@ chunk is done. So a task may be repeated, and whoever is stopped goes on with wh
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -16,6 +18,7 @@ from typing import Any, Self
 
 import zarr
 from numpy.typing import NDArray
+from zarr.storage import LocalStore, WrapperStore
 
 from overtile.networks.inferers.region import refuse_whole_image_layers
 from overtile.pipelines.errors import OvertileError
@@ -100,6 +103,11 @@ class Opened:
         )
         return cls(job, trained, planes)
 
+    @property
+    def noted(self) -> Path:
+        """What a later run needs to go on: it is there as long as the work folder is."""
+        return self.work / "job.json"
+
     def close(self) -> None:
         """Close the source."""
         self.planes.stored.close()
@@ -177,7 +185,7 @@ class Opened:
         where, found, *_ = error.args  # what to do about it is of no use any more
         told = OvertileError(where, found).within(self.grid.text(key))
         folder = self.work / "unreadable"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         with whole(folder / self.grid.name(key).replace("/", ".")) as file:
             file.write_text(str(told))
 
@@ -191,8 +199,44 @@ def open_array(folder: Path) -> Any:
     """A Zarr array whose chunks are written even if they hold nothing but 0.
 
     The file of a chunk says that the chunk is done.
+
+    Raises:
+        FileNotFoundError: if it is gone; and so does reading a chunk of it that is, and writing
+            one into it.
     """
-    return zarr.open_array(folder, mode="r+").with_config({"write_empty_chunks": True})
+    check_there(folder / "zarr.json")
+    store = _WhatIsThere(LocalStore(folder))
+    return zarr.open_array(store, mode="r+").with_config({"write_empty_chunks": True})
+
+
+def check_there(file: Path) -> None:
+    """Refuse to go on without a file that was made before.
+
+    Raises:
+        FileNotFoundError: naming it.
+    """
+    if not is_whole(file):
+        raise _gone(file)
+
+
+def _gone(file: Path) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
+
+
+class _WhatIsThere(WrapperStore):  # type: ignore[misc]
+    """Files of an array that was made before: Zarr takes 0 for chunks, and makes folders, where
+    somebody has removed or renamed them.
+    """
+
+    async def get(self, key: str, *arguments: Any, **options: Any) -> Any:
+        found = await super().get(key, *arguments, **options)
+        if found is None and key.startswith("c/"):
+            raise _gone(self._store.root / key)
+        return found
+
+    async def set(self, key: str, value: Any) -> None:
+        check_there(self._store.root / "zarr.json")
+        await super().set(key, value)
 
 
 def load_once(bundle: str, settings: str) -> Trained:

@@ -17,7 +17,7 @@ from overtile.pipelines.data.names import log_remarks
 from overtile.pipelines.errors import ChannelError, ConfigurationError, Setting, UnreadableError
 from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.images.formats import unpacked
-from overtile.pipelines.images.stored import files_of
+from overtile.pipelines.images.stored import files_of, sampled
 from overtile.pipelines.inference.trained import Trained
 from overtile.pipelines.segment.job import Job, Opened, load_once
 from overtile.pipelines.segment.request import Request
@@ -31,8 +31,12 @@ _LEAST = 2**28  # bytes beside the program itself, for a network's pass and the 
 _A_PIXEL = 200  # bytes of a chunk: windows and answers that wait, and labelling in two threads
 
 
-def plan(request: Request) -> tuple[Opened, bool]:
+def plan(request: Request, source: dict[str, str]) -> tuple[Opened, bool]:
     """The job in its work folder, which is made or gone on with; and whether it was begun already.
+
+    Args:
+        request: what is wanted.
+        source: its state before it is opened, of `state_of_source`.
 
     Raises:
         ConfigurationError: if the work folder is of another job, or bundle, source, memory and
@@ -48,7 +52,7 @@ def plan(request: Request) -> tuple[Opened, bool]:
             hint=Setting("output", "probabilities"),
         )
     channel = trained.channel if request.channel is None else request.channel
-    asked = _asked(request, trained, channel)
+    asked = _asked(request, trained, channel, source)
     planned = go_on(request, asked)
     cache: int = planned["cache"] if planned else _cache(request, trained)
     with ExitStack() as stack:
@@ -94,8 +98,13 @@ def _unpacked(request: Request) -> Path:
     except OSError as error:
         if error.filename != str(source):  # it cannot be written
             raise
-        found = f"cannot be read ({error.strerror})"
-        raise UnreadableError(source, found, "a file with the right to read it") from error
+        raise _unreadable(request, error) from error
+
+
+def _unreadable(request: Request, error: OSError) -> UnreadableError:
+    found = f"cannot be read ({error.strerror})"
+    expected = "a file with the right to read it"
+    return UnreadableError(request.source, found, expected, "give the same command again then")
 
 
 def _settings(request: Request) -> dict[str, Any]:
@@ -107,21 +116,38 @@ def _settings(request: Request) -> dict[str, Any]:
     return settings
 
 
-def _asked(request: Request, trained: Trained, channel: Channel) -> dict[str, str]:
-    """All that decides over the result, as text."""
+def state_of_source(request: Request) -> dict[str, str]:
+    """Size, time and a sample of the bytes of its files: another one once they are written again.
+
+    Raises:
+        DataError: if they cannot be read.
+    """
     # a target may lie in its source: labels of an OME-Zarr do
     made = made_beside(request)
-    files = [
-        file.stat()
-        for file in files_of(request.source.resolve())
-        if not any(file.is_relative_to(one) for one in made)
-    ]
+    try:
+        files = [
+            (file, file.stat())
+            for file in files_of(request.source.resolve())
+            if not any(file.is_relative_to(one) for one in made)
+        ]
+        return {
+            "size": str(sum(seen.st_size for _, seen in files)),
+            "time": str(max((seen.st_mtime_ns for _, seen in files), default=0)),
+            "bytes": sampled([(file, seen.st_size) for file, seen in files]),
+        }
+    except OSError as error:
+        raise _unreadable(request, error) from error
+
+
+def _asked(
+    request: Request, trained: Trained, channel: Channel, source: dict[str, str]
+) -> dict[str, str]:
+    """All that decides over the result, as text."""
     return {
         **trained.facts,
         "version": __version__,
         "source": str(request.source.resolve()),
-        "size of the source": str(sum(f.st_size for f in files)),
-        "time of the source": str(max((f.st_mtime_ns for f in files), default=0)),
+        **{f"{name} of the source": state for name, state in source.items()},
         "output": request.output,
         "level": str(request.level),
         "channel": str(channel),

@@ -66,13 +66,18 @@ def shrink(
         key: of the chunk, along each axis of the array.
     """
     target = folder / str(level)
-    if is_whole(target / "c" / "/".join(map(str, key))):
+    if is_whole(chunk_file(target, key)):
         return
     above, array = open_array(folder / str(level - 1)), open_array(target)
     box = [
         slice(i * c, min(n, (i + 1) * c)) for i, c, n in zip(key, chunks, array.shape, strict=True)
     ]
     array[tuple(box)] = halved(np.asarray(above[beneath(box)]), mean)
+
+
+def chunk_file(folder: Path, key: tuple[int, ...]) -> Path:
+    """Of a chunk of an array."""
+    return folder.joinpath("c", *map(str, key))
 
 
 def chunk_keys(shape: tuple[int, ...], chunks: tuple[int, ...]) -> list[tuple[int, ...]]:

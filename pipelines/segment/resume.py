@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,8 @@ def discard(request: Request) -> None:
     """Remove the work folder; at any moment it is either whole or has another name."""
     trash = _trash(request)
     remove(trash)
-    request.work.rename(trash)
+    with suppress(FileNotFoundError):  # somebody else has removed it
+        request.work.rename(trash)
     remove(trash)
 
 

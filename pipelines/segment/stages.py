@@ -16,10 +16,10 @@ from overtile.pipelines.files import whole
 from overtile.pipelines.images.formats import stem, target_format
 from overtile.pipelines.images.formats.ome_zarr import level_shapes
 from overtile.pipelines.segment.grid import Key
-from overtile.pipelines.segment.job import Opened, is_whole, open_array
+from overtile.pipelines.segment.job import Opened, check_there, is_whole, open_array
 from overtile.pipelines.segment.percentiles import scale_of
 from overtile.pipelines.segment.progress import progress
-from overtile.pipelines.segment.pyramid import chunk_keys, describe_target, make_array
+from overtile.pipelines.segment.pyramid import chunk_file, chunk_keys, describe_target, make_array
 from overtile.pipelines.segment.request import Request
 from overtile.pipelines.segment.runner import Runner
 from overtile.pipelines.segment.tasks import (
@@ -114,13 +114,13 @@ class Stages:
 
     def probabilities(self) -> None:
         """The network's answers."""
-        make_array(self.here.folder("probabilities"), self.here.grid, "float32")
+        self._array("probabilities", "float32")
         self._chunks("network", "probabilities", partial(self.runner.predict, self.here))
 
     def labels(self) -> int:
         """Labels of the probabilities; returns how many cells there are."""
         here, run = self.here, self.runner.map
-        make_array(here.folder("cores"), here.grid, "int32")
+        self._array("cores", "int32")
         self._chunks("cores", "cores", partial(run, here, label_cores))
         widest, cells = np.dtype(np.uint16), 0
         for plane in range(here.grid.count):
@@ -132,7 +132,7 @@ class Stages:
             numbering = here.numbering(plane)
             widest = max(widest, numbering.dtype, key=lambda dtype: dtype.itemsize)
             cells += numbering.count
-        make_array(here.folder("result/0"), here.grid, widest)
+        self._array("result/0", widest)
         self._chunks("cells", "result/0", partial(run, here, finish_labels))
         return cells
 
@@ -148,15 +148,28 @@ class Stages:
             with whole(ready) as file:
                 format.write_target(file, name, array, grid.axes, tile, spacing, bar)
             return
-        for level, shape in list(enumerate(level_shapes(grid.shape, grid.chunks)))[1:]:
-            make_array(folder / str(level), grid, array.dtype, shape)
+        levels = level_shapes(grid.shape, grid.chunks)
+        for level, shape in list(enumerate(levels))[1:]:
+            self._array(f"result/{level}", array.dtype, shape)
             keys = chunk_keys(shape, grid.chunks)
             made = self.runner.map(here, partial(shrink_chunk, level=level), keys)
             for _ in self._bar(f"level {level}", made, len(keys)):
                 pass
+        check_there(here.noted)
         describe_target(folder, stem(name), grid, spacing, mean)
         for left in folder.rglob("*.partial"):  # of writers that were killed
             left.unlink()
+        for level, shape in enumerate(levels):  # what was made may have been removed since
+            check_there(folder / str(level) / "zarr.json")
+            for key in chunk_keys(shape, grid.chunks):
+                check_there(chunk_file(folder / str(level), key))
+
+    def _array(
+        self, name: str, dtype: str | np.dtype[Any], shape: tuple[int, ...] | None = None
+    ) -> None:
+        """Make an array, unless it is there; arguments as of `Opened.folder` and `make_array`."""
+        check_there(self.here.noted)  # Zarr would make the work folder again
+        make_array(self.here.folder(name), self.here.grid, dtype, shape)
 
     def _chunks(self, name: str, array: str, run: Callable[[list[Key]], Iterable[Any]]) -> None:
         """Make the chunks that an array does not have yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from overtile.pipelines.images.block_cache import BlockCache
 from overtile.pipelines.images.stored import (
     SKIP,
     Format,
+    Index,
     Spacing,
     Stored,
     no_level,
@@ -54,7 +56,13 @@ class OmeZarr(Format):
         if stored.block > cache.limit:
             chunks = f"in chunks of {stored.block / 2**20:.0f} MiB, which have to be unpacked whole"
             raise too_large(path, chunks, cache.limit, "save it with smaller chunks")
-        return stored
+
+        def pixels(index: Index) -> NDArray[Any]:
+            array = stored.pixels(index)
+            path.stat()  # chunks that are not there are 0 to Zarr
+            return array
+
+        return replace(stored, pixels=pixels)
 
     def write(
         self,

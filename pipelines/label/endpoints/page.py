@@ -150,12 +150,27 @@ async def submit(
     changed since is kept: 409. With ``seen``, the version of the image that they were drawn on,
     nothing is kept once that is another: 412.
     """
-    body = await request.body()
-    return await run_in_threadpool(_submit, body, id, width, height, version, seen, user.username)
+    most = await run_in_threadpool(_bytes_of, id)
+    body, sent = bytearray(), 0  # the rest of a body that is too long is read, but not kept
+    async for part in request.stream():
+        sent += len(part)
+        body += part[: max(0, most - len(body))]
+    return await run_in_threadpool(
+        _submit, body, sent, id, width, height, version, seen, user.username
+    )
+
+
+def _bytes_of(id: str) -> int:
+    """Of the cell numbers of an image; 0 where there are none to keep."""
+    try:
+        return 4 * int(np.prod(open_view(flat_image(id), 2).shape))
+    except OvertileError:
+        return 0
 
 
 def _submit(
-    body: bytes,
+    body: bytearray,
+    sent: int,
     id: str,
     width: int,
     height: int,
@@ -164,9 +179,11 @@ def _submit(
     who: str,
 ) -> dict[str, Any]:
     path = flat_image(id)
-    if min(width, height) < 1 or len(body) != 4 * width * height:
+    if min(width, height) < 1 or sent != 4 * width * height:
+        raise RefusedError(found=f"{sent} bytes", expected=f"4 for each of {width}x{height} pixels")
+    if len(body) < sent:
         raise RefusedError(
-            found=f"{len(body)} bytes", expected=f"4 for each of {width}x{height} pixels"
+            f"label of {width}x{height} pixels for image {id!r}", expected="the same size"
         )
     cells = np.frombuffer(body, "<u4").reshape(height, width)
     if cells.max() >= 2**31:

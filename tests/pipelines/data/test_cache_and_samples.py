@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,7 +9,9 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import tifffile
 import torch
+from exhausted import files_below
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
@@ -27,6 +31,7 @@ from torch.optim.lr_scheduler import (
 
 from overtile.pipelines.bundle.checkpoints import Checkpoints
 from overtile.pipelines.data.cache import CachedDataset
+from overtile.pipelines.data.cache_folder import default_cache
 from overtile.pipelines.data.samples import EpochSampler, TileDataset
 from overtile.pipelines.errors import ConfigurationError
 from overtile.pipelines.images.read_transform import ReadImaged
@@ -221,6 +226,92 @@ def test_a_cache_killed_while_writing_holds_whole_items(
             assert file.name.startswith(".partial") or torch.load(file, weights_only=True)
     assert_same(expected, items()[0])
     assert len([file for file in cache.rglob("*") if file.is_file()]) == 1, "nothing else is left"
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> list[dict[str, str]]:
+    for name, value in (("a", 1), ("b", 2)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.full((5, 6), value, np.uint8))
+    return [{"image": str(tmp_path / f"{name}.tif")} for name in "ab"]
+
+
+def values(items: list[dict[str, str]], cache: Path) -> list[float]:
+    cached = CachedDataset(items, Compose([ReadImaged(["image"], ("float32",))]), 0, cache)
+    return [float(item["image"].mean()) for item in cached]  # type: ignore[attr-defined]
+
+
+def exchanged(files: list[Path]) -> None:
+    contents = [file.read_bytes() for file in files]
+    for file, content in zip(files, reversed(contents), strict=True):
+        file.write_bytes(content)
+
+
+def repainted(files: list[Path]) -> None:
+    for file in files:
+        stored = torch.load(file, weights_only=True)
+        pixels = next(value for value in flat(stored) if isinstance(value, torch.Tensor))
+        pixels += 7
+        torch.save(stored, file)
+
+
+def flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            yield from flat(part)
+    else:
+        yield value
+
+
+@pytest.mark.parametrize("change", [exchanged, repainted])
+def test_what_the_cache_holds_is_what_was_written_there(
+    tmp_path: Path, two: list[dict[str, str]], change: Any
+) -> None:
+    assert values(two, tmp_path / "cache") == [1, 2]
+    written = sorted((tmp_path / "cache").rglob("*.pt"))
+    assert len(written) == 2
+    change(written)
+    assert values(two, tmp_path / "cache") == [1, 2]
+
+
+@pytest.mark.parametrize("loose", [".", "images"])
+def test_a_cache_that_others_may_write_is_none(
+    tmp_path: Path, two: list[dict[str, str]], loose: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = tmp_path / "cache"
+    (cache / "images").mkdir(parents=True)
+    (cache / loose).chmod(0o777)
+    assert values(two, cache) == [1, 2]
+    assert not list(cache.rglob("*.pt"))
+    assert values(two, cache) == [1, 2]
+    assert caplog.text.count("others may write in it") == 1
+    (cache / loose).chmod(0o700)
+    assert values(two, cache) == [1, 2]
+    assert {file.stat().st_mode & 0o022 for file in cache.rglob("*") if file.is_dir()} == {0}
+
+
+def test_a_full_disk_of_the_cache_is_said_once_and_costs_memory_alone(
+    tmp_path: Path, two: list[dict[str, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    with files_below(1000):
+        assert values(two, tmp_path / "cache") == [1, 2]
+    assert caplog.text.count("nothing more is kept there (File too large), but in memory") == 1
+    assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
+    assert values(two, tmp_path / "cache") == [1, 2]
+
+
+def test_without_a_home_the_cache_is_temporary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def homeless(*_: Any) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("OVERTILE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert default_cache().parent == tmp_path
 
 
 def test_clipping_bounds_the_norm_and_keeps_the_direction() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
@@ -9,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -37,7 +39,13 @@ from overtile.pipelines.errors import DataError, Setting
 from overtile.pipelines.files import together
 from overtile.pipelines.images.read import read_label
 from overtile.pipelines.inference.trained import load_trained
-from overtile.pipelines.label.refusals import ConflictError, ForbiddenError, ReplacedError
+from overtile.pipelines.label.refusals import (
+    ConflictError,
+    ForbiddenError,
+    MissingError,
+    ReplacedError,
+    SlowError,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 OVERTILE = [sys.executable, "-W", "ignore", "-m", "overtile.pipelines"]
@@ -58,6 +66,8 @@ def server(
     volume = np.stack([i for i, _ in cells[:6]]).T.astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), studies / "volume.nii")
     (studies / "broken.png").write_bytes(b"no picture")
+    killed = studies / "overtile" / ".tmp" / "overtile-left"  # of a server that was killed
+    killed.mkdir(parents=True)
     outside = save(home / "secret.tif", image)
     (studies / "link.tif").symlink_to(outside)
     with serving(studies, home / "log", "--bundle", str(volumes(home / "volumes", volume))) as made:
@@ -572,6 +582,97 @@ def test_uploads_have_a_limit(
         assert "no such image" in server.infer("00").detail
         save(studies / "later.tif", cells[9][0])
         assert server.infer("later").status == 200
+
+
+def test_what_a_killed_server_left_is_gone(server: Server) -> None:
+    assert list((server.work / ".tmp").glob("overtile-left")) == []
+    assert (server.work / ".tmp").is_dir()
+
+
+def test_a_body_that_never_comes_is_not_waited_for(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(
+            b"PUT /annotate/label?id=00&width=128&height=128 HTTP/1.1\r\n"
+            b"Host: 127.0.0.1\r\nContent-Length: 99999999999\r\n\r\n"
+        )
+        client.settimeout(15)
+        assert client.recv(12) == b"HTTP/1.1 413"
+
+
+def test_a_body_that_breaks_off_is_not_waited_for() -> None:
+    """Nor is what is no longer a body: a client that stays."""
+    from overtile.pipelines.label.middleware import SecurityMiddleware
+
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await receive()  # waits for the client to leave
+
+    def serve(parts: list[dict[str, Any]]) -> None:
+        async def receive() -> dict[str, Any]:
+            if not parts:
+                await asyncio.sleep(10)
+            return parts.pop(0)
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "path": "/infer", "headers": []}
+        asyncio.run(SecurityMiddleware(app, (), 100, 0.01)(scope, receive, send))  # type: ignore[arg-type]
+
+    part = {"type": "http.request", "body": b"x", "more_body": True}
+    with pytest.raises(SlowError):
+        serve([part])
+    serve([part, {**part, "more_body": False}, {"type": "http.disconnect"}])
+
+
+def test_a_label_does_not_stay_without_its_image(
+    server: Server, cells: Any, tmp_path: Path
+) -> None:
+    image, drawn = save(tmp_path / "i.tif", cells[0][0]), save(tmp_path / "l.tif", cells[0][1])
+    left = server.studies / "labels" / "final"
+    for _ in range(6):
+        assert server.send("PUT", "/datastore/image?image=brief", image).status == 200
+        with ThreadPoolExecutor(3) as pool:
+            saved = [pool.submit(server.label, "brief", drawn) for _ in range(2)]
+            gone = pool.submit(server.ask, "DELETE", "/datastore/?id=brief")
+        assert gone.result().status == 200
+        assert {answer.result().status for answer in saved} <= {200, 400, 404}
+        assert not list(left.glob("brief*"))
+    noted = json.loads((server.studies / "labels" / "info.json").read_text())
+    assert "brief" not in noted["labels"].get("final", {})
+
+
+def test_bodies_that_are_too_long_are_not_kept(server: Server) -> None:
+    """Nor is their memory: nothing of 4 bytes for each pixel more than the image has."""
+    process = psutil.Process(server.process.pid)
+    path, size = "/annotate/label?id=00&width=4096&height=4096", 4 * 4096**2
+    before = process.memory_info().rss
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(server.ask, "PUT", path, bytes(size)) for _ in range(2)]
+    assert all("expected the same size" in answer.result().detail for answer in asked)
+    assert process.memory_info().rss - before < size
+
+
+def test_an_image_that_is_removed_by_hand_takes_the_label_that_is_being_saved(
+    tmp_path: Path, cells: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from overtile.pipelines.label import datastore as module
+
+    (tmp_path / "studies").mkdir()
+    image = save(tmp_path / "studies" / "a.tif", cells[0][0])
+    datastore, write = module.ImageFolderDatastore(tmp_path / "studies"), module.write_label
+
+    def removing(*arguments: Any) -> Path:
+        image.unlink()
+        return write(*arguments)
+
+    monkeypatch.setattr(module, "write_label", removing)
+    with pytest.raises(MissingError, match="removed meanwhile"):
+        datastore.save_cells("a", cells[0][1], "final", {})
+    assert [p.name for p in (tmp_path / "studies" / "labels" / "final").iterdir()] == []
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""A segmentation that is killed between any two of its steps, and started again."""
+"""A segmentation that is killed, or disturbed, between any two of its steps, and started again."""
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import tifffile
 import torch
-from killed import killed_everywhere
+from killed import disturbed_everywhere, killed_everywhere
 from toy import files, toy_bundle
 
 from overtile.pipelines.data.synthesis.cells import touching_cells
@@ -62,6 +63,48 @@ def test_killed_at_any_step_it_goes_on_to_the_same_result(request_of: Any, targe
         assert {p.name for p in request.target.parent.iterdir()} == {"image.tif", "toy", target}
         remove(request.target)
     assert kills > 8
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_folder_that_vanishes_is_not_made_again(
+    request_of: Any, target: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever becomes of it: one line, no result that lacks a part, the next run begins anew."""
+    request: Request = replace(request_of(target), target=tmp_path / "out" / target)
+    out, away = tmp_path / "out", tmp_path / "away"
+    out.mkdir()
+    segment(request)
+    expected = files(request.target)
+    remove(request.target)
+
+    def vanish() -> None:
+        if not request.work.is_dir():  # nothing is made yet, or any more
+            os._exit(0)
+        if refused % 3 == 0:
+            shutil.rmtree(request.work)
+        else:
+            (out if refused % 3 == 1 else request.work).rename(away)
+
+    refused = 0
+    steps = some(random.Random(target))
+    for _, code in disturbed_everywhere(lambda: alone(request), vanish, steps):
+        told = capfd.readouterr().err
+        assert "Traceback" not in told
+        if code:
+            refused += 1
+            assert told.startswith(("DataError: ", "ConfigurationError: ")), told
+            out.mkdir(exist_ok=True)
+            assert {path.name for path in out.iterdir()} <= {request.work.name}, told
+            assert not (request.work / "job.json").exists()
+            segment(request)
+            assert files(request.target) == expected
+        elif request.target.exists():
+            assert files(request.target) == expected
+            break
+        for left in (out, away):
+            remove(left)
+        out.mkdir()
+    assert refused > 5
 
 
 def some(rng: random.Random) -> Iterator[int]:

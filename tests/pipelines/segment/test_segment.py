@@ -33,6 +33,7 @@ from overtile.pipelines.images.read import read_image
 from overtile.pipelines.inference.trained import load_trained
 from overtile.pipelines.segment import resume as resume_module
 from overtile.pipelines.segment import run as run_module
+from overtile.pipelines.segment import tasks
 from overtile.pipelines.segment.job import Opened
 from overtile.pipelines.segment.plan import plan
 from overtile.pipelines.segment.request import Request
@@ -466,6 +467,18 @@ def test_finished_chunks_are_not_computed_again(
     assert len({str(region) for region in computed}) == chunks
 
 
+def test_too_little_memory_keeps_what_is_done(
+    tmp_path: Path, toy: Path, tiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from overtile.pipelines.inference.trained import Trained
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trained, "probabilities", lambda *_: torch.empty(2**50).numpy())
+        with pytest.raises(DataError, match=r"not enough memory; what is done is kept .*chunk="):
+            run(tiled, tmp_path / "labels.zarr", toy)
+    assert run(tiled, tmp_path / "labels.zarr", toy).any()
+
+
 def test_other_settings_or_another_source_are_not_mixed_in(
     tmp_path: Path, toy: Path, tiled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -504,6 +517,75 @@ def stopped(source: Path, target: Path, toy: Path, **options: Any) -> None:
         patched.setattr("overtile.pipelines.segment.local.write_probabilities", failing)
         with pytest.raises(DataError):
             run(source, target, toy, **options)
+
+
+def overwritten(source: Path, other: NDArray[Any]) -> None:
+    with source.open("r+b") as file:
+        file.seek(source.stat().st_size - other.nbytes)
+        file.write(other.tobytes())
+
+
+def mapped(source: Path, other: NDArray[Any]) -> None:
+    """Nobody can tell by the times of the file."""
+    before = source.stat()
+    np.memmap(source, other.dtype, "r+", before.st_size - other.nbytes, other.shape)[:] = other
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def replaced(source: Path, other: NDArray[Any]) -> None:
+    tifffile.imwrite(source.with_name("new.tif"), other)
+    source.with_name("new.tif").replace(source)
+
+
+@pytest.mark.parametrize("change", [overwritten, mapped, replaced])
+def test_a_source_that_changes_while_it_is_read_gives_no_mixture(
+    tmp_path: Path, toy: Path, image: NDArray[Any], change: Any
+) -> None:
+    source, target, other = tmp_path / "image.tif", tmp_path / "l.zarr", image[::-1].copy()
+    tifffile.imwrite(source, image)
+    assert source.stat().st_size - image.nbytes < 1000  # pixels are the end of the file
+    while_it_runs("write_probabilities", 3, lambda: change(source, other), source, target, toy)
+    assert not list(tmp_path.glob("*.zarr*"))
+    assert same_cells(run(source, target, toy), whole(toy, other)[1])
+
+
+def test_a_folder_of_chunks_that_is_gone_is_not_black(
+    tmp_path: Path, toy: Path, image: NDArray[Any]
+) -> None:
+    source, target, away = tmp_path / "i.zarr", tmp_path / "l.zarr", tmp_path / "away.zarr"
+    zarr.create_array(source, data=image, chunks=(16, 16))
+    while_it_runs(
+        *("read_window", 3, lambda: source.rename(away), source, target, toy),
+        match="cannot be read",
+    )
+    assert list(tmp_path.glob("partial.l.zarr/probabilities/c/0/*"))  # what is done is kept
+    away.rename(source)
+    assert same_cells(run(source, target, toy), whole(toy, image)[1])
+
+
+def while_it_runs(
+    task: str,
+    after: int,
+    change: Callable[[], object],
+    source: Path,
+    target: Path,
+    toy: Path,
+    match: str = "changed while it was segmented",
+) -> None:
+    """A run that is refused, since something is changed before a task is done for the nth time."""
+    done, calls = getattr(tasks, task), []
+
+    def changing(*arguments: Any) -> Any:
+        calls.append(task)
+        if len(calls) == after:
+            change()
+        return done(*arguments)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(f"overtile.pipelines.segment.local.{task}", changing)
+        with pytest.raises(DataError, match=match) as refused:
+            run(source, target, toy)
+    assert str(source) in str(refused.value)
 
 
 def test_two_runs_do_not_make_one_target(tmp_path: Path, toy: Path, tiled: Path) -> None:
@@ -616,7 +698,7 @@ def test_a_checkpoint_is_found_from_everywhere(
     """A worker of a cluster has another folder to start from."""
     monkeypatch.chdir(toy / "models")
     request = Request(tiled, tmp_path / "a.zarr", toy, settings={"checkpoint": "model.pt"})
-    here, _ = plan(request)
+    here, _ = plan(request, {})
     here.close()
     assert json.loads(here.job.settings) == {"checkpoint": str(toy / "models" / "model.pt")}
 
