@@ -179,6 +179,8 @@ def test_reference_lists_every_public_name(package: str) -> None:
     names = {
         a.asname for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for a in node.names
     }
+    # MONAI's other names of dictionary transforms are said in a sentence
+    names -= {f"{name[:-1]}{end}" for name in names if name for end in ("D", "Dict")}
     page = (DOCS / "reference" / f"{package}.md").read_text()
     listed = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (.*?) \|", page, re.MULTILINE))))
     assert listed == names

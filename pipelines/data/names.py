@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from overtile.pipelines.errors import DataError, printable
-from overtile.pipelines.images.formats import as_text, image_suffix, is_image, is_text, stem
+from overtile.pipelines.images.formats import image_suffix, is_image, stem
 
 log = logging.getLogger(__name__)
 
@@ -48,16 +48,8 @@ def folder_of(folder: Path, names: Iterable[str]) -> Path | None:
 
 
 def images_of(folder: Path) -> list[Path]:
-    """The images of a folder; none where there is no folder.
-
-    Raises:
-        DataError: if the name of one is not UTF-8.
-    """
-    found = sorted(f for f in folder.iterdir() if is_image(f)) if folder.is_dir() else []
-    for file in found:
-        if not is_text(file):
-            raise DataError(as_text(file), "a name that is not UTF-8", hint="rename it")
-    return found
+    """The images of a folder; none where there is no folder."""
+    return sorted(f for f in folder.iterdir() if is_image(f)) if folder.is_dir() else []
 
 
 def is_one_image(path: Path) -> bool:

@@ -5,7 +5,6 @@ A format is known as soon as its module lies in this folder, or in another one o
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Callable
 from dataclasses import replace
@@ -169,10 +168,7 @@ def check_file(path: Path, shown: Path | None = None, hint: Setting | tuple[()] 
 
     Raises:
         UnreadableError: saying what it is.
-        DataError: for a name that cannot be printed, nor be written into tables.
     """
-    if not is_text(path):
-        raise DataError(as_text(path), "a name that is not UTF-8", hint="rename it")
     try:
         mode = series_of(path)[0].stat().st_mode
     except OSError as error:
@@ -187,16 +183,6 @@ _NO_FILES: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISSOCK, "a socket"),
     (lambda mode: True, "a device"),
 )
-
-
-def is_text(path: Path) -> bool:
-    """Whether a name is UTF-8."""
-    return as_text(path) == str(path)
-
-
-def as_text(path: Path) -> str:
-    """A name as it can be printed."""
-    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _checked(stored: Stored, path: Path, shown: Path) -> Stored:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import zlib
+from contextlib import suppress
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -101,20 +104,18 @@ class Nifti(Format):
 
         One that ends too early is unpacked as far as it goes; reading says later what is missing.
         """
-        import gzip
-
         if not path.name.lower().endswith(_PACKED):
             return path
         target = folder / path.name[: -len(_PACKED)]
         if target.is_file():
             return target
-        left = _length(path)
         with (
             files.whole(target) as unfinished,
             gzip.open(path) as packed,
             unfinished.open("wb") as plain,
         ):
             try:
+                left = _length(packed)
                 while data := packed.read1(min(_ASIDE, left)):  # all before it breaks off
                     plain.write(data)
                     left -= len(data)
@@ -159,18 +160,20 @@ class Nifti(Format):
 FORMAT = Nifti()
 
 
-def _length(path: Path) -> int:
-    """Bytes of a file, without what compresses it, that its header speaks of."""
-    import nibabel
+def _length(file: gzip.GzipFile) -> int:
+    """Bytes that a header speaks of; 0 for one that is none: whoever opens it says so."""
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
 
-    try:
-        volume = nibabel.load(path)
-    except Exception:  # whoever opens it says what is wrong
-        return 0
-    return int(
-        volume.dataobj.offset
-        + np.prod(volume.shape, dtype=object) * volume.get_data_dtype().itemsize
-    )
+    start = file.read(Nifti2Header.sizeof_hdr)  # the longer one
+    file.seek(0)
+    for kind in (Nifti1Header, Nifti2Header):
+        with suppress(Exception):
+            header = kind.from_fileobj(BytesIO(start), check=False)
+            if header["sizeof_hdr"] == kind.sizeof_hdr:
+                pixels = np.prod(header.get_data_shape(), dtype=object)
+                return int(header.get_data_offset() + pixels * header.get_data_dtype().itemsize)
+    return 0
 
 
 def _pixels_of(path: Path) -> Path:

@@ -34,7 +34,7 @@ NONE: dict[str, tuple[Any, str]] = {
     "numbered": ({0: torch.zeros(1)}, "a dict without names"),
     "nothing": ({}, "weight is missing"),
     "a list inside": ({"model": [1]}, "a list where weights should be"),
-    "a tensor inside": ({"model": torch.zeros(2)}, "a Tensor where weights should be"),
+    "a tensor inside": ({"model": torch.zeros(2)}, "weight is missing"),
     "one missing": ({"weight": GOOD["weight"]}, "bias is missing"),
 }
 

@@ -54,8 +54,9 @@ def infer(run: Path) -> object:
 
 def train(run: Path) -> object:
     """As a training begins with the bundle."""
-    parser = ConfigParser({"spatial_dims": 2})
-    return write_bundle(parser, run, run.with_name("new"), network())
+    parser = ConfigParser()
+    parser.read_config(ROOT / "bundles" / "touching_cells" / "configs" / "train.json")
+    return write_bundle(parser, run, run.with_name("new"), network(), (1, 2))
 
 
 READERS: dict[str, tuple[Callable[[Path], object], ...]] = {
@@ -124,9 +125,9 @@ def test_a_damaged_file_costs_one_line(run: Path, name: str) -> None:
         ([1], "list"),
         (torch.ones(3), "Tensor"),
         (7, "int"),
-        ({"epoch": 1}, "missing"),
-        ({"model": {"epoch": 1}}, "missing"),
-        ({"model": 3}, "missing"),
+        ({"epoch": 1}, "int where weights should be"),
+        ({"model": {"epoch": 1}}, "int where weights should be"),
+        ({"model": 3}, "int where weights should be"),
         ({k: torch.full_like(v, torch.nan) for k, v in network().state_dict().items()}, "finite"),
         ({k: v.to(torch.int32) for k, v in network().state_dict().items()}, "int32"),
     ],

@@ -268,20 +268,6 @@ def test_what_is_no_file_is_refused_by_name(tmp_path: Path) -> None:
         assert len(images_in(tmp_path / "images", skip_unreadable=True)) == 2
 
 
-def test_a_name_that_is_not_utf_8_is_refused_in_folders_too(tmp_path: Path) -> None:
-    for name in ("images", "labels"):
-        (tmp_path / name).mkdir()
-        path = os.fsencode(tmp_path / name) + b"/caf\xe9.tif"
-        tifffile.imwrite(os.fsdecode(path), np.ones((8, 9), np.uint16))
-    for ask in (
-        lambda: find_data(tmp_path),
-        lambda: look(tmp_path),
-        lambda: images_in(tmp_path / "images"),
-    ):
-        with pytest.raises(DataError, match=r"caf\\xe9\.tif: a name that is not UTF-8; rename it"):
-            ask()
-
-
 def test_formats_that_are_not_read_are_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -96,6 +96,10 @@ def annotated(folder: Path, label: Path) -> str:
     return refusal(store.save_label, "0", str(label), "final", {})
 
 
+# what `look` expects where it remarks on a label that is taken
+REMARKED = ("at least one", "no cell is", "for every cell", "that differ", "pixels or more")
+
+
 @settings(deadline=None, max_examples=25)
 @given(integer_images().filter(lambda image: image.ndim == 2))
 def test_any_integer_image_is_taken_or_refused_by_all_alike(image: Array) -> None:
@@ -108,7 +112,8 @@ def test_any_integer_image_is_taken_or_refused_by_all_alike(image: Array) -> Non
             options = {"labels": kind, "cache_dir": Path(made) / "cache"}
             said[kind] = refusal(find_data, folder, **options)
             assert refusal(labelled_images, folder, **options) == said[kind]
-            seen = [str(e) for e in look(folder, labels=kind).suspicious if e.expected]
+            suspicious = look(folder, labels=kind).suspicious
+            seen = [str(e) for e in suspicious if not e.expected.endswith(REMARKED)]
             assert (said[kind] in seen) if said[kind] else not seen
         told = annotated(folder, folder / "labels/0.tif")
         assert bool(told) == bool(said["instances"])

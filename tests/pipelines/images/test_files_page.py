@@ -382,11 +382,6 @@ def circle(folder: Path) -> Path:
     return folder / "circle.tif"
 
 
-def latin(folder: Path) -> Path:
-    path = Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.tif"))
-    return tiff(path, GREY)
-
-
 def unknown(folder: Path) -> Path:
     (folder / "a.czi").write_bytes(b"ZISRAWFILE" + bytes(99))
     return folder / "a.czi"
@@ -453,7 +448,6 @@ REFUSED = [
     Refused("a pipe", pipe),
     Refused("a link to a device or terminal", terminal),
     Refused("a link in a circle", circle),
-    Refused("a name that is not UTF-8", latin),
 ]
 
 

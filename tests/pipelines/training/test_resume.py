@@ -199,6 +199,8 @@ REFUSED = {  # by what is built before anything is resumed, or for what comes of
     "labels": "",
     "spatial_dims": "",
     "network_def#spatial_dims": "",
+    "network_def#in_channels": "",
+    "network_def#out_channels": "",
     "output_dir": "resume: ",
 }
 
