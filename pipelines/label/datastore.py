@@ -496,7 +496,7 @@ class ImageFolderDatastore(Datastore):
 
     def _check_there(self, image_id: str, image: Path) -> None:
         if not image.exists():
-            raise MissingError(f"image {image_id!r}", "removed meanwhile")
+            raise MissingError(f"image {image_id!r}", "removed meanwhile", "one of the folder")
 
     def _check_size(self, image_id: str, image: Path, drawn: tuple[int, ...]) -> None:
         wanted = _size(open_view(image, spatial_dims_of(image)))

@@ -110,7 +110,10 @@ class SecurityMiddleware:
                 async with asyncio.timeout(self.patience if more else None):
                     message = await receive()
             except TimeoutError:
-                ours = SlowError(found="the rest of the request did not come")
+                ours = SlowError(
+                    found="the rest of the request did not come",
+                    expected=f"more of it within {self.patience:g} s",
+                )
                 raise ours from None
             count += len(message.get("body", b""))
             more = message.get("more_body", False)

@@ -1241,7 +1241,7 @@ def toy_files(bundle: Path) -> set[str]:
     own |= {"models/model.pt", "models/settings.json"}
     for part in own:
         (bundle / part).parent.mkdir(parents=True, exist_ok=True)
-        (bundle / part).write_text(part)
+        (bundle / part).write_text(json.dumps({"name": part}))
     return own
 
 

@@ -99,7 +99,8 @@ def test_an_epoch_without_a_score_is_never_the_best(
             evaluator.state.epoch, evaluator.state.metrics = epoch, {"m": score}
             nn.init.constant_(network.weight, epoch)
             if epoch == stopped_after + 1 > 1:
-                made[1].resume(SimpleNamespace(state=SimpleNamespace()))  # type: ignore[arg-type]
+                begun = SimpleNamespace(epoch_length=None)
+                made[1].resume(SimpleNamespace(state=begun))  # type: ignore[arg-type]
                 nn.init.constant_(network.weight, epoch)
             now = made[epoch > stopped_after > 0]
             now.save(SimpleNamespace(state=state))  # type: ignore[arg-type]
