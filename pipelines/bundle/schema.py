@@ -23,6 +23,7 @@ from overtile.pipelines.bundle.values import (
     PATH,
     SCALE,
     SECTION,
+    SIDE,
     SIDES,
     TEXT,
     number,
@@ -32,6 +33,13 @@ from overtile.pipelines.bundle.values import (
 from overtile.transforms.normalize import METHODS
 
 CONFIGURATIONS = ("train", "inference", "evaluation")
+
+# Far above what is of use, so that a slip of the finger does not fill a disk or a year.
+BYTES = 10**15
+FILES = 10**6
+STEPS = 10**7
+AREA = 10**9
+SEEDS = 2**31 - 1  # the number of the epoch is added, and NumPy takes 32 bits
 
 
 @dataclass(frozen=True)
@@ -183,7 +191,7 @@ SETTINGS = (
     ),
     Key(
         "channel",
-        whole(0) | one_of("luminance") | None,
+        whole(0, 65535) | one_of("luminance") | None,
         _all(
             "of several channels or colours the one to take, or `luminance`; none: images are grey",
             "for colour images",
@@ -205,7 +213,7 @@ SETTINGS = (
     Key("skip_unreadable", bool, _all(*_BROKEN, _BROKEN), decides=False),
     Key(
         "image_memory_limit",
-        whole(1) | None,
+        whole(1, BYTES) | None,
         {
             "inference": (
                 "what segmenting one image may take, at about 64 a pixel; a larger image is "
@@ -235,7 +243,7 @@ SETTINGS = (
     ),
     Key(
         "fold",
-        whole(0) | None,
+        whole(0, FILES - 1) | None,
         _scoring(
             "for a cross-validation, below `folds`: this one of `folds` contiguous blocks of the "
             "training images is the unseen test set",
@@ -244,10 +252,15 @@ SETTINGS = (
         ),
         carried=True,
     ),
-    Key("folds", whole(2), _scoring("how many blocks", "10, for few images", _AS), carried=True),
+    Key(
+        "folds",
+        whole(2, FILES),
+        _scoring("how many blocks", "10, for few images", _AS),
+        carried=True,
+    ),
     Key(
         "train_subset",
-        whole(1) | None,
+        whole(1, FILES) | None,
         _train(
             "train with so few of the training images, spread evenly",
             "to see what fewer annotations give",
@@ -265,7 +278,7 @@ SETTINGS = (
     ),
     Key(
         "cache_memory",
-        whole(0),
+        whole(0, BYTES),
         _train(
             "decoded images to hold in memory; the rest is mapped from `cache_dir`",
             "with the machine",
@@ -300,12 +313,12 @@ SETTINGS = (
     Key("device", DEVICE, _all(*_GPU, _GPU), decides=False),
     Key(
         "seed",
-        whole(0),
+        whole(0, SEEDS),
         _train("of weights, samples, dropout and generated data", "to see how much results vary"),
     ),
     Key(
         "num_workers",
-        whole(0),
+        whole(0, 1024),
         _train(
             "processes that prepare samples; results do not depend on it",
             "up, if the GPU waits; 0 if processes are a problem",
@@ -333,17 +346,17 @@ SETTINGS = (
     ),
     Key(
         "max_epochs",
-        whole(1),
+        whole(1, STEPS),
         _train("epochs in all", "up, while the validation scores still rise"),
     ),
     Key(
         "samples_per_epoch",
-        whole(1),
+        whole(1, STEPS),
         _train("training tiles an epoch", "to validate and save more or less often"),
     ),
     Key(
         "batch_size",
-        whole(1),
+        whole(1, 4096),
         _train(
             "tiles a step; they have to fit into memory together",
             "rather enlarge `tile`: large tiles waste less on context",
@@ -351,12 +364,12 @@ SETTINGS = (
     ),
     Key(
         "val_interval",
-        whole(1),
+        whole(1, STEPS),
         _train("validate every so many epochs", "up, if validation takes longer than an epoch"),
     ),
     Key(
         "learning_rate",
-        number(above=0),
+        number(high=100, above=0),
         _train("largest learning rate, after the warm-up", "down, if the loss diverges"),
     ),
     Key(
@@ -364,16 +377,16 @@ SETTINGS = (
         number(0, below=1),
         _train("of SGD, in `configs/experiments/sgd.json` alone", "seldom"),
     ),
-    Key("weight_decay", number(0), _train("of AdamW", "seldom")),
+    Key("weight_decay", number(0, 100), _train("of AdamW", "seldom")),
     Key(
         "warmup_steps",
-        whole(0),
+        whole(0, STEPS),
         _train("steps until the learning rate is reached", "up, if the first steps diverge"),
     ),
-    Key("clip_norm", number(above=0), _train("largest norm of a gradient", "seldom")),
+    Key("clip_norm", number(high=1e9, above=0), _train("largest norm of a gradient", "seldom")),
     Key(
         "tile",
-        whole(1),
+        whole(1, SIDE),
         _train(
             "side of a training tile, input of the network",
             "up, if cells are as large as a tile's output (`tile` - 2 margins)",
@@ -382,13 +395,13 @@ SETTINGS = (
     ),
     Key(
         "separation_width",
-        whole(1),
+        whole(1, 1000),
         _train("background drawn between touching cells", "up for high magnification"),
         unit="pixels",
     ),
     Key(
         "w0",
-        number(0),
+        number(0, 1e6),
         _train(
             "weight of a gap of width 0, added to the class weight",
             "up, if cells run together; 0 turns it off",
@@ -396,7 +409,7 @@ SETTINGS = (
     ),
     Key(
         "sigma",
-        number(above=0),
+        number(0.01, 10000),
         _train(
             "reach of that weight: it falls with the distances to the two nearest cells",
             "with the magnification",
@@ -418,7 +431,7 @@ SETTINGS = (
     ),
     Key(
         "deformation_sigma",
-        number(0),
+        number(0, 1000),
         _train(
             "standard deviation of the displacements on the 3x3 grid",
             "down, if deformed cells look unnatural",
@@ -464,21 +477,21 @@ SETTINGS = (
     ),
     Key(
         "grow",
-        number(0),
+        number(0, 10000),
         _all("how far cells may take back", "with the magnification", _SEE),
         unit="pixels",
         carried=True,
     ),
     Key(
         "min_size",
-        whole(0),
+        whole(0, AREA),
         _all("cores of fewer pixels are dropped", "up, if debris is counted", _SEE),
         unit="pixels",
         carried=True,
     ),
     Key(
         "max_hole",
-        whole(0),
+        whole(0, AREA),
         _all(
             "holes of up to so many pixels inside one cell are filled",
             "up, if cells come out with holes",
@@ -500,7 +513,7 @@ SETTINGS = (
     ),
     Key(
         "line",
-        whole(0),
+        whole(0, 1000),
         _all(
             "gaps of up to so many pixels between two cells are given back to them; the width of "
             "the lines in the training labels, or a pixel more",
@@ -525,7 +538,7 @@ SETTINGS = (
     ),
     Key(
         "roi_size",
-        whole(1) | SIDES | None,
+        whole(1, SIDE) | SIDES | None,
         _using(
             "side of an input tile; none: the fastest within `memory_limit`. The result does not "
             "depend on it",
@@ -536,7 +549,7 @@ SETTINGS = (
     ),
     Key(
         "memory_limit",
-        whole(1),
+        whole(1, BYTES),
         _using(
             "what the activations of one tile may take",
             "up on a GPU; down, if memory runs out",
@@ -587,8 +600,8 @@ PARTS = (
     ),
     Key("network_def#features", FEATURES, _all(*_UNTOLD, _UNTOLD)),
     Key("network_def#dropout", number(0, below=1), _all(*_UNTOLD, _UNTOLD)),
-    Key("network_def#in_channels", whole(1), _all(*_UNTOLD, _UNTOLD)),
-    Key("network_def#out_channels", whole(1), _all(*_UNTOLD, _UNTOLD)),
+    Key("network_def#in_channels", whole(1, 4096), _all(*_UNTOLD, _UNTOLD)),
+    Key("network_def#out_channels", whole(1, 4096), _all(*_UNTOLD, _UNTOLD)),
     Key("network_def#spatial_dims", whole(2, 3), _all(*_UNTOLD, _UNTOLD)),
     _part("network", _all("the same on `device`", "no", ("the same on `device`", "no"))),
     _part(
@@ -673,7 +686,7 @@ PARTS = (
     _part("train#inferer", _train(*_UNTOLD)),
     _part("train#handlers", _train(*_UNTOLD), LIST),
     _part("train#trainer", _train(*_UNTOLD)),
-    Key("train#trainer#max_epochs", whole(1), _train(*_UNTOLD)),
+    Key("train#trainer#max_epochs", whole(1, STEPS), _train(*_UNTOLD)),
     _part(
         "validate",
         _train(

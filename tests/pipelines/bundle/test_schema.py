@@ -91,6 +91,7 @@ def wrong_values(key: Key) -> Iterator[Any]:
             yield limits["to"] + step
         if "to below" in limits:
             yield limits["to below"]
+        yield from (2**70, 10**40, 1e308, torch.tensor(0.5), torch.tensor(2))
         low = limits.get("from", limits.get("above", 0))
         yield from ([low + 1], [[low + 1]], ["a", "b"])
         if whole:
@@ -122,6 +123,22 @@ def test_every_wrong_value_of_every_key_costs_one_line(bundle: str, config: str,
         assert shown in said, said
         seen += 1
     assert seen > 10
+
+
+def test_every_number_has_a_lower_and_an_upper_limit() -> None:
+    kinds = [(name, kind) for name, key in KEYS.items() for kind in parts_of(key.type)]
+    numbers = [(name, limits_of(k)) for name, k in kinds if base_of(k) in (int, float)]
+    assert len(numbers) > 30
+    for name, limits in numbers:
+        assert limits.keys() & {"from", "above"}, name
+        assert limits.keys() & {"to", "to below"}, name
+
+
+@pytest.mark.parametrize("device", ["meta", "vulkan", "xla", "cpu:5", "cuda:99", "cuda:x", "gpu"])
+def test_a_device_is_one_of_this_machine(device: str) -> None:
+    said = said_of("touching_cells", "inference", device=device)
+    assert said.startswith(f"device: {device!r}; expected a device of this machine")
+    assert said_of("touching_cells", "inference", device="cpu:0") == ""
 
 
 @pytest.mark.parametrize(("bundle", "config"), FILES)
@@ -302,7 +319,7 @@ MEND = (
     (
         "training",
         ("--tile", "[60,60]"),
-        "tile: [60, 60]; expected a whole number from 1, in pixels",
+        "tile: [60, 60]; expected a whole number from 1 to 16384, in pixels",
     ),
     ("training", ("--w0", "nan"), "w0: 'nan'; expected a number from 0"),
     ("training", ("--labels", ""), "labels: ''; expected instances, mask or membranes"),
@@ -327,7 +344,7 @@ MEND = (
     ("training", ("--imports", "null"), "imports: 'null'; expected a list of objects"),
     ("training", ("--layout", "pears"), "layout: 'pears'; expected auto or pairs for generated"),
     ("training", ("--network_def#features", "None"), "network_def#features: None; expected a list"),
-    ("training", ("--scale", "1.5,0.5"), "scale: (1.5, 0.5); expected two numbers above 0"),
+    ("training", ("--scale", "1.5,0.5"), "scale: (1.5, 0.5); expected two numbers from 0.01"),
     ("training", ("--output_dir", "a#b"), "output_dir: 'a#b'; expected a path"),
     (
         "training",
@@ -368,7 +385,9 @@ def test_a_wrong_key_in_a_file_costs_one_line(bundle: Any, tmp_path: Path, where
     files = f"['{config}','{own}']" if where == "second file" else own
     done = bundle.run("touching_cells", "inference", "--config_file", files, "--output_dir", "out")
     assert done.returncode == 2, done.stderr
-    assert "overtile: error: grow: 'much'; expected a number from 0, in pixels" in done.stderr
+    assert (
+        "overtile: error: grow: 'much'; expected a number from 0 to 10000, in pixels" in done.stderr
+    )
     assert list(tmp_path.iterdir()) == [own]
 
 
