@@ -25,6 +25,7 @@ from overtile.pipelines.bundle.values import (
     SECTION,
     SIDE,
     SIDES,
+    STEPS,
     TEXT,
     number,
     one_of,
@@ -37,7 +38,7 @@ CONFIGURATIONS = ("train", "inference", "evaluation")
 # Far above what is of use, so that a slip of the finger does not fill a disk or a year.
 BYTES = 10**15
 FILES = 10**6
-STEPS = 10**7
+COUNT = 10**7
 AREA = 10**9
 SEEDS = 2**31 - 1  # the number of the epoch is added, and NumPy takes 32 bits
 
@@ -52,6 +53,7 @@ class Key:
         told: for each configuration that has it, what it means and when to change it.
         unit: of a number.
         part: whether it is no plain value.
+        gives: the class of what a part gives.
         carried: whether a trained network has to be used with the value of its training.
         decides: whether it changes what is found in an image.
     """
@@ -61,6 +63,7 @@ class Key:
     told: Mapping[str, tuple[str, str]]
     unit: str = ""
     part: bool = False
+    gives: str = ""
     carried: bool = False
     decides: bool = True
 
@@ -346,12 +349,12 @@ SETTINGS = (
     ),
     Key(
         "max_epochs",
-        whole(1, STEPS),
+        whole(1, COUNT),
         _train("epochs in all", "up, while the validation scores still rise"),
     ),
     Key(
         "samples_per_epoch",
-        whole(1, STEPS),
+        whole(1, COUNT),
         _train("training tiles an epoch", "to validate and save more or less often"),
     ),
     Key(
@@ -364,7 +367,7 @@ SETTINGS = (
     ),
     Key(
         "val_interval",
-        whole(1, STEPS),
+        whole(1, COUNT),
         _train("validate every so many epochs", "up, if validation takes longer than an epoch"),
     ),
     Key(
@@ -380,7 +383,7 @@ SETTINGS = (
     Key("weight_decay", number(0, 100), _train("of AdamW", "seldom")),
     Key(
         "warmup_steps",
-        whole(0, STEPS),
+        whole(0, COUNT),
         _train("steps until the learning rate is reached", "up, if the first steps diverge"),
     ),
     Key("clip_norm", number(high=1e9, above=0), _train("largest norm of a gradient", "seldom")),
@@ -571,15 +574,21 @@ SETTINGS = (
 )
 
 
+_MAPPING = "collections.abc.Mapping"
+_GIVES = {LIST: "builtins.list", STEPS: "builtins.list", SECTION: _MAPPING, COMPONENTS: _MAPPING}
+
+
 def _part(
     name: str,
     told: Mapping[str, tuple[str, str]],
     type: Any = COMPONENT,
     *,
+    gives: str = "",
     carried: bool = False,
     decides: bool = True,
 ) -> Key:
-    return Key(name, type, told, part=True, carried=carried, decides=decides)
+    gives = gives or _GIVES.get(type, "")
+    return Key(name, type, told, part=True, gives=gives, carried=carried, decides=decides)
 
 
 _OWN_SGD = (
@@ -587,6 +596,11 @@ _OWN_SGD = (
     "\"['$BUNDLE/configs/train.json','$BUNDLE/configs/experiments/sgd.json']\"`"
 )
 _UNTOLD = ("", "")
+_FUNCTION = "collections.abc.Callable"
+_NETWORK_CLASS = "torch.nn.Module"
+_DATASET = "torch.utils.data.Dataset"
+_LOADER = "torch.utils.data.DataLoader"
+_ENGINE = "ignite.engine.Engine"
 
 PARTS = (
     _part(
@@ -597,18 +611,28 @@ PARTS = (
             _NETWORK,
         ),
         carried=True,
+        gives=_NETWORK_CLASS,
     ),
     Key("network_def#features", FEATURES, _all(*_UNTOLD, _UNTOLD)),
     Key("network_def#dropout", number(0, below=1), _all(*_UNTOLD, _UNTOLD)),
     Key("network_def#in_channels", whole(1, 4096), _all(*_UNTOLD, _UNTOLD)),
     Key("network_def#out_channels", whole(1, 4096), _all(*_UNTOLD, _UNTOLD)),
     Key("network_def#spatial_dims", whole(2, 3), _all(*_UNTOLD, _UNTOLD)),
-    _part("network", _all("the same on `device`", "no", ("the same on `device`", "no"))),
+    _part(
+        "network",
+        _all("the same on `device`", "no", ("the same on `device`", "no")),
+        gives=_NETWORK_CLASS,
+    ),
     _part(
         "geometry",
         _train("sizes and margin of the network; its own", "for a network without `geometry`"),
+        gives="overtile.networks.TileGeometry",
     ),
-    _part("data", _train("the data set that `find_data` finds", "no; see `dataset_dir`")),
+    _part(
+        "data",
+        _train("the data set that `find_data` finds", "no; see `dataset_dir`"),
+        gives="overtile.pipelines.data.find.DataSet",
+    ),
     _part(
         "settings",
         _all(
@@ -625,11 +649,13 @@ PARTS = (
             "cross-entropy under the weight map",
             "for a loss of (logits, labels, weights) of your own",
         ),
+        gives=_FUNCTION,
     ),
-    _part("optimizer", _train("AdamW", _OWN_SGD)),
+    _part("optimizer", _train("AdamW", _OWN_SGD), gives="torch.optim.Optimizer"),
     _part(
         "lr_scheduler",
         _train("warm-up and cosine, by steps", "for another schedule of MONAI or PyTorch"),
+        gives="torch.optim.lr_scheduler.LRScheduler",
     ),
     _part(
         "inferer",
@@ -641,6 +667,7 @@ PARTS = (
             "inference": _INFERER,
             "evaluation": _INFERER,
         },
+        gives=_FUNCTION,
     ),
     _part(
         "read",
@@ -648,20 +675,24 @@ PARTS = (
             "transforms that read and normalise, once an image",
             "to normalise otherwise; then in inference too",
         ),
-        LIST,
+        STEPS,
     ),
     _part(
         "preprocessing",
         _using(
             "reads and normalises", "as `read` in training", ("reads and normalises", "as there")
         ),
+        gives=_FUNCTION,
     ),
     _part(
         "dataset",
         _using("the images", "no", ("the labelled images", "no")),
         decides=False,
+        gives=_DATASET,
     ),
-    _part("dataloader", _using("its loader", "no", ("its loader", "no")), decides=False),
+    _part(
+        "dataloader", _using("its loader", "no", ("its loader", "no")), decides=False, gives=_LOADER
+    ),
     _part(
         "postprocessing",
         _using(
@@ -669,6 +700,7 @@ PARTS = (
             "to write other files",
             ("probabilities, instances", "no"),
         ),
+        gives=_FUNCTION,
     ),
     _part(
         "train",
@@ -678,15 +710,15 @@ PARTS = (
         ),
         SECTION,
     ),
-    _part("train#preprocessing", _train(*_UNTOLD)),
-    _part("train#augmentation", _train(*_UNTOLD), LIST),
-    _part("train#dataset", _train(*_UNTOLD)),
-    _part("train#sampler", _train(*_UNTOLD)),
-    _part("train#dataloader", _train(*_UNTOLD)),
-    _part("train#inferer", _train(*_UNTOLD)),
-    _part("train#handlers", _train(*_UNTOLD), LIST),
-    _part("train#trainer", _train(*_UNTOLD)),
-    Key("train#trainer#max_epochs", whole(1, STEPS), _train(*_UNTOLD)),
+    _part("train#preprocessing", _train(*_UNTOLD), gives=_FUNCTION),
+    _part("train#augmentation", _train(*_UNTOLD), STEPS),
+    _part("train#dataset", _train(*_UNTOLD), gives=_DATASET),
+    _part("train#sampler", _train(*_UNTOLD), gives="torch.utils.data.Sampler"),
+    _part("train#dataloader", _train(*_UNTOLD), gives=_LOADER),
+    _part("train#inferer", _train(*_UNTOLD), gives=_FUNCTION),
+    _part("train#handlers", _train(*_UNTOLD), STEPS),
+    _part("train#trainer", _train(*_UNTOLD), gives=_ENGINE),
+    Key("train#trainer#max_epochs", whole(1, COUNT), _train(*_UNTOLD)),
     _part(
         "validate",
         _train(
@@ -696,25 +728,30 @@ PARTS = (
         ),
         SECTION,
     ),
-    _part("validate#preprocessing", _train(*_UNTOLD)),
-    _part("validate#dataset", _train(*_UNTOLD)),
-    _part("validate#dataloader", _train(*_UNTOLD)),
-    _part("validate#inferer", _train(*_UNTOLD)),
-    _part("validate#postprocessing", _train(*_UNTOLD)),
+    _part("validate#preprocessing", _train(*_UNTOLD), gives=_FUNCTION),
+    _part("validate#dataset", _train(*_UNTOLD), gives=_DATASET),
+    _part("validate#dataloader", _train(*_UNTOLD), gives=_LOADER),
+    _part("validate#inferer", _train(*_UNTOLD), gives=_FUNCTION),
+    _part("validate#postprocessing", _train(*_UNTOLD), gives=_FUNCTION),
     _part("validate#key_metric", _train(*_UNTOLD), COMPONENTS),
     _part("validate#additional_metrics", _train(*_UNTOLD), COMPONENTS),
     _part("validate#handlers", _train(*_UNTOLD), LIST),
-    _part("validate#evaluator", _train(*_UNTOLD)),
+    _part("validate#evaluator", _train(*_UNTOLD), gives=_ENGINE),
     _part("test", _train("loader of the unseen images", "no"), SECTION),
-    _part("test#dataset", _train(*_UNTOLD)),
-    _part("test#dataloader", _train(*_UNTOLD)),
-    _part("checkpoints", _train("what is saved, and which score is best", "no")),
+    _part("test#dataset", _train(*_UNTOLD), gives=_DATASET),
+    _part("test#dataloader", _train(*_UNTOLD), gives=_LOADER),
+    _part(
+        "checkpoints",
+        _train("what is saved, and which score is best", "no"),
+        gives="overtile.pipelines.bundle.checkpoints.Checkpoints",
+    ),
     _part(
         "tracker",
         _train(
             "what is recorded in MLflow, under which experiment",
             "`tracker#experiment`, to group runs",
         ),
+        gives="overtile.pipelines.training.tracking.RunTracker",
     ),
     Key("tracker#experiment", TEXT, _train(*_UNTOLD)),
     _part("key_metric", {"evaluation": ("the first score", "for another metric")}, COMPONENTS),
@@ -728,6 +765,7 @@ PARTS = (
         "evaluator",
         _using("runs all of this", "no", ("runs all of this", "no")),
         decides=False,
+        gives=_ENGINE,
     ),
     _part("training", _train("what `run training` runs", "no"), PART),
     _part("inference", {"inference": ("what `run inference` runs", "no")}, PART, decides=False),

@@ -164,13 +164,18 @@ SIDES = Annotated[
     Any, _checked(lambda value: _are_whole(value, range(2, 4))), Words("one for each axis")
 ]
 COMPONENT = Annotated[
-    Any, _checked(_is_component), Words("an object with _target_, or an expression")
+    Any, _checked(_is_component), Words("an object with _target_, or an expression that gives one")
 ]
 SECTION = Annotated[Any, _checked(_is_section), Words("an object of parts, or an expression")]
 COMPONENTS = Annotated[
     Any, _checked(_are_components), Words("an object of objects with _target_, or an expression")
 ]
 LIST = Annotated[Any, _checked(_is_list), Words("a list of objects and expressions")]
+STEPS = Annotated[
+    Any,
+    _checked(lambda value: bool(value) and _is_list(value)),
+    Words("a list of at least one object or expression"),
+]
 PART = Annotated[
     Any,
     _checked(lambda value: _does_something(value) and (_is_component(value) or _is_list(value))),

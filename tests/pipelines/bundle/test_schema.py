@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from pydoc import locate
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -21,9 +22,10 @@ from monai.bundle import ConfigParser
 from overtile.pipelines.bundle.check import check_configuration
 from overtile.pipelines.bundle.messages import as_override
 from overtile.pipelines.bundle.overrides import typed, without_quotes
+from overtile.pipelines.bundle.parts import runs
 from overtile.pipelines.bundle.reference import page_with_tables
 from overtile.pipelines.bundle.schema import CONFIGURATIONS, KEYS, Key, decides
-from overtile.pipelines.bundle.values import SECTION, allowed, limits_of
+from overtile.pipelines.bundle.values import SECTION, STEPS, allowed, limits_of
 from overtile.pipelines.errors import ConfigurationError
 from overtile.pipelines.images.read import LABEL_KINDS
 from overtile.pipelines.label.models import copied
@@ -96,6 +98,23 @@ def wrong_values(key: Key) -> Iterator[Any]:
         yield from ([low + 1], [[low + 1]], ["a", "b"])
         if whole:
             yield from (low + 0.5, float(low + 1))
+    if key.type is STEPS:
+        yield from ([], "$[]")
+    if key.gives:
+        kind = locate(key.gives)
+        yield from (
+            "$3",
+            "$None",
+            "$len([1])",
+            "$int",
+            "$2 ** 3",
+            "@threshold",
+            "$@threshold",
+            "$'a'",
+        )
+        yield from (value for value in ("$[1]", "$dict()") if not isinstance(eval(value[1:]), kind))
+        if not issubclass(dict, kind) and not issubclass(list, kind):
+            yield {"_target_": "builtins.dict"}
     if not any(base_of(kind) is Any for kind in kinds):  # such may be lists
         yield from ([], [1, 2], [1.5, "a"])
 
@@ -300,6 +319,62 @@ def test_what_decides_over_a_segmentation_is_what_changes_it() -> None:
     assert decides("a key of somebody's own")
 
 
+NOTHING_RUNS = (
+    *(
+        "$len([1])",
+        "@network",
+        "%network",
+        "@loss",
+        "@evaluator",
+        "@seed",
+        "$import torch",
+        "$print()",
+    ),
+    *("$(lambda: 1)()", "$lambda: run_training()", "$@network.to('cpu')", "$find_data('.')"),
+    *({"_target_": "builtins.dict"}, [{"_target_": "builtins.dict"}], {"_target_": "Compose"}),
+    *({"_target_": "monai.utils.set_determinism"}, {"_target_": "$len"}, [], ["@seed"], "@part"),
+)
+SOMETHING_RUNS = (
+    *("$@train#trainer.run()", "$run_training(@train#trainer)", "$mine(@network)", ["@training"]),
+    *({"_target_": "$@train#trainer.run"}, {"_target_": "mine.train"}, ["$print()", "$mine()"]),
+    {"_target_": "overtile.pipelines.run_inference"},
+)
+
+
+def test_what_is_run_has_to_lead_to_a_run() -> None:
+    parser = parser_of("touching_cells", "train")
+    parser.parse()
+    for part in NOTHING_RUNS:
+        assert not runs(parser, part), part
+    for part in SOMETHING_RUNS:
+        assert runs(parser, part), part
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        ("network_def#featurs", [4], "[4]: overtile.networks.ValidUNet has no argument of this na"),
+        ("network_def#dropuot", 0.2, "did you mean network_def#dropout?"),
+        ("train#augmentation#0#margn", 2, "did you mean train#augmentation#0#margin?"),
+        ("tracker#zzz", 2, "has no argument of this name; leave it out"),
+        ("optimizer#_target_", "torch.optim.Adamm", "is not there; expected the Python path of"),
+        ("optimizer#_target_", "torch.optim.Adamm", "did you mean torch.optim.Adam"),
+        ("loss#loss#_target_", "DiceLos", "did you mean DiceLoss?"),
+        (
+            "train#sampler",
+            {"_target_": "overtile.pipelines.EpochSampler"},
+            "nothing, and overtile.",
+        ),
+    ],
+)
+def test_arguments_of_a_part_are_bound_before_it_is_built(
+    place: str, value: Any, said: str
+) -> None:
+    found = said_of("touching_cells", "train", **{place: value})
+    assert found.startswith(place), found
+    assert said in found
+
+
 # --- what was typed ----------------------------------------------------------------------------
 
 
@@ -327,7 +402,9 @@ MEND = (
     ("training", ("--training", "None"), "training: None; expected an object with _target_"),
     ("training", ("--training", "$None"), "training: '$None'; expected an object with _target_"),
     ("training", ("--training", "$@data"), "training: '$@data'; expected an object with _target_"),
-    ("training", ("--training", "@seed"), "run: training is nothing that runs"),
+    ("training", ("--training", "@seed"), "training: '@seed'; expected a call of run_training"),
+    ("training", ("--training", "$len([1])"), "training: '$len([1])'; expected a call of run_trai"),
+    ("training", ("--network", "$3"), "network: '$3'; expected an object with _target_"),
     ("training", ("--training#_disabled_", "True"), "training#_disabled_: True; expected False"),
     ("training", ("--training#_mode_", "callable"), "training#_mode_: 'callable', which does not"),
     ("training", ("--train#trainer#_disabled_", "true"), "train#trainer#_disabled_: 'true'; exp"),
@@ -399,7 +476,7 @@ SGD = "$torch.optim.SGD(@network.parameters())"
     [
         ({"optimizer": SGD}, ("--weight_decay", "0.1"), "weight_decay: 0.1"),
         ({"optimizer": SGD, "weight_decay": 0.1}, (), "weight_decay: 0.1"),
-        ({"training": "$print(@optimizer)"}, ("--warmup_steps", "3"), "warmup_steps: 3"),
+        ({"training": "$tell(@optimizer)"}, ("--warmup_steps", "3"), "warmup_steps: 3"),
     ],
 )
 def test_a_setting_that_a_second_file_leaves_without_use_is_refused(
@@ -418,14 +495,15 @@ def test_none_is_none_and_a_folder_is_what_was_typed(bundle: Any, tmp_path: Path
     config = json.loads(
         (ROOT / "bundles" / "touching_cells" / "configs" / "inference.json").read_text()
     )
-    told = {**config, "channel": 2, "inference": "$print(@dataset_dir, @channel, sep='|')"}
+    told = {**config, "channel": 2, "inference": "$tell((@dataset_dir, @channel))"}
+    told["imports"] = [*config["imports"], "$from pprint import pprint as tell"]
     (tmp_path / "own.json").write_text(json.dumps(told))
     done = bundle.run(
         *("touching_cells", "inference", "--config_file", tmp_path / "own.json"),
         *("--dataset_dir", "2024_11_17", "--channel", "None"),
     )
     assert done.returncode == 0, done.stderr
-    assert "2024_11_17|None" in done.stdout
+    assert "('2024_11_17', None)" in done.stdout
 
 
 OLD = {
