@@ -37,7 +37,7 @@ from overtile.pipelines.errors import ConfigurationError, Setting, users_mistake
 
 _OF_EVERY_BUNDLE = {"bundle_root", "device"}  # MONAI and its servers give them, used or not
 _RUNS = [name for name, key in KEYS.items() if key.type is PART and name != "initialize"]
-_SECTIONS = {name.partition("#")[0] for name, key in KEYS.items() if "#" in name}
+_SECTIONS = {name.partition("#")[0] for name, key in KEYS.items() if key.part and "#" in name}
 _SECTIONS &= {name for name, key in KEYS.items() if key.type is SECTION}
 
 
@@ -97,8 +97,10 @@ def check_value(key: Key, value: Any) -> None:
     if takes_text(key.type) and not isinstance(value, str):
         if value is True:
             found = "no value"
-        elif not hint:
+        elif value is not None and not hint:
             raise ConfigurationError(key.name, found, allowed(key.type), "put it in quotes")
+    elif value is True and in_monais_command() and typed(sys.argv[1:]).get(key.name, "") is None:
+        found, hint = "no value", ()
     unit = f", in {key.unit}" if key.unit else ""
     raise ConfigurationError(key.name, found, allowed(key.type) + unit, hint)
 
@@ -181,6 +183,13 @@ def _check_together(values: Mapping[str, Any]) -> None:
     fold, folds = values.get("fold"), values.get("folds")
     if fold is not None and folds is not None and fold >= folds:
         raise ConfigurationError("fold", shown(fold), f"0 to {folds - 1}, one of {folds} folds")
+    for name in (name.partition("#")[2] for name in values if name.startswith("settings#")):
+        value = values.get(name, kept := values[f"settings#{name}"])
+        if kept != value:
+            hint = Setting(name, kept), "leave it out"
+            raise ConfigurationError(
+                f"settings#{name}", shown(kept), f"{value}, as {name} is", hint
+            )
     if values.get("resume"):
         _check_begun(Path(values.get("output_dir", "")) / "configs" / "train.json")
 
@@ -259,8 +268,8 @@ def _used(parser: ConfigParser, config: Mapping[str, Any]) -> set[str]:
 
 
 def _unknown(name: str, value: Any, known: list[str], part: str = "") -> ConfigurationError:
-    others = [] if name in KEYS else [n for n in known if n != name]
-    near = difflib.get_close_matches(name, others, n=1)
+    others = {} if name in KEYS else {n.lower(): n for n in known if n != name}
+    near = [others[n] for n in difflib.get_close_matches(name.lower(), others, n=1)]
     return ConfigurationError(
         f"{part}{name}",
         f"{shown(value)}: nothing uses a key of this name",

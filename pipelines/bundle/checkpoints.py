@@ -173,10 +173,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigurationError(
-            path, f"no checkpoint of tensors ({reason})", _CHECKPOINT
-        ) from error
+        raise ConfigurationError(path, "no checkpoint of tensors", _CHECKPOINT) from error
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise ConfigurationError(path, f"a {type(state).__name__} without names", _CHECKPOINT)
     return state

@@ -8,7 +8,7 @@ remembers (`overtile.pipelines.bundle.run_bundle`), and the tables of the refere
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from overtile.networks.geometry import PADDING_MODES
@@ -18,6 +18,7 @@ from overtile.pipelines.bundle.values import (
     COMPONENTS,
     DEVICE,
     FEATURES,
+    LAYOUT,
     LIST,
     PART,
     PATH,
@@ -144,7 +145,7 @@ SETTINGS = (
     ),
     Key(
         "layout",
-        TEXT,
+        LAYOUT,
         _scoring(
             "how the folder is laid out: one of the [layouts](layouts.md), or `auto`, which looks",
             "if `auto` takes the wrong one",
@@ -777,7 +778,14 @@ PARTS = (
     _part("run", _all(*_UNTOLD, _UNTOLD), PART, decides=False),
 )
 
-KEYS = {key.name: key for key in (*SETTINGS, *PARTS)}
+# What a network remembers of its images is said as the keys say it that it is named after.
+KEPT = tuple(
+    replace(key, name=f"settings#{key.name}", told=_all(*_UNTOLD, _UNTOLD), carried=False)
+    for key in SETTINGS
+    if key.name in ("spatial_dims", "normalize")
+)
+
+KEYS = {key.name: key for key in (*SETTINGS, *PARTS, *KEPT)}
 
 
 def carried() -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, TypeAdapter, V
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 LITERALS = {"true": True, "false": False, "null": None, "none": None}
 """What texts stand for that a command line did not take for what they mean."""
+_ANSWERS = {"yes": True, "on": True, "no": False, "off": False}
 _LIMITS: dict[str, Any] = {"from": Ge, "above": Gt, "to": Le, "to below": Lt}
 _BASES = {int: "a whole number", float: "a number", bool: "True or False", NoneType: "None"}
 
@@ -145,6 +146,7 @@ def _is_path(value: Any) -> bool:
     return _is_text(str(value)) and not any(mark in str(value) for mark in ("#", "::", "\0"))
 
 
+LAYOUT = Annotated[str, _checked(_is_text), Words("auto, or the name of a layout, as pairs")]
 TEXT = Annotated[str, _checked(_is_text), Words("a text")]
 PATH = Annotated[str | Path, _checked(_is_path), Words("a path with no # or :: in it")]
 DEVICE = Annotated[
@@ -247,10 +249,12 @@ def meant(kind: Any, value: Any) -> tuple[Any, ...]:
     if isinstance(value, (list, tuple, dict)):
         return ()
     named = {str(name).lower(): name for name in choices(kind)}
-    near = difflib.get_close_matches(str(value).lower(), named, n=1)
+    near = difflib.get_close_matches(str(value).lower(), named, n=1, cutoff=0.5)
     if near:
         return (named[near[0]],)
-    guess = LITERALS.get(str(value).lower(), value) if isinstance(value, str) else value
+    guess = (
+        {**LITERALS, **_ANSWERS}.get(str(value).lower(), value) if isinstance(value, str) else value
+    )
     if guess is not None and not isinstance(guess, bool):
         try:
             number = float(guess)

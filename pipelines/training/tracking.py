@@ -148,19 +148,26 @@ class RunTracker:
             return False
         return True
 
-    def _create_run(self) -> str:
-        name = f"{self.data.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    def reach(self) -> str:
+        """The number of the experiment in the store, made if need be.
+
+        Raises:
+            ConfigurationError: if the store cannot be reached.
+        """
         try:
             with self._setting_up():
-                experiment_id = self._find_experiment()
-            run_id: str = self.client.create_run(experiment_id, run_name=name).info.run_id
-        except MlflowException as error:
+                return self._find_experiment()
+        except (MlflowException, OSError) as error:
             raise ConfigurationError(
                 f"MLflow store {self.uri}",
-                error.message,
+                str(error),
                 hint="start that server, or unset MLFLOW_TRACKING_URI and tracking_uri for a local "
                 "store",
             ) from error
+
+    def _create_run(self) -> str:
+        name = f"{self.data.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        run_id: str = self.client.create_run(self.reach(), run_name=name).info.run_id
         return run_id
 
     def _find_experiment(self) -> str:
