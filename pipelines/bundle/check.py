@@ -183,13 +183,12 @@ def _check_together(values: Mapping[str, Any]) -> None:
     fold, folds = values.get("fold"), values.get("folds")
     if fold is not None and folds is not None and fold >= folds:
         raise ConfigurationError("fold", shown(fold), f"0 to {folds - 1}, one of {folds} folds")
-    for name in (name.partition("#")[2] for name in values if name.startswith("settings#")):
-        value = values.get(name, kept := values[f"settings#{name}"])
-        if kept != value:
-            hint = Setting(name, kept), "leave it out"
-            raise ConfigurationError(
-                f"settings#{name}", shown(kept), f"{value}, as {name} is", hint
-            )
+    for name, value in values.items():
+        part, _, setting = name.partition("#")
+        wanted = values.get(setting, value)  # what is said twice is said alike
+        if part in ("network_def", "settings") and value != wanted:
+            hint = Setting(setting, value), "leave it out"
+            raise ConfigurationError(name, shown(value), f"{wanted}, as {setting} is", hint)
     if values.get("resume"):
         _check_begun(Path(values.get("output_dir", "")) / "configs" / "train.json")
 

@@ -115,7 +115,7 @@ def _check_arguments(config: Mapping[str, Any], place: str) -> None:
     for p in parameters:
         needed = p.name in named and p.default is p.empty and "_mode_" not in config
         if needed and p.name not in given:
-            raise ConfigurationError(f"{place}#{p.name}", f"nothing, and {target} needs it")
+            raise ConfigurationError(f"{place}#{p.name}", "nothing", f"what {target} needs")
 
 
 @cache
@@ -170,7 +170,7 @@ def check_kind(parser: ConfigParser, key: Key, value: Any) -> None:
         good = isinstance(given, kind) and not isinstance(given, type)
         good = good and (given != [] or not refuses(key.type, []))
     if not good:
-        raise ConfigurationError(key.name, shown(value), f"{allowed(key.type)}: a {key.gives}")
+        raise ConfigurationError(key.name, shown(value), f"{allowed(key.type)} ({key.gives})")
 
 
 def _given(parser: ConfigParser, name: str, value: Any, seen: tuple[str, ...] = ()) -> Any:

@@ -29,7 +29,7 @@ class Words(str):
     """What a type allows, where that cannot be read from the type itself."""
 
 
-SIDE = 16384
+SIDE = 8192
 """The longest side of a tile, in pixels."""
 
 
@@ -246,7 +246,7 @@ def takes_text(kind: Any) -> bool:
 
 def meant(kind: Any, value: Any) -> tuple[Any, ...]:
     """The value of a type that was probably meant by another, if that can be told."""
-    if isinstance(value, (list, tuple, dict)):
+    if not isinstance(value, (str, int, float)):
         return ()
     named = {str(name).lower(): name for name in choices(kind)}
     near = difflib.get_close_matches(str(value).lower(), named, n=1, cutoff=0.5)

@@ -160,7 +160,7 @@ class RunTracker:
         except (MlflowException, OSError) as error:
             raise ConfigurationError(
                 f"MLflow store {self.uri}",
-                str(error),
+                str(error).split(". ")[0],  # MLflow explains itself at length
                 hint="start that server, or unset MLFLOW_TRACKING_URI and tracking_uri for a local "
                 "store",
             ) from error

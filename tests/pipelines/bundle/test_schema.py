@@ -247,6 +247,7 @@ def test_values_that_limit_each_other(bundle: str, config: str) -> None:
         ("output_dir", None, "expected a path with no # or :: in it"),
         ("settings#normalize", "zscor", "give --settings#normalize zscore"),
         ("settings#normalize", "zscore", "give --normalize zscore, or leave it out"),
+        ("network_def#spatial_dims", 3, "expected 2, as spatial_dims is: give --spatial_dims 3"),
         ("settings#spatial_dims", 3, "expected 2, as spatial_dims is: give --spatial_dims 3"),
     ],
 )
@@ -373,7 +374,7 @@ def test_what_is_run_has_to_lead_to_a_run() -> None:
         (
             "train#sampler",
             {"_target_": "overtile.pipelines.EpochSampler"},
-            "nothing, and overtile.",
+            "nothing; expected what overtile.",
         ),
     ],
 )
@@ -404,7 +405,7 @@ MEND = (
     (
         "training",
         ("--tile", "[60,60]"),
-        "tile: [60, 60]; expected a whole number from 1 to 16384, in pixels",
+        "tile: [60, 60]; expected a whole number from 1 to 8192, in pixels",
     ),
     ("training", ("--w0", "nan"), "w0: 'nan'; expected a number from 0"),
     ("training", ("--labels", ""), "labels: ''; expected instances, mask or membranes"),
