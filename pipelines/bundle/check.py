@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
-import re
 import sys
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from overtile.pipelines.bundle.overrides import (
     typed,
     without_quotes,
 )
+from overtile.pipelines.bundle.parts import RUN, check_kind, check_targets, runs
 from overtile.pipelines.bundle.schema import KEYS, Key
 from overtile.pipelines.bundle.values import (
     LITERALS,
@@ -39,9 +37,8 @@ from overtile.pipelines.errors import ConfigurationError, Setting, users_mistake
 
 _OF_EVERY_BUNDLE = {"bundle_root", "device"}  # MONAI and its servers give them, used or not
 _RUNS = [name for name, key in KEYS.items() if key.type is PART and name != "initialize"]
-_SECTIONS = {name.partition("#")[0] for name, key in KEYS.items() if "#" in name}
+_SECTIONS = {name.partition("#")[0] for name, key in KEYS.items() if key.part and "#" in name}
 _SECTIONS &= {name for name, key in KEYS.items() if key.type is SECTION}
-_IMPORT = re.compile(r"\$\s*from\s+(overtile[\w.]*)\s+import\s+(\w+)")
 
 
 def check_configuration(parser: ConfigParser | None = None) -> None:
@@ -76,8 +73,10 @@ def check_configuration(parser: ConfigParser | None = None) -> None:
         if name in values or KEYS[name].part:
             check_value(KEYS[name], value)
     _check_switches(present)
+    check_targets(config)
     _check_run(parser, config)
-    _check_targets(config)
+    for name, value in present.items():
+        check_kind(parser, KEYS[name], value)
     _check_names(parser, config, by_user)
     for name in present:
         if name not in values and not KEYS[name].part:
@@ -98,8 +97,10 @@ def check_value(key: Key, value: Any) -> None:
     if takes_text(key.type) and not isinstance(value, str):
         if value is True:
             found = "no value"
-        elif not hint:
+        elif value is not None and not hint:
             raise ConfigurationError(key.name, found, allowed(key.type), "put it in quotes")
+    elif value is True and in_monais_command() and typed(sys.argv[1:]).get(key.name, "") is None:
+        found, hint = "no value", ()
     unit = f", in {key.unit}" if key.unit else ""
     raise ConfigurationError(key.name, found, allowed(key.type) + unit, hint)
 
@@ -182,6 +183,12 @@ def _check_together(values: Mapping[str, Any]) -> None:
     fold, folds = values.get("fold"), values.get("folds")
     if fold is not None and folds is not None and fold >= folds:
         raise ConfigurationError("fold", shown(fold), f"0 to {folds - 1}, one of {folds} folds")
+    for name, value in values.items():
+        part, _, setting = name.partition("#")
+        wanted = values.get(setting, value)  # what is said twice is said alike
+        if part in ("network_def", "settings") and value != wanted:
+            hint = Setting(setting, value), "leave it out"
+            raise ConfigurationError(name, shown(value), f"{wanted}, as {setting} is", hint)
     if values.get("resume"):
         _check_begun(Path(values.get("output_dir", "")) / "configs" / "train.json")
 
@@ -191,7 +198,7 @@ def _check_begun(file: Path) -> None:
     if not file.is_file():
         return
     try:
-        _check_targets(ConfigParser.load_config_file(file))
+        check_targets(ConfigParser.load_config_file(file))
     except ConfigurationError as error:
         raise error.within(str(file)) from None
     except ValueError as error:
@@ -211,56 +218,15 @@ def _check_run(parser: ConfigParser, config: Mapping[str, Any]) -> None:
     run = current_run_id()
     if run is None or run not in config:
         return
-    part, seen = config[run], set()
-    while isinstance(part, str) and part.startswith("@") and part not in seen:
-        seen.add(part)
-        part = parser.get(part[1:])
-    if refuses(PART, part):
-        others = [name for name in _RUNS if name in config and name not in ("run", run)]
+    part = config[run]
+    if refuses(PART, part) if run not in KEYS else not runs(parser, part):
+        if run in _RUNS:
+            raise ConfigurationError(run, shown(part), RUN)
+        others = [name for name in _RUNS if name in config and name != "run"]
         expected = " or ".join(others) or allowed(PART)
         raise ConfigurationError("run", f"{run} is nothing that runs", expected)
     if isinstance(part, dict) and part.get("_mode_") == "callable":
         raise ConfigurationError(f"{run}#_mode_", "'callable', which does not run it", "default")
-
-
-def _check_targets(config: Any, place: str = "") -> None:
-    """Names of Overtile that this version has not got: misspelt, or of an earlier layout.
-
-    Also expressions that are none.
-    """
-    if isinstance(config, (dict, list)):
-        for name, value in config.items() if isinstance(config, dict) else enumerate(config):
-            _check_targets(value, f"{place}#{name}" if place else str(name))
-    elif isinstance(config, str):
-        imported = _IMPORT.match(config)
-        if imported:
-            _check_exists(imported[1], imported[2], place)
-        elif place.endswith("_target_") and config.startswith("overtile."):
-            module, _, name = config.rpartition(".")
-            _check_exists(module, name, place)
-        elif config.startswith("$"):
-            try:
-                ast.parse(ReferenceResolver.id_matcher.sub("_", config.replace("#", "::"))[1:])
-            except SyntaxError as error:
-                found = f"{shown(config)}: {error.msg}"
-                raise ConfigurationError(place, found, "an expression of Python") from None
-
-
-def _check_exists(module: str, name: str, place: str) -> None:
-    try:
-        there = dir(import_module(module))
-    except ImportError:
-        there = []
-    if name not in there:
-        near = difflib.get_close_matches(name, [n for n in there if not n.startswith("_")], n=1)
-        raise ConfigurationError(
-            place,
-            f"{module}.{name} is not in this version of Overtile",
-            "",
-            f"did you mean {module}.{near[0]}?"
-            if near
-            else "if an earlier version wrote this configuration, train again with this one",
-        )
 
 
 def _check_names(parser: ConfigParser, config: Mapping[str, Any], by_user: set[str]) -> None:
@@ -301,8 +267,8 @@ def _used(parser: ConfigParser, config: Mapping[str, Any]) -> set[str]:
 
 
 def _unknown(name: str, value: Any, known: list[str], part: str = "") -> ConfigurationError:
-    others = [] if name in KEYS else [n for n in known if n != name]
-    near = difflib.get_close_matches(name, others, n=1)
+    others = {} if name in KEYS else {n.lower(): n for n in known if n != name}
+    near = [others[n] for n in difflib.get_close_matches(name.lower(), others, n=1)]
     return ConfigurationError(
         f"{part}{name}",
         f"{shown(value)}: nothing uses a key of this name",

@@ -207,9 +207,8 @@ def read_checkpoint(path: str | Path, hint: Advice = REPLACE) -> dict[str, Any]:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
-        reason = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
         raise ConfigurationError(
-            Path(path), f"no checkpoint of tensors ({reason})", _CHECKPOINT, hint
+            Path(path), "no checkpoint of tensors", _CHECKPOINT, hint
         ) from error
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         found = f"a {type(state).__name__} without names"

@@ -8,7 +8,7 @@ remembers (`overtile.pipelines.bundle.run_bundle`), and the tables of the refere
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -19,12 +19,15 @@ from overtile.pipelines.bundle.values import (
     COMPONENTS,
     DEVICE,
     FEATURES,
+    LAYOUT,
     LIST,
     PART,
     PATH,
     SCALE,
     SECTION,
+    SIDE,
     SIDES,
+    STEPS,
     TEXT,
     number,
     one_of,
@@ -33,6 +36,13 @@ from overtile.pipelines.bundle.values import (
 from overtile.transforms.normalize import METHODS
 
 CONFIGURATIONS = ("train", "inference", "evaluation")
+
+# Far above what is of use, so that a slip of the finger does not fill a disk or a year.
+BYTES = 10**15
+FILES = 10**6
+COUNT = 10**7
+AREA = 10**9
+SEEDS = 2**31 - 1  # the number of the epoch is added, and NumPy takes 32 bits
 
 
 class Resumed(StrEnum):
@@ -53,6 +63,7 @@ class Key:
         told: for each configuration that has it, what it means and when to change it.
         unit: of a number.
         part: whether it is no plain value.
+        gives: the class of what a part gives.
         carried: whether a trained network has to be used with the value of its training.
         decides: whether it changes what is found in an image.
         resumed: what becomes of a new value when a run is resumed.
@@ -63,6 +74,7 @@ class Key:
     told: Mapping[str, tuple[str, str]]
     unit: str = ""
     part: bool = False
+    gives: str = ""
     carried: bool = False
     decides: bool = True
     resumed: Resumed = Resumed.TAKEN
@@ -145,7 +157,7 @@ SETTINGS = (
     ),
     Key(
         "layout",
-        TEXT,
+        LAYOUT,
         _scoring(
             "how the folder is laid out: one of the [layouts](layouts.md), or `auto`, which looks",
             "if `auto` takes the wrong one",
@@ -198,7 +210,7 @@ SETTINGS = (
     ),
     Key(
         "channel",
-        whole(0) | one_of("luminance") | None,
+        whole(0, 65535) | one_of("luminance") | None,
         _all(
             "of several channels or colours the one to take, or `luminance`; none: images are grey",
             "for colour images",
@@ -222,7 +234,7 @@ SETTINGS = (
     Key("skip_unreadable", bool, _all(*_BROKEN, _BROKEN), decides=False, resumed=Resumed.IMAGES),
     Key(
         "image_memory_limit",
-        whole(1) | None,
+        whole(1, BYTES) | None,
         {
             "inference": (
                 "what segmenting one image may take, at about 64 a pixel; a larger image is "
@@ -253,7 +265,7 @@ SETTINGS = (
     ),
     Key(
         "fold",
-        whole(0) | None,
+        whole(0, FILES - 1) | None,
         _scoring(
             "for a cross-validation, below `folds`: this one of `folds` contiguous blocks of the "
             "training images is the unseen test set",
@@ -265,14 +277,14 @@ SETTINGS = (
     ),
     Key(
         "folds",
-        whole(2),
+        whole(2, FILES),
         _scoring("how many blocks", "10, for few images", _AS),
         carried=True,
         resumed=Resumed.IMAGES,
     ),
     Key(
         "train_subset",
-        whole(1) | None,
+        whole(1, FILES) | None,
         _train(
             "train with so few of the training images, spread evenly",
             "to see what fewer annotations give",
@@ -290,7 +302,7 @@ SETTINGS = (
     ),
     Key(
         "cache_memory",
-        whole(0),
+        whole(0, BYTES),
         _train(
             "decoded images to hold in memory; the rest is mapped from `cache_dir`",
             "with the machine",
@@ -326,13 +338,13 @@ SETTINGS = (
     Key("device", DEVICE, _all(*_GPU, _GPU), decides=False),
     Key(
         "seed",
-        whole(0),
+        whole(0, SEEDS),
         _train("of weights, samples, dropout and generated data", "to see how much results vary"),
         resumed=Resumed.IMAGES,
     ),
     Key(
         "num_workers",
-        whole(0),
+        whole(0, 1024),
         _train(
             "processes that prepare samples; results do not depend on it",
             "up, if the GPU waits; 0 if processes are a problem",
@@ -360,17 +372,17 @@ SETTINGS = (
     ),
     Key(
         "max_epochs",
-        whole(1),
+        whole(1, COUNT),
         _train("epochs in all", "up, while the validation scores still rise"),
     ),
     Key(
         "samples_per_epoch",
-        whole(1),
+        whole(1, COUNT),
         _train("training tiles an epoch", "to validate and save more or less often"),
     ),
     Key(
         "batch_size",
-        whole(1),
+        whole(1, 4096),
         _train(
             "tiles a step; they have to fit into memory together",
             "rather enlarge `tile`: large tiles waste less on context",
@@ -378,12 +390,12 @@ SETTINGS = (
     ),
     Key(
         "val_interval",
-        whole(1),
+        whole(1, COUNT),
         _train("validate every so many epochs", "up, if validation takes longer than an epoch"),
     ),
     Key(
         "learning_rate",
-        number(above=0),
+        number(high=100, above=0),
         _train("largest learning rate, after the warm-up", "down, if the loss diverges"),
     ),
     Key(
@@ -391,16 +403,16 @@ SETTINGS = (
         number(0, below=1),
         _train("of SGD, in `configs/experiments/sgd.json` alone", "seldom"),
     ),
-    Key("weight_decay", number(0), _train("of AdamW", "seldom")),
+    Key("weight_decay", number(0, 100), _train("of AdamW", "seldom")),
     Key(
         "warmup_steps",
-        whole(0),
+        whole(0, COUNT),
         _train("steps until the learning rate is reached", "up, if the first steps diverge"),
     ),
-    Key("clip_norm", number(above=0), _train("largest norm of a gradient", "seldom")),
+    Key("clip_norm", number(high=1e9, above=0), _train("largest norm of a gradient", "seldom")),
     Key(
         "tile",
-        whole(1),
+        whole(1, SIDE),
         _train(
             "side of a training tile, input of the network",
             "up, if cells are as large as a tile's output (`tile` - 2 margins)",
@@ -409,13 +421,13 @@ SETTINGS = (
     ),
     Key(
         "separation_width",
-        whole(1),
+        whole(1, 1000),
         _train("background drawn between touching cells", "up for high magnification"),
         unit="pixels",
     ),
     Key(
         "w0",
-        number(0),
+        number(0, 1e6),
         _train(
             "weight of a gap of width 0, added to the class weight",
             "up, if cells run together; 0 turns it off",
@@ -423,7 +435,7 @@ SETTINGS = (
     ),
     Key(
         "sigma",
-        number(above=0),
+        number(0.01, 10000),
         _train(
             "reach of that weight: it falls with the distances to the two nearest cells",
             "with the magnification",
@@ -445,7 +457,7 @@ SETTINGS = (
     ),
     Key(
         "deformation_sigma",
-        number(0),
+        number(0, 1000),
         _train(
             "standard deviation of the displacements on the 3x3 grid",
             "down, if deformed cells look unnatural",
@@ -494,7 +506,7 @@ SETTINGS = (
     ),
     Key(
         "grow",
-        number(0),
+        number(0, 10000),
         _all("how far cells may take back", "with the magnification", _SEE),
         unit="pixels",
         carried=True,
@@ -502,7 +514,7 @@ SETTINGS = (
     ),
     Key(
         "min_size",
-        whole(0),
+        whole(0, AREA),
         _all("cores of fewer pixels are dropped", "up, if debris is counted", _SEE),
         unit="pixels",
         carried=True,
@@ -510,7 +522,7 @@ SETTINGS = (
     ),
     Key(
         "max_hole",
-        whole(0),
+        whole(0, AREA),
         _all(
             "holes of up to so many pixels inside one cell are filled",
             "up, if cells come out with holes",
@@ -534,7 +546,7 @@ SETTINGS = (
     ),
     Key(
         "line",
-        whole(0),
+        whole(0, 1000),
         _all(
             "gaps of up to so many pixels between two cells are given back to them; the width of "
             "the lines in the training labels, or a pixel more",
@@ -560,7 +572,7 @@ SETTINGS = (
     ),
     Key(
         "roi_size",
-        whole(1) | SIDES | None,
+        whole(1, SIDE) | SIDES | None,
         _using(
             "side of an input tile; none: the fastest within `memory_limit`. The result does not "
             "depend on it",
@@ -571,7 +583,7 @@ SETTINGS = (
     ),
     Key(
         "memory_limit",
-        whole(1),
+        whole(1, BYTES),
         _using(
             "what the activations of one tile may take",
             "up on a GPU; down, if memory runs out",
@@ -593,16 +605,30 @@ SETTINGS = (
 )
 
 
+_MAPPING = "collections.abc.Mapping"
+_GIVES = {LIST: "builtins.list", STEPS: "builtins.list", SECTION: _MAPPING, COMPONENTS: _MAPPING}
+
+
 def _part(
     name: str,
     told: Mapping[str, tuple[str, str]],
     type: Any = COMPONENT,
     *,
+    gives: str = "",
     carried: bool = False,
     decides: bool = True,
     resumed: Resumed = Resumed.TAKEN,
 ) -> Key:
-    return Key(name, type, told, "", True, carried, decides, resumed)
+    return Key(
+        name,
+        type,
+        told,
+        part=True,
+        gives=gives or _GIVES.get(type, ""),
+        carried=carried,
+        decides=decides,
+        resumed=resumed,
+    )
 
 
 _OWN_SGD = (
@@ -610,6 +636,11 @@ _OWN_SGD = (
     "\"['$BUNDLE/configs/train.json','$BUNDLE/configs/experiments/sgd.json']\"`"
 )
 _UNTOLD = ("", "")
+_FUNCTION = "collections.abc.Callable"
+_NETWORK_CLASS = "torch.nn.Module"
+_DATASET = "torch.utils.data.Dataset"
+_LOADER = "torch.utils.data.DataLoader"
+_ENGINE = "ignite.engine.Engine"
 
 PARTS = (
     _part(
@@ -620,24 +651,35 @@ PARTS = (
             _NETWORK,
         ),
         carried=True,
+        gives=_NETWORK_CLASS,
         resumed=Resumed.REFUSED,
     ),
     Key("network_def#features", FEATURES, _all(*_UNTOLD, _UNTOLD), resumed=Resumed.REFUSED),
     Key(
         "network_def#dropout", number(0, below=1), _all(*_UNTOLD, _UNTOLD), resumed=Resumed.REFUSED
     ),
-    Key("network_def#in_channels", whole(1), _all(*_UNTOLD, _UNTOLD), resumed=Resumed.REFUSED),
-    Key("network_def#out_channels", whole(1), _all(*_UNTOLD, _UNTOLD), resumed=Resumed.REFUSED),
+    Key(
+        "network_def#in_channels", whole(1, 4096), _all(*_UNTOLD, _UNTOLD), resumed=Resumed.REFUSED
+    ),
+    Key(
+        "network_def#out_channels", whole(1, 4096), _all(*_UNTOLD, _UNTOLD), resumed=Resumed.REFUSED
+    ),
     Key("network_def#spatial_dims", whole(2, 3), _all(*_UNTOLD, _UNTOLD), resumed=Resumed.REFUSED),
-    _part("network", _all("the same on `device`", "no", ("the same on `device`", "no"))),
+    _part(
+        "network",
+        _all("the same on `device`", "no", ("the same on `device`", "no")),
+        gives=_NETWORK_CLASS,
+    ),
     _part(
         "geometry",
         _train("sizes and margin of the network; its own", "for a network without `geometry`"),
+        gives="overtile.networks.TileGeometry",
         resumed=Resumed.REFUSED,
     ),
     _part(
         "data",
         _train("the data set that `find_data` finds", "no; see `dataset_dir`"),
+        gives="overtile.pipelines.data.find.DataSet",
         resumed=Resumed.IMAGES,
     ),
     _part(
@@ -657,11 +699,18 @@ PARTS = (
             "cross-entropy under the weight map",
             "for a loss of (logits, labels, weights) of your own",
         ),
+        gives=_FUNCTION,
     ),
-    _part("optimizer", _train("AdamW", _OWN_SGD), resumed=Resumed.REFUSED),
+    _part(
+        "optimizer",
+        _train("AdamW", _OWN_SGD),
+        gives="torch.optim.Optimizer",
+        resumed=Resumed.REFUSED,
+    ),
     _part(
         "lr_scheduler",
         _train("warm-up and cosine, by steps", "for another schedule of MONAI or PyTorch"),
+        gives="torch.optim.lr_scheduler.LRScheduler",
     ),
     _part(
         "inferer",
@@ -673,6 +722,7 @@ PARTS = (
             "inference": _INFERER,
             "evaluation": _INFERER,
         },
+        gives=_FUNCTION,
     ),
     _part(
         "read",
@@ -680,7 +730,7 @@ PARTS = (
             "transforms that read and normalise, once an image",
             "to normalise otherwise; then in inference too",
         ),
-        LIST,
+        STEPS,
         resumed=Resumed.REFUSED,
     ),
     _part(
@@ -688,13 +738,17 @@ PARTS = (
         _using(
             "reads and normalises", "as `read` in training", ("reads and normalises", "as there")
         ),
+        gives=_FUNCTION,
     ),
     _part(
         "dataset",
         _using("the images", "no", ("the labelled images", "no")),
         decides=False,
+        gives=_DATASET,
     ),
-    _part("dataloader", _using("its loader", "no", ("its loader", "no")), decides=False),
+    _part(
+        "dataloader", _using("its loader", "no", ("its loader", "no")), decides=False, gives=_LOADER
+    ),
     _part(
         "postprocessing",
         _using(
@@ -702,6 +756,7 @@ PARTS = (
             "to write other files",
             ("probabilities, instances", "no"),
         ),
+        gives=_FUNCTION,
     ),
     _part(
         "train",
@@ -711,15 +766,15 @@ PARTS = (
         ),
         SECTION,
     ),
-    _part("train#preprocessing", _train(*_UNTOLD)),
-    _part("train#augmentation", _train(*_UNTOLD), LIST),
-    _part("train#dataset", _train(*_UNTOLD)),
-    _part("train#sampler", _train(*_UNTOLD)),
-    _part("train#dataloader", _train(*_UNTOLD)),
-    _part("train#inferer", _train(*_UNTOLD)),
-    _part("train#handlers", _train(*_UNTOLD), LIST),
-    _part("train#trainer", _train(*_UNTOLD)),
-    Key("train#trainer#max_epochs", whole(1), _train(*_UNTOLD)),
+    _part("train#preprocessing", _train(*_UNTOLD), gives=_FUNCTION),
+    _part("train#augmentation", _train(*_UNTOLD), STEPS),
+    _part("train#dataset", _train(*_UNTOLD), gives=_DATASET),
+    _part("train#sampler", _train(*_UNTOLD), gives="torch.utils.data.Sampler"),
+    _part("train#dataloader", _train(*_UNTOLD), gives=_LOADER),
+    _part("train#inferer", _train(*_UNTOLD), gives=_FUNCTION),
+    _part("train#handlers", _train(*_UNTOLD), STEPS),
+    _part("train#trainer", _train(*_UNTOLD), gives=_ENGINE),
+    Key("train#trainer#max_epochs", whole(1, COUNT), _train(*_UNTOLD)),
     _part(
         "validate",
         _train(
@@ -729,21 +784,22 @@ PARTS = (
         ),
         SECTION,
     ),
-    _part("validate#preprocessing", _train(*_UNTOLD), resumed=Resumed.REFUSED),
-    _part("validate#dataset", _train(*_UNTOLD)),
-    _part("validate#dataloader", _train(*_UNTOLD)),
-    _part("validate#inferer", _train(*_UNTOLD)),
-    _part("validate#postprocessing", _train(*_UNTOLD), resumed=Resumed.REFUSED),
+    _part("validate#preprocessing", _train(*_UNTOLD), gives=_FUNCTION, resumed=Resumed.REFUSED),
+    _part("validate#dataset", _train(*_UNTOLD), gives=_DATASET),
+    _part("validate#dataloader", _train(*_UNTOLD), gives=_LOADER),
+    _part("validate#inferer", _train(*_UNTOLD), gives=_FUNCTION),
+    _part("validate#postprocessing", _train(*_UNTOLD), gives=_FUNCTION, resumed=Resumed.REFUSED),
     _part("validate#key_metric", _train(*_UNTOLD), COMPONENTS, resumed=Resumed.REFUSED),
     _part("validate#additional_metrics", _train(*_UNTOLD), COMPONENTS),
     _part("validate#handlers", _train(*_UNTOLD), LIST),
-    _part("validate#evaluator", _train(*_UNTOLD)),
+    _part("validate#evaluator", _train(*_UNTOLD), gives=_ENGINE),
     _part("test", _train("loader of the unseen images", "no"), SECTION),
-    _part("test#dataset", _train(*_UNTOLD)),
-    _part("test#dataloader", _train(*_UNTOLD)),
+    _part("test#dataset", _train(*_UNTOLD), gives=_DATASET),
+    _part("test#dataloader", _train(*_UNTOLD), gives=_LOADER),
     _part(
         "checkpoints",
         _train("what is saved, and which score is best", "no"),
+        gives="overtile.pipelines.bundle.checkpoints.Checkpoints",
         resumed=Resumed.REFUSED,
     ),
     _part(
@@ -752,6 +808,7 @@ PARTS = (
             "what is recorded in MLflow, under which experiment",
             "`tracker#experiment`, to group runs",
         ),
+        gives="overtile.pipelines.training.tracking.RunTracker",
     ),
     Key("tracker#experiment", TEXT, _train(*_UNTOLD)),
     _part("key_metric", {"evaluation": ("the first score", "for another metric")}, COMPONENTS),
@@ -765,6 +822,7 @@ PARTS = (
         "evaluator",
         _using("runs all of this", "no", ("runs all of this", "no")),
         decides=False,
+        gives=_ENGINE,
     ),
     _part("training", _train("what `run training` runs", "no"), PART),
     _part("inference", {"inference": ("what `run inference` runs", "no")}, PART, decides=False),
@@ -776,7 +834,14 @@ PARTS = (
     _part("run", _all(*_UNTOLD, _UNTOLD), PART, decides=False),
 )
 
-KEYS = {key.name: key for key in (*SETTINGS, *PARTS)}
+# What a network remembers of its images is said as the keys say it that it is named after.
+KEPT = tuple(
+    replace(key, name=f"settings#{key.name}", told=_all(*_UNTOLD, _UNTOLD), carried=False)
+    for key in SETTINGS
+    if key.name in ("spatial_dims", "normalize")
+)
+
+KEYS = {key.name: key for key in (*SETTINGS, *PARTS, *KEPT)}
 
 
 def carried() -> tuple[str, ...]:

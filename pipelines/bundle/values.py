@@ -15,11 +15,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import torch
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 LITERALS = {"true": True, "false": False, "null": None, "none": None}
 """What texts stand for that a command line did not take for what they mean."""
+_ANSWERS = {"yes": True, "on": True, "no": False, "off": False}
 _LIMITS: dict[str, Any] = {"from": Ge, "above": Gt, "to": Le, "to below": Lt}
 _BASES = {int: "a whole number", float: "a number", bool: "True or False", NoneType: "None"}
 
@@ -28,9 +29,13 @@ class Words(str):
     """What a type allows, where that cannot be read from the type itself."""
 
 
-def whole(low: int, high: int | None = None) -> Any:
+SIDE = 8192
+"""The longest side of a tile, in pixels."""
+
+
+def whole(low: int, high: int) -> Any:
     """A whole number."""
-    return Annotated[(int, Ge(low), *(() if high is None else (Le(high),)))]
+    return Annotated[int, Ge(low), Le(high)]
 
 
 def number(
@@ -42,7 +47,9 @@ def number(
     """A finite number from ``low`` to ``high``, or ``above`` to ``below`` these."""
     limits = (_LIMITS["from"], low), (_LIMITS["to"], high)
     strict = (_LIMITS["above"], above), (_LIMITS["to below"], below)
-    return Annotated[(float, *(kind(n) for kind, n in (*limits, *strict) if n is not None))]
+    bounds = (kind(n) for kind, n in (*limits, *strict) if n is not None)
+    # a tensor is no number, though pydantic makes one of it
+    return Annotated[(float, _checked(_is_number, BeforeValidator), *bounds)]
 
 
 def one_of(*names: str) -> Any:
@@ -50,22 +57,27 @@ def one_of(*names: str) -> Any:
     return Literal[names]
 
 
-def _checked(good: Callable[[Any], bool]) -> AfterValidator:
+def _checked(
+    good: Callable[[Any], bool],
+    when: type[AfterValidator] | type[BeforeValidator] = AfterValidator,
+) -> AfterValidator | BeforeValidator:
     def check(value: Any) -> Any:
         if not good(value):
             raise ValueError
         return value
 
-    return AfterValidator(check)
+    return when(check)
 
 
 def _is_device(value: Any) -> bool:
-    if isinstance(value, torch.device):
-        return True
     try:
-        return isinstance(value, str) and bool(torch.device(value))
-    except RuntimeError:
+        device = torch.device(value) if isinstance(value, str) else value
+        if not isinstance(device, torch.device):
+            return False
+        there = torch.get_device_module(device)
+    except RuntimeError:  # no device, or none that this PyTorch computes on
         return False
+    return bool(there.is_available()) and (device.index or 0) < there.device_count()
 
 
 def is_expression(value: Any) -> bool:
@@ -110,7 +122,7 @@ def _are_components(value: Any) -> bool:
 def _is_scale(value: Any) -> bool:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         return False
-    return all(_is_number(v) for v in value) and 0 < value[0] <= value[1]
+    return all(_is_number(v) for v in value) and 0.01 <= value[0] <= value[1] <= 100
 
 
 def _is_number(value: Any) -> bool:
@@ -121,7 +133,7 @@ def _are_whole(value: Any, counts: range) -> bool:
     return (
         isinstance(value, (list, tuple))
         and len(value) in counts
-        and all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in value)
+        and all(isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= SIDE for v in value)
     )
 
 
@@ -134,28 +146,38 @@ def _is_path(value: Any) -> bool:
     return _is_text(str(value)) and not any(mark in str(value) for mark in ("#", "::", "\0"))
 
 
+LAYOUT = Annotated[str, _checked(_is_text), Words("auto, or the name of a layout, as pairs")]
 TEXT = Annotated[str, _checked(_is_text), Words("a text")]
-PATH = Annotated[str | Path, _checked(_is_path), Words("a path without # and ::")]
-DEVICE = Annotated[Any, _checked(_is_device), Words("a device, as cpu, cuda or cuda:1")]
+PATH = Annotated[str | Path, _checked(_is_path), Words("a path with no # or :: in it")]
+DEVICE = Annotated[
+    Any, _checked(_is_device), Words("a device of this machine, as cpu, cuda or cuda:1")
+]
 SCALE = Annotated[
-    Any, _checked(_is_scale), Words("two numbers above 0, the smaller one first, as [0.8, 1.25]")
+    Any,
+    _checked(_is_scale),
+    Words("two numbers from 0.01 to 100, the smaller one first, as [0.8, 1.25]"),
 ]
 FEATURES = Annotated[
     Any,
     _checked(lambda value: _are_whole(value, range(2, 17))),
-    Words("a list of at least two whole numbers from 1, as [32, 64, 128]"),
+    Words(f"a list of at least two whole numbers from 1 to {SIDE}, as [32, 64, 128]"),
 ]
 SIDES = Annotated[
     Any, _checked(lambda value: _are_whole(value, range(2, 4))), Words("one for each axis")
 ]
 COMPONENT = Annotated[
-    Any, _checked(_is_component), Words("an object with _target_, or an expression")
+    Any, _checked(_is_component), Words("an object with _target_, or an expression that gives one")
 ]
 SECTION = Annotated[Any, _checked(_is_section), Words("an object of parts, or an expression")]
 COMPONENTS = Annotated[
     Any, _checked(_are_components), Words("an object of objects with _target_, or an expression")
 ]
 LIST = Annotated[Any, _checked(_is_list), Words("a list of objects and expressions")]
+STEPS = Annotated[
+    Any,
+    _checked(lambda value: bool(value) and _is_list(value)),
+    Words("a list of at least one object or expression"),
+]
 PART = Annotated[
     Any,
     _checked(lambda value: _does_something(value) and (_is_component(value) or _is_list(value))),
@@ -172,8 +194,13 @@ def allowed(kind: Any) -> str:
     if get_origin(kind) is not Annotated:
         return _BASES[kind]
     words = [note for note in kind.__metadata__ if isinstance(note, Words)]
-    limits = (f" {word} {limit:g}" for word, limit in limits_of(kind).items())
+    limits = (f" {word} {_told(limit)}" for word, limit in limits_of(kind).items())
     return words[0] if words else _BASES[get_args(kind)[0]] + "".join(limits)
+
+
+def _told(limit: float) -> str:
+    short = f"{limit:g}"  # 1e+09, where that is exact
+    return short if float(short) == limit and abs(limit) >= 1e10 else str(limit)
 
 
 def _listed(names: list[str]) -> str:
@@ -219,13 +246,15 @@ def takes_text(kind: Any) -> bool:
 
 def meant(kind: Any, value: Any) -> tuple[Any, ...]:
     """The value of a type that was probably meant by another, if that can be told."""
-    if isinstance(value, (list, tuple, dict)):
+    if not isinstance(value, (str, int, float)):
         return ()
     named = {str(name).lower(): name for name in choices(kind)}
-    near = difflib.get_close_matches(str(value).lower(), named, n=1)
+    near = difflib.get_close_matches(str(value).lower(), named, n=1, cutoff=0.5)
     if near:
         return (named[near[0]],)
-    guess = LITERALS.get(str(value).lower(), value) if isinstance(value, str) else value
+    guess = (
+        {**LITERALS, **_ANSWERS}.get(str(value).lower(), value) if isinstance(value, str) else value
+    )
     if guess is not None and not isinstance(guess, bool):
         try:
             number = float(guess)
@@ -238,5 +267,5 @@ def meant(kind: Any, value: Any) -> tuple[Any, ...]:
 def shown(value: Any) -> str:
     """A value as a message shows it: short, texts in quotes."""
     short = reprlib.Repr()
-    short.maxstring = short.maxother = 80
+    short.maxstring = short.maxother = short.maxlong = 80
     return short.repr(value)

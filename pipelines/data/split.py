@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from overtile.pipelines.data.facts import Item
-from overtile.pipelines.errors import DataError
+from overtile.pipelines.errors import DataError, Setting
 
 
 def validated(splits: dict[str, list[Item]], fraction: float) -> tuple[list[Item], list[Item]]:
@@ -24,6 +24,9 @@ def folded(
     if fold is None:
         return splits
     items = splits["train"]
+    if len(items) < 2:
+        found = f"{len(items)} training image{'s' * (len(items) != 1)}"
+        raise DataError(root, found, "at least 2 for a cross-validation", Setting("fold", None))
     if not 2 <= folds <= len(items):
         found = f"{root} has {len(items)} training images"
         raise DataError("folds", f"{folds}; {found}", f"2 to {len(items)}")

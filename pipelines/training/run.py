@@ -80,6 +80,7 @@ def run_training(
     with alone_in(folder), stoppable(trainer, evaluator, checkpoints):
         settle(folder)
         channels = try_out(trainer, evaluator, metrics or {}, test_loader)
+        tracker.reach()
         if resume:
             go_on(trainer, checkpoints, folder, tracker.data, initial_weights)
         else:

@@ -41,13 +41,21 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises:
         ConfigurationError: in the second.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    elsewhere = Setting("output_dir", "DIR", "to write elsewhere")
+    lock = folder.with_name(f".{folder.name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()  # a lock that cannot be made looks like one that is taken
+    except OSError as error:
+        raise ConfigurationError(
+            "output_dir", (folder, f"({error.strerror})"), "a folder that can be made", elsewhere
+        ) from error
     taken = ConfigurationError(
         f"output_dir {folder}",
         "another run is writing there",
-        hint=Setting("output_dir", "DIR", "to write elsewhere"),
+        hint=elsewhere,
     )
-    with alone(folder.with_name(f".{folder.name}.lock"), taken):
+    with alone(lock, taken):
         yield
 
 

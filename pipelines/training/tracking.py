@@ -159,17 +159,28 @@ class RunTracker:
         log.warning("run %s: %s; starting another one", run_id, found)
         return False
 
-    def _create_run(self) -> str:
-        name = f"{printable(self.data.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    def reach(self) -> str:
+        """The number of the experiment in the store, made if need be.
+
+        Raises:
+            ConfigurationError: if the store cannot be reached.
+        """
         try:
             with self._setting_up():
-                experiment_id = self._find_experiment()
-            run_id: str = self.client.create_run(experiment_id, run_name=name).info.run_id
+                return self._find_experiment()
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            raise self._refused(error) from error
+
+    def _create_run(self) -> str:
+        name = f"{printable(self.data.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
+        experiment = self.reach()
+        try:
+            run_id: str = self.client.create_run(experiment, run_name=name).info.run_id
         except (MlflowException, SQLAlchemyError) as error:
             raise self._refused(error) from error
         return run_id
 
-    def _refused(self, error: MlflowException | SQLAlchemyError) -> ConfigurationError:
+    def _refused(self, error: MlflowException | SQLAlchemyError | OSError) -> ConfigurationError:
         code = getattr(error, "error_code", "")
         said = error.message if isinstance(error, MlflowException) else str(error).split("\n")[0]
         hint: tuple[Advice, ...]

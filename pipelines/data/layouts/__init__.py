@@ -5,6 +5,7 @@ A layout is known as soon as its module lies in this folder, or in another one o
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +13,7 @@ from pkgutil import iter_modules
 
 from overtile.pipelines.data.layout import Layout, Pair
 from overtile.pipelines.data.names import SPLITS, folder_of, images_of
-from overtile.pipelines.errors import DataError, UnknownLayoutError
+from overtile.pipelines.errors import DataError, Setting, UnknownLayoutError
 from overtile.pipelines.files import settle
 from overtile.pipelines.images.formats import check_file
 
@@ -42,7 +43,9 @@ def find_pairs(root: Path, layout: str = "auto") -> tuple[str, dict[str, list[Pa
     """
     layouts = all_layouts()
     if layout not in ("auto", *layouts):
-        raise DataError("layout", repr(layout), f"auto, {', '.join(layouts)}")
+        near = get_close_matches(layout.lower(), ("auto", *layouts), n=1)
+        hint = tuple(Setting("layout", name) for name in near)
+        raise DataError("layout", repr(layout), f"auto, {', '.join(layouts)}", hint)
     check_file(root)
     settle(root)
     folders = {split: folder_of(root, names) for split, names in SPLITS.items()}

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from pydoc import locate
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -21,9 +22,10 @@ from monai.bundle import ConfigParser
 from overtile.pipelines.bundle.check import check_configuration
 from overtile.pipelines.bundle.messages import as_override
 from overtile.pipelines.bundle.overrides import typed, without_quotes
+from overtile.pipelines.bundle.parts import runs
 from overtile.pipelines.bundle.reference import page_with_tables
 from overtile.pipelines.bundle.schema import CONFIGURATIONS, KEYS, Key, decides
-from overtile.pipelines.bundle.values import SECTION, allowed, limits_of
+from overtile.pipelines.bundle.values import SECTION, STEPS, allowed, limits_of
 from overtile.pipelines.errors import ConfigurationError
 from overtile.pipelines.images.read import LABEL_KINDS
 from overtile.pipelines.label.models import copied
@@ -91,10 +93,28 @@ def wrong_values(key: Key) -> Iterator[Any]:
             yield limits["to"] + step
         if "to below" in limits:
             yield limits["to below"]
+        yield from (2**70, 10**40, 1e308, torch.tensor(0.5), torch.tensor(2))
         low = limits.get("from", limits.get("above", 0))
         yield from ([low + 1], [[low + 1]], ["a", "b"])
         if whole:
             yield from (low + 0.5, float(low + 1))
+    if key.type is STEPS:
+        yield from ([], "$[]")
+    if key.gives:
+        kind = locate(key.gives)
+        yield from (
+            "$3",
+            "$None",
+            "$len([1])",
+            "$int",
+            "$2 ** 3",
+            "@threshold",
+            "$@threshold",
+            "$'a'",
+        )
+        yield from (value for value in ("$[1]", "$dict()") if not isinstance(eval(value[1:]), kind))
+        if not issubclass(dict, kind) and not issubclass(list, kind):
+            yield {"_target_": "builtins.dict"}
     if not any(base_of(kind) is Any for kind in kinds):  # such may be lists
         yield from ([], [1, 2], [1.5, "a"])
 
@@ -122,6 +142,22 @@ def test_every_wrong_value_of_every_key_costs_one_line(bundle: str, config: str,
         assert shown in said, said
         seen += 1
     assert seen > 10
+
+
+def test_every_number_has_a_lower_and_an_upper_limit() -> None:
+    kinds = [(name, kind) for name, key in KEYS.items() for kind in parts_of(key.type)]
+    numbers = [(name, limits_of(k)) for name, k in kinds if base_of(k) in (int, float)]
+    assert len(numbers) > 30
+    for name, limits in numbers:
+        assert limits.keys() & {"from", "above"}, name
+        assert limits.keys() & {"to", "to below"}, name
+
+
+@pytest.mark.parametrize("device", ["meta", "vulkan", "xla", "cpu:5", "cuda:99", "cuda:x", "gpu"])
+def test_a_device_is_one_of_this_machine(device: str) -> None:
+    said = said_of("touching_cells", "inference", device=device)
+    assert said.startswith(f"device: {device!r}; expected a device of this machine")
+    assert said_of("touching_cells", "inference", device="cpu:0") == ""
 
 
 @pytest.mark.parametrize(("bundle", "config"), FILES)
@@ -202,6 +238,17 @@ def test_values_that_limit_each_other(bundle: str, config: str) -> None:
         ("dataset_dir", 20241117, "put it in quotes"),
         ("dataset_dir", True, "no value"),
         ("learning_rate", "fast", "above 0"),
+        ("precision", "fp16", "give --precision bfloat16"),
+        ("weight_where", "back", "give --weight_where background"),
+        ("skip_unreadable", "yes", "give --skip_unreadable True"),
+        ("skip_unreadable", "no", "give --skip_unreadable False"),
+        ("MAX_EPOCHS", 3, "give --max_epochs 3"),
+        ("layout", None, "expected auto, or the name of a layout, as pairs"),
+        ("output_dir", None, "expected a path with no # or :: in it"),
+        ("settings#normalize", "zscor", "give --settings#normalize zscore"),
+        ("settings#normalize", "zscore", "give --normalize zscore, or leave it out"),
+        ("network_def#spatial_dims", 3, "expected 2, as spatial_dims is: give --spatial_dims 3"),
+        ("settings#spatial_dims", 3, "expected 2, as spatial_dims is: give --spatial_dims 3"),
     ],
 )
 def test_what_was_probably_meant_is_named(name: str, value: Any, meant: str) -> None:
@@ -283,6 +330,62 @@ def test_what_decides_over_a_segmentation_is_what_changes_it() -> None:
     assert decides("a key of somebody's own")
 
 
+NOTHING_RUNS = (
+    *(
+        "$len([1])",
+        "@network",
+        "%network",
+        "@loss",
+        "@evaluator",
+        "@seed",
+        "$import torch",
+        "$print()",
+    ),
+    *("$(lambda: 1)()", "$lambda: run_training()", "$@network.to('cpu')", "$find_data('.')"),
+    *({"_target_": "builtins.dict"}, [{"_target_": "builtins.dict"}], {"_target_": "Compose"}),
+    *({"_target_": "monai.utils.set_determinism"}, {"_target_": "$len"}, [], ["@seed"], "@part"),
+)
+SOMETHING_RUNS = (
+    *("$@train#trainer.run()", "$run_training(@train#trainer)", "$mine(@network)", ["@training"]),
+    *({"_target_": "$@train#trainer.run"}, {"_target_": "mine.train"}, ["$print()", "$mine()"]),
+    {"_target_": "overtile.pipelines.run_inference"},
+)
+
+
+def test_what_is_run_has_to_lead_to_a_run() -> None:
+    parser = parser_of("touching_cells", "train")
+    parser.parse()
+    for part in NOTHING_RUNS:
+        assert not runs(parser, part), part
+    for part in SOMETHING_RUNS:
+        assert runs(parser, part), part
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        ("network_def#featurs", [4], "[4]: overtile.networks.ValidUNet has no argument of this na"),
+        ("network_def#dropuot", 0.2, "did you mean network_def#dropout?"),
+        ("train#augmentation#0#margn", 2, "did you mean train#augmentation#0#margin?"),
+        ("tracker#zzz", 2, "has no argument of this name; leave it out"),
+        ("optimizer#_target_", "torch.optim.Adamm", "is not there; expected the Python path of"),
+        ("optimizer#_target_", "torch.optim.Adamm", "did you mean torch.optim.Adam"),
+        ("loss#loss#_target_", "DiceLos", "did you mean DiceLoss?"),
+        (
+            "train#sampler",
+            {"_target_": "overtile.pipelines.EpochSampler"},
+            "nothing; expected what overtile.",
+        ),
+    ],
+)
+def test_arguments_of_a_part_are_bound_before_it_is_built(
+    place: str, value: Any, said: str
+) -> None:
+    found = said_of("touching_cells", "train", **{place: value})
+    assert found.startswith(place), found
+    assert said in found
+
+
 # --- what was typed ----------------------------------------------------------------------------
 
 
@@ -302,7 +405,7 @@ MEND = (
     (
         "training",
         ("--tile", "[60,60]"),
-        "tile: [60, 60]; expected a whole number from 1, in pixels",
+        "tile: [60, 60]; expected a whole number from 1 to 8192, in pixels",
     ),
     ("training", ("--w0", "nan"), "w0: 'nan'; expected a number from 0"),
     ("training", ("--labels", ""), "labels: ''; expected instances, mask or membranes"),
@@ -310,7 +413,9 @@ MEND = (
     ("training", ("--training", "None"), "training: None; expected an object with _target_"),
     ("training", ("--training", "$None"), "training: '$None'; expected an object with _target_"),
     ("training", ("--training", "$@data"), "training: '$@data'; expected an object with _target_"),
-    ("training", ("--training", "@seed"), "run: training is nothing that runs"),
+    ("training", ("--training", "@seed"), "training: '@seed'; expected a call of run_training"),
+    ("training", ("--training", "$len([1])"), "training: '$len([1])'; expected a call of run_trai"),
+    ("training", ("--network", "$3"), "network: '$3'; expected an object with _target_"),
     ("training", ("--training#_disabled_", "True"), "training#_disabled_: True; expected False"),
     ("training", ("--training#_mode_", "callable"), "training#_mode_: 'callable', which does not"),
     ("training", ("--train#trainer#_disabled_", "true"), "train#trainer#_disabled_: 'true'; exp"),
@@ -320,14 +425,14 @@ MEND = (
     ("training", ("--initialize", "[]"), "initialize: []; expected an object with _target_"),
     ("training", ("--initialize", "None"), "initialize: None; expected an object with _target_"),
     ("training", ("--initialize#0", "null"), "initialize: ['null', "),
-    ("training", ("--initialize", "$lost()"), "$lost(): name 'lost' is not defined"),
+    ("training", ("--initialize#1", "$lost()"), "$lost(): name 'lost' is not defined"),
     ("training", ("--initialize", "null", "--training", "$None"), "initialize: 'null'; expected"),
     ("training", ("--seed", "$import"), "configuration: $import: invalid syntax"),
     ("training", ("--network", "$@network_def.to("), "network: '$@network_def.to(': '(' was"),
     ("training", ("--imports", "null"), "imports: 'null'; expected a list of objects"),
     ("training", ("--layout", "pears"), "layout: 'pears'; expected auto or pairs for generated"),
     ("training", ("--network_def#features", "None"), "network_def#features: None; expected a list"),
-    ("training", ("--scale", "1.5,0.5"), "scale: (1.5, 0.5); expected two numbers above 0"),
+    ("training", ("--scale", "1.5,0.5"), "scale: (1.5, 0.5); expected two numbers from 0.01"),
     ("training", ("--output_dir", "a#b"), "output_dir: 'a#b'; expected a path"),
     (
         "training",
@@ -335,6 +440,9 @@ MEND = (
         "layout: 'pears'; expected auto, ",
     ),
     ("training", ("--dataset_dir",), "dataset_dir: no value; expected a path"),
+    ("training", ("--batch_size",), "batch_size: no value; expected a whole number from 1 to"),
+    ("training", ("--initialize", "$print(1)", "--seed", "one"), "initialize: '$print(1)'; exp"),
+    ("evaluation", ("--layout", "Pairs", "--dataset_dir", "."), "give --layout pairs"),
     ("inference", ("--save_probabilities", "false"), "give --save_probabilities False"),
     ("inference", ("--fold", "1"), "fold: 1: nothing uses a key of this name"),
     ("inference", ("--dataset_dir", "2024_11_17"), "2024_11_17: no such file or folder"),
@@ -368,7 +476,9 @@ def test_a_wrong_key_in_a_file_costs_one_line(bundle: Any, tmp_path: Path, where
     files = f"['{config}','{own}']" if where == "second file" else own
     done = bundle.run("touching_cells", "inference", "--config_file", files, "--output_dir", "out")
     assert done.returncode == 2, done.stderr
-    assert "overtile: error: grow: 'much'; expected a number from 0, in pixels" in done.stderr
+    assert (
+        "overtile: error: grow: 'much'; expected a number from 0 to 10000, in pixels" in done.stderr
+    )
     assert list(tmp_path.iterdir()) == [own]
 
 
@@ -380,7 +490,7 @@ SGD = "$torch.optim.SGD(@network.parameters())"
     [
         ({"optimizer": SGD}, ("--weight_decay", "0.1"), "weight_decay: 0.1"),
         ({"optimizer": SGD, "weight_decay": 0.1}, (), "weight_decay: 0.1"),
-        ({"training": "$print(@optimizer)"}, ("--warmup_steps", "3"), "warmup_steps: 3"),
+        ({"training": "$tell(@optimizer)"}, ("--warmup_steps", "3"), "warmup_steps: 3"),
     ],
 )
 def test_a_setting_that_a_second_file_leaves_without_use_is_refused(
@@ -399,14 +509,15 @@ def test_none_is_none_and_a_folder_is_what_was_typed(bundle: Any, tmp_path: Path
     config = json.loads(
         (ROOT / "bundles" / "touching_cells" / "configs" / "inference.json").read_text()
     )
-    told = {**config, "channel": 2, "inference": "$print(@dataset_dir, @channel, sep='|')"}
+    told = {**config, "channel": 2, "inference": "$tell((@dataset_dir, @channel))"}
+    told["imports"] = [*config["imports"], "$from pprint import pprint as tell"]
     (tmp_path / "own.json").write_text(json.dumps(told))
     done = bundle.run(
         *("touching_cells", "inference", "--config_file", tmp_path / "own.json"),
         *("--dataset_dir", "2024_11_17", "--channel", "None"),
     )
     assert done.returncode == 0, done.stderr
-    assert "2024_11_17|None" in done.stdout
+    assert "('2024_11_17', None)" in done.stdout
 
 
 OLD = {
