@@ -395,7 +395,7 @@ SETTINGS = (
     ),
     Key(
         "learning_rate",
-        number(high=100, above=0),
+        number(high=1e6, above=0),
         _train("largest learning rate, after the warm-up", "down, if the loss diverges"),
     ),
     Key(

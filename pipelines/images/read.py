@@ -66,8 +66,6 @@ def read_image(
         if not 0 <= channel < count:
             raise no_channel(where, count)
         index[seen.channel] = channel
-    elif isinstance(channel, int) and channel > 0:
-        raise no_channel(where, 1)
     lengths = (n for n, i in zip(stored.shape, index, strict=True) if isinstance(i, slice))
     _check_memory(where, tuple(lengths), stored.dtype)
     array = stored.pixels(tuple(index))

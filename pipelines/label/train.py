@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from overtile.pipelines.errors import (
 )
 from overtile.pipelines.files import settle
 from overtile.pipelines.images.channels import Channel
+from overtile.pipelines.images.formats import stem
 from overtile.pipelines.label.datastore import ImageFolderDatastore
 from overtile.pipelines.label.models import SHIPPED, VALIDATED, held, publish
 from overtile.pipelines.label.refusals import ConflictError, RefusedError, as_option, sentence
@@ -214,10 +214,8 @@ def linked(pairs: Iterable[Mapping[str, str]], folder: Path) -> Path:
         (folder / kind).mkdir(parents=True)
     for number, pair in enumerate(pairs):
         for kind, path in pair.items():
-            name = Path(path).name
-            suffix = re.search(r"(\.ome)?(\.nii)?\.[^.]+$", name)
-            assert suffix is not None  # images are told by their suffixes
-            link = folder / f"{kind}s" / f"{number:04d}{suffix[0]}"
+            suffix = Path(path).name.removeprefix(stem(path))
+            link = folder / f"{kind}s" / f"{number:04d}{suffix}"
             try:
                 link.hardlink_to(Path(path).resolve())
             except OSError:  # a folder, or a disk of its own

@@ -1017,6 +1017,27 @@ def test_a_training_has_the_files_as_they_were(tmp_path: Path, cells: Any) -> No
         assert (tifffile.imread(data / kind / "0000.tif") == cells[0][0]).all()
 
 
+def test_a_training_has_the_files_under_suffixes_of_any_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from overtile.pipelines.images import formats
+    from overtile.pipelines.label.train import linked
+
+    class Volume(type(formats.all_formats()[0])):  # type: ignore[misc]
+        suffixes = (".vol.gz",)
+
+    every = (Volume(), *formats.all_formats())
+    monkeypatch.setattr(formats, "all_formats", lambda: every)
+    suffixes = {suffix for format in every if not format.folders for suffix in format.suffixes}
+    assert suffixes > {".vol.gz", ".nii.gz", ".ome.tif", ".png"}
+    files = [tmp_path / f"a.b{suffix}" for suffix in sorted(suffixes)]
+    for file in files:
+        file.touch()
+    data = linked([{"image": str(file)} for file in files], tmp_path / "data")
+    made = sorted(path.name for path in (data / "images").iterdir())
+    assert made == [f"{n:04d}{suffix}" for n, suffix in enumerate(sorted(suffixes))]
+
+
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory: pytest.TempPathFactory, cells: Any) -> Iterator[Server]:
     home = tmp_path_factory.mktemp("colours")
