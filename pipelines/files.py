@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from filelock import FileLock, Timeout
 _UNFINISHED = ".partial"  # with which names of unfinished work begin: hidden, and no image's
 _JOURNAL, _MOVING = f"{_UNFINISHED}.journal", f"{_UNFINISHED}.lock"
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"  # others may share the disk
+_EXCHANGE = 2  # of renameat2(2)
 _numbers = count()  # threads of this process may write the same file
 _cleared: set[tuple[int, Path]] = set()  # folders that a process has looked for rubbish in
 
@@ -61,12 +63,12 @@ def together(folder: Path) -> Iterator[Path]:
     try:
         with _named(folder, unfinished):
             yield unfinished
-            names = sorted(path.name for path in unfinished.iterdir())
+            numbers = {path.name: path.stat().st_ino for path in sorted(unfinished.iterdir())}
             _make_last(unfinished)
             with _moving(folder):
                 _finish(folder)  # what another writer began meanwhile
                 with whole(folder / _JOURNAL) as journal:
-                    journal.write_text(json.dumps({"from": unfinished.name, "names": names}))
+                    journal.write_text(json.dumps({"from": unfinished.name, "numbers": numbers}))
                 _finish(folder)
     finally:
         with suppress(OSError):
@@ -133,10 +135,11 @@ def _finish(folder: Path) -> None:
         return
     told = json.loads(journal.read_text())
     source = folder / told["from"]
-    for name in told["names"]:
-        if (source / name).exists():  # else it was moved before
-            _replace(source / name, folder / name)
-        remove(_aside(folder / name))
+    for name, number in told["numbers"].items():
+        target = folder / name
+        if not target.exists() or target.stat().st_ino != number:  # else it was moved before
+            _replace(source / name, target)
+        remove(_aside(target))
     _make_last(folder)
     journal.unlink()
     remove(source)
@@ -193,11 +196,24 @@ def _runs(process: int) -> bool:
 
 
 def _replace(source: Path, target: Path) -> None:
-    """Rename; a folder that is in the way goes aside first, since none is replaced at once."""
+    """Rename; a folder that is in the way changes places with the new one, or else goes aside."""
     if target.is_dir():
+        if _exchange(source, target):
+            return
         remove(_aside(target))
         target.rename(_aside(target))
     source.replace(target)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two change places in one step; False where the system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):  # no Linux
+        return False
+    first, second = (os.fsencode(path.absolute()) for path in (one, other))
+    changed: bool = renameat2(-1, first, -1, second, _EXCHANGE) == 0  # no folder for whole paths
+    return changed
 
 
 def _aside(target: Path) -> Path:

@@ -15,6 +15,7 @@ from overtile.pipelines.files import alone, remove, whole
 from overtile.pipelines.segment.request import Request, Result
 
 _ANEW = Setting("overwrite", True, "to start anew")
+_AGAIN = "give the same command again"
 
 
 @contextmanager
@@ -96,9 +97,12 @@ def deliver(request: Request, made: dict[str, Any], resumed: bool) -> Result:
         raise ConfigurationError(
             target,
             "was finished before, and is gone since",
-            hint="give the same command again to make it anew",
+            hint=f"{_AGAIN} to make it anew",
         )
     if ready.exists():
+        if request.listing.exists() or (made["unreadable"] and target.exists()):
+            with whole(request.listing) as file:  # it may be read between the two
+                file.write_text(f"{target.name} is being replaced: {_AGAIN}\n")
         if target.is_dir() or (ready.is_dir() and target.exists()):  # no rename replaces these
             aside = request.work / "replaced"
             remove(aside)

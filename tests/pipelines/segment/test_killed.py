@@ -20,6 +20,7 @@ from overtile.pipelines.data.synthesis.cells import touching_cells
 from overtile.pipelines.files import remove
 from overtile.pipelines.segment import run as run_module
 from overtile.pipelines.segment.request import Request
+from overtile.pipelines.segment.resume import deliver
 from overtile.pipelines.segment.run import segment
 
 TARGETS = ["cells.ome.zarr", "cells.tif"]
@@ -152,6 +153,35 @@ def test_killed_at_any_step_of_its_delivery_it_puts_the_new_for_the_old(
             copied(copy, path)
     assert seen == sorted(seen, key=("old", "away", "new").index)
     assert {"old", "new"} <= set(seen)
+
+
+@pytest.mark.parametrize("faults", [[], ["chunk 1/2: broken"]])
+def test_the_list_of_what_was_filled_is_that_of_its_target(
+    request_of: Any, faults: list[str]
+) -> None:
+    request: Request = request_of("cells.tif")
+    told = {"unreadable": faults, "shape": [1], "axes": "X", "cells": 0}
+
+    def found() -> tuple[str, str]:
+        listing = request.listing.read_text() if request.listing.exists() else ""
+        return request.target.read_text(), listing
+
+    def prepare() -> None:
+        request.target.write_text("old")
+        request.listing.write_text("old")
+        remove(request.work)
+        request.work.mkdir()
+        request.ready.write_text("new")
+
+    prepare()
+    done = ("new", "".join(f"{fault}\n" for fault in faults))
+    kills = 0
+    for kills in killed_everywhere(lambda: deliver(request, told, False)):
+        result, listing = found()
+        assert (result, listing) in (("old", "old"), done) or "is being replaced" in listing, kills
+        prepare()
+    assert kills > 4
+    assert found() == done
 
 
 def copied(path: Path, target: Path) -> None:
