@@ -80,7 +80,7 @@ _F = TypeVar("_F", ImageFacts, LabelFacts)
 # of what is remembered: another version, or other facts, start anew
 _VERSION = " ".join(
     [
-        *(__version__, "remarks"),
+        *(__version__, "remarks", "channels"),
         *(f.name for kind in (ImageFacts, LabelFacts) for f in dataclasses.fields(kind)),
     ]
 )
@@ -115,6 +115,7 @@ class FactBook:
         self._file = None if own is None else own / f"facts-{name}.json"
         self.remarks: dict[str, list[Path]] = {}
         self._known: dict[str, Any] = {}
+        self.channels = False  # whether one of the images seen so far has several
         self._stamps: dict[Path, str] = {}
         self._changed = False
         if self._file is not None and self._file.is_file():
@@ -141,8 +142,9 @@ class FactBook:
         if entry is None or entry["stamp"] != now:
             seen = open_view(path, self.spatial_dims, like)
             entry = {"stamp": now, "count": seen.count, "shape": seen.shape}
-            entry["remarks"] = seen.remarks
+            entry["remarks"], entry["channels"] = seen.remarks, seen.channel is not None
             self._known[key], self._changed = entry, True
+        self.channels |= like is None and entry["channels"]
         for remark in entry["remarks"]:
             self.remarks.setdefault(remark, []).append(path)
         return entry["count"], tuple(entry["shape"])

@@ -19,7 +19,7 @@ from overtile.pipelines.data.layouts import find_pairs
 from overtile.pipelines.data.names import log_remarks, log_strangers
 from overtile.pipelines.data.split import folded, thinned, validated
 from overtile.pipelines.errors import DataError, Setting, size_text
-from overtile.pipelines.images.channels import Channel
+from overtile.pipelines.images.channels import Channel, check_some_have
 from overtile.pipelines.images.handed_on import handed_on
 from overtile.pipelines.images.plane_name import Plane, planes_of
 from overtile.pipelines.images.read import check_labels_kind
@@ -226,6 +226,7 @@ def _labelled(
     if not splits["train"]:
         found_none = f"none of its {len(skipped)} images can be read"
         raise DataError(root, found_none, hint="replace them")
+    check_some_have(root, channel, facts.channels)
     return root, found, splits, skipped, facts
 
 

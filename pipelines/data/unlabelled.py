@@ -18,7 +18,7 @@ from overtile.pipelines.data.names import (
     log_strangers,
 )
 from overtile.pipelines.errors import DataError, Setting, size_text
-from overtile.pipelines.images.channels import Channel
+from overtile.pipelines.images.channels import Channel, check_some_have
 from overtile.pipelines.images.formats import check_file, names_of_formats, stem
 from overtile.pipelines.images.plane_name import Plane, planes_of
 from overtile.pipelines.images.read import check_pixels, machine_memory, open_view, read_image
@@ -76,6 +76,7 @@ def images_in(
         raise DataError(path, f"no images{hint}", names_of_formats())
     items = []
     remarks: dict[str, list[Path]] = {}
+    several = False
     for file in files:
         try:
             seen = open_view(file, spatial_dims)
@@ -83,6 +84,7 @@ def images_in(
             planes = planes_of(file, seen.count)
             for remark in seen.remarks:
                 remarks.setdefault(remark, []).append(file)
+            several |= seen.channel is not None
             asked = seen.channel is not None and channel != "any"
             for plane in planes if skip_unreadable else planes[:asked]:
                 pixels, _ = read_image(plane, spatial_dims, 0 if channel == "any" else channel)
@@ -98,6 +100,7 @@ def images_in(
     if not items:
         found = f"none of its {len(files)} images can be read"
         raise DataError(path, found, hint="replace them")
+    check_some_have(path, channel, several)
     return items
 
 

@@ -46,6 +46,18 @@ def no_channel(path: Path, count: int) -> ChannelError:
     return ChannelError(path, one, "a channel that is there", hint)
 
 
+def check_some_have(folder: Path, channel: Channel, several: bool) -> None:
+    """Refuse a number that only images of several channels have, where none has ``several``.
+
+    Beside coloured images grey ones are taken as they are.
+
+    Raises:
+        ChannelError: naming the folder.
+    """
+    if isinstance(channel, int) and channel > 0 and not several:
+        raise no_channel(folder, 1)
+
+
 def check_channel(channel: Channel) -> Channel:
     """``channel``, if it names one."""
     number = isinstance(channel, int) and not isinstance(channel, bool) and channel >= 0

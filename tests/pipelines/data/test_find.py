@@ -292,6 +292,21 @@ def test_colour_asks_for_a_channel(tmp_path: Path, mode: str) -> None:
     assert np.allclose(grey, colours @ [0.299, 0.587, 0.114])
 
 
+def test_a_channel_that_no_image_has_is_refused(tmp_path: Path) -> None:
+    counts = {"train": 3, "val": 1, "test": 0}
+    write_touching_cells(tmp_path, counts, size=(32, 32), large=(32, 32))
+    grey, images = tmp_path, tmp_path / "train" / "images"
+    asks = [lambda c: find_data(grey, channel=c), lambda c: images_in(images, channel=c)]
+    for ask in asks:
+        for taken in (None, 0, "luminance"):
+            ask(taken)
+        with pytest.raises(DataError, match=": one channel; expected a channel that is there"):
+            ask(1)
+    # beside an image of colours a grey one is itself
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8) + np.uint8([1, 2, 3])).save(images / "c.png")
+    assert len(images_in(images, channel=1)) == 4
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 def test_grey_stored_as_colour_is_grey(tmp_path: Path, mode: str) -> None:
     grey = np.arange(20, dtype=np.uint8).reshape(4, 5)
