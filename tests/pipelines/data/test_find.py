@@ -293,7 +293,7 @@ def test_colour_asks_for_a_channel(tmp_path: Path, mode: str) -> None:
 
 
 def test_a_channel_that_no_image_has_is_refused(tmp_path: Path) -> None:
-    counts = {"train": 3, "val": 1, "test": 0}
+    counts = {"train": 3, "val": 1, "test": 1}
     write_touching_cells(tmp_path, counts, size=(32, 32), large=(32, 32))
     grey, images = tmp_path, tmp_path / "train" / "images"
     asks = [lambda c: find_data(grey, channel=c), lambda c: images_in(images, channel=c)]

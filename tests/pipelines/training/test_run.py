@@ -103,6 +103,7 @@ class Run:
             else:
                 nibabel.save(nibabel.Nifti1Image(volume.T, np.diag([1.0, 1.0, 9.0, 1.0])), path)
             items.append({"image": str(path), "label": str(path)})
+        torch.manual_seed(0)
         self.network = network or Counting(1, 2, 1)
         device, cache = torch.device("cpu"), folder / "cache"
         read = ReadImaged(["image", "label"], ("float32", "int32"), spatial_dims=3)
@@ -244,6 +245,9 @@ class OwnTask(Run):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, ".tif")
+        with torch.no_grad():  # it finds the 3s of 1, 2 and 3; the task is 2 and 3
+            self.network.weight.copy_(torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1, 1))
+            self.network.bias.copy_(torch.tensor([2.5, -2.5]))
         two = AsDiscreted("label", to_onehot=2)
         self.metric = MeanDice(output_transform=from_engine(["pred", "label"]))
         cells = AsDiscreted("label", threshold=1)
