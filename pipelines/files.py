@@ -137,7 +137,8 @@ def _finish(folder: Path) -> None:
     source = folder / told["from"]
     for name, number in told["numbers"].items():
         target = folder / name
-        if not target.exists() or target.stat().st_ino != number:  # else it was moved before
+        moved = target.exists() and target.stat().st_ino == number  # or gone on with since
+        if not moved and (source / name).exists():
             _replace(source / name, target)
         remove(_aside(target))
     _make_last(folder)
