@@ -1,6 +1,7 @@
 """Tile geometry, the valid-convolution U-Net, the overlap-tile inferer, losses."""
 
 from overtile.networks.errors import ArgumentError as ArgumentError
+from overtile.networks.errors import ClassesError as ClassesError
 from overtile.networks.errors import GeometryError as GeometryError
 from overtile.networks.geometry import TileGeometry as TileGeometry
 from overtile.networks.geometry import context_indices as context_indices

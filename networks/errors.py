@@ -24,3 +24,7 @@ class ArgumentError(ValueError):
 
 class GeometryError(ArgumentError):
     """A size that the network cannot take without cropping or pooling unevenly."""
+
+
+class ClassesError(ArgumentError):
+    """A number of classes that a network gives, and that what follows it cannot take."""

@@ -138,12 +138,28 @@ def _finish(folder: Path) -> None:
     for name, number in told["numbers"].items():
         target = folder / name
         moved = target.exists() and target.stat().st_ino == number  # or gone on with since
-        if not moved and (source / name).exists():
-            _replace(source / name, target)
-        remove(_aside(target))
+        put_in_place(source / name, target, moved or not (source / name).exists())
     _make_last(folder)
     journal.unlink()
     remove(source)
+
+
+def put_in_place(source: Path, target: Path, moved: bool = False) -> None:
+    """Move a file or folder; what lies there is replaced, in one step where the system can.
+
+    A folder that was there may have changed places with it, and is under ``source`` then.
+
+    Args:
+        source: on the same disk.
+        target: may exist.
+        moved: it was, by a call that was stopped afterwards: only clean up.
+
+    Raises:
+        OSError: where it cannot be moved.
+    """
+    if not moved:
+        _replace(source, target)
+    remove(_aside(target))
 
 
 @contextmanager
@@ -198,7 +214,7 @@ def _runs(process: int) -> bool:
 
 def _replace(source: Path, target: Path) -> None:
     """Rename; a folder that is in the way changes places with the new one, or else goes aside."""
-    if target.is_dir():
+    if target.is_dir() or (source.is_dir() and target.exists()):  # no rename replaces these
         if _exchange(source, target):
             return
         remove(_aside(target))

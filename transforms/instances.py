@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from overtile.networks.errors import ArgumentError
+from overtile.networks.errors import ArgumentError, ClassesError
 from overtile.transforms.metadata import as_array, current, like
 from overtile.transforms.two_nearest import two_nearest_cells
 from overtile.transforms.watershed import watershed
@@ -97,9 +97,8 @@ class InstancesFromProbabilities(Transform):
         probabilities = current(probabilities)
         plain = as_array(probabilities)
         if len(plain) > 2:
-            raise ArgumentError(
-                f"probabilities of {len(plain)} classes",
-                "P(cell) alone, or background and cell (out_channels 2)",
+            raise ClassesError(
+                f"probabilities of {len(plain)} classes", "P(cell) alone, or background and cell"
             )
         _check_probabilities(plain[-1])
         labels, count = ndimage.label(plain[-1] > self.threshold)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from overtile.networks.errors import ArgumentError
+from overtile.networks.errors import ArgumentError, ClassesError
 
 _NONE = -(2**31)  # PyTorch would skip pixels labelled -100 without a word
 
@@ -49,10 +49,12 @@ class PixelWeightedCrossEntropyLoss(nn.Module):
         """Scalar loss.
 
         Args:
-            logits: ``[B, K, *S]``, any real numbers.
+            logits: ``[B, K, *S]``, any real numbers, K >= 2.
             labels: ``[B, 1, *S]``, class of each pixel, integers in 0 .. K-1.
             weights: ``[B, 1, *S]``, w(x) >= 0; None weighs every pixel 1.
         """
+        if logits.shape[1] < 2:
+            raise ClassesError(f"logits of {logits.shape[1]} class", "2 or more")
         expected = (logits.shape[0], 1, *logits.shape[2:])
         for name, value in (("labels", labels), ("weights", weights)):
             if value is not None and tuple(value.shape) != expected:

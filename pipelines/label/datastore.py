@@ -41,7 +41,13 @@ from overtile.pipelines.data.label_kinds import label_faults
 from overtile.pipelines.data.unlabelled import check_memory
 from overtile.pipelines.errors import DataError, size_text
 from overtile.pipelines.files import whole
-from overtile.pipelines.images.formats import is_image, names_of_formats, stem
+from overtile.pipelines.images.formats import (
+    image_suffix,
+    is_image,
+    names_of_formats,
+    names_to_write,
+    stem,
+)
 from overtile.pipelines.images.read import check_pixels, open_view, read_image, read_label
 from overtile.pipelines.images.view import View
 from overtile.pipelines.label.refusals import (
@@ -644,7 +650,8 @@ def _check_instances(image_id: str, label: NDArray[Any]) -> None:
 
 def _suffixes(image: Path) -> list[str]:
     """What labels of an image may end with, what they do end with first."""
-    return list(dict.fromkeys((suffix_of(image), ".tif", ".nii.gz", ".png")))
+    others = (image_suffix(f".{name}", single=True) for name in names_to_write())
+    return list(dict.fromkeys((suffix_of(image), *filter(None, others))))
 
 
 def _is_text(name: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from overtile.pipelines.errors import ConfigurationError, Setting
 from overtile.pipelines.images.formats import all_formats, check_file, target_format
 
+MARK = ".not_in_its_place"  # a file in a finished folder, which changes places with an old one
 _LONGEST = 230  # bytes of a name, since what is made beside the target has a longer one
 
 
@@ -58,10 +59,18 @@ class Request:
 
     @property
     def ready(self) -> Path:
-        """The finished result, before it is in its place."""
+        """The finished result, before it is in its place; after that, what it took the place of."""
+        return self.work / ("result" if self._is_folder else f"result{self.target.suffix}")
+
+    @property
+    def mark(self) -> Path:
+        """What is there as long as the finished result is not in its place: it, or a file in it."""
+        return self.ready / MARK if self._is_folder else self.ready
+
+    @property
+    def _is_folder(self) -> bool:
         format = target_format(self.target.name)
-        file = format is not None and not format.folders
-        return self.work / (f"result{self.target.suffix}" if file else "result")
+        return format is None or format.folders
 
     @property
     def listing(self) -> Path:
@@ -118,7 +127,7 @@ def check_request(request: Request) -> None:
     if target.is_symlink() and not target.exists():
         raise ConfigurationError(target, "a link that leads nowhere", hint="remove it")
     # stopped after the result was put into its place, but before the rest was removed
-    delivered = request.finished.is_file() and not request.ready.exists()
+    delivered = request.finished.is_file() and not request.mark.is_file()
     if target.exists() and not request.overwrite and not delivered:
         hint = (another, Setting("overwrite", True))
         raise ConfigurationError(target, "exists", hint=hint)

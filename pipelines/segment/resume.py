@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from overtile.pipelines.errors import ConfigurationError, Setting
-from overtile.pipelines.files import alone, remove, whole
-from overtile.pipelines.segment.request import Request, Result
+from overtile.pipelines.files import alone, put_in_place, remove, whole
+from overtile.pipelines.segment.request import MARK, Request, Result
 
 _ANEW = Setting("overwrite", True, "to start anew")
 _AGAIN = "give the same command again"
@@ -91,23 +91,20 @@ def deliver(request: Request, made: dict[str, Any], resumed: bool) -> Result:
     Raises:
         ConfigurationError: if it is gone.
     """
-    ready, target = request.ready, request.target
-    if not (ready.exists() or target.exists()):
+    waiting, target = request.mark.is_file(), request.target
+    if not (waiting or target.exists()):
         discard(request)
         raise ConfigurationError(
             target,
             "was finished before, and is gone since",
             hint=f"{_AGAIN} to make it anew",
         )
-    if ready.exists():
-        if request.listing.exists() or (made["unreadable"] and target.exists()):
-            with whole(request.listing) as file:  # it may be read between the two
-                file.write_text(f"{target.name} is being replaced: {_AGAIN}\n")
-        if target.is_dir() or (ready.is_dir() and target.exists()):  # no rename replaces these
-            aside = request.work / "replaced"
-            remove(aside)
-            target.rename(aside)
-        ready.replace(target)
+    if waiting and (request.listing.exists() or (made["unreadable"] and target.exists())):
+        with whole(request.listing) as file:  # it may be read between the two
+            file.write_text(f"{target.name} is being replaced: {_AGAIN}\n")
+    put_in_place(request.ready, target, moved=not waiting)
+    if target.is_dir():
+        (target / MARK).unlink(missing_ok=True)
     if made["unreadable"]:
         listing = request.work / "unreadable.txt"
         with whole(listing) as file:

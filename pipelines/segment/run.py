@@ -90,6 +90,8 @@ def _finished(request: Request, runner: Runner | None) -> tuple[dict[str, Any], 
                 _check_unchanged(request, source)
                 raise
             _check_unchanged(request, source)
+            if request.mark != request.ready:
+                request.mark.touch()
             with whole(request.finished) as file:
                 file.write_text(json.dumps(made))
     return json.loads(request.finished.read_text()), resumed

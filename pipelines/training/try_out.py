@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
-from overtile.pipelines.errors import ConfigurationError, users_mistake
+from overtile.networks import ClassesError
+from overtile.pipelines.errors import ConfigurationError, Setting, users_mistake
 
 _SIDE = 64  # pixels of the image that is validated
 _MISFITS = (
@@ -78,6 +79,8 @@ def _told(part: str, expected: str) -> Iterator[None]:
             cause = cause.__cause__
         if users_mistake(error) is not None:
             raise
+        if isinstance(cause, ClassesError):
+            raise _other("out_channels", cause.found, cause.expected, "2") from error
         reason = " ".join(str(cause).split())[:300]
         raise ConfigurationError(
             f"configuration: {part}", f"{type(cause).__name__}: {reason}", expected
@@ -95,12 +98,21 @@ def _check_loss(trainer: SupervisedTrainer, batch: Mapping[str, Any]) -> tuple[i
         batch, trainer.state.device, trainer.non_blocking, **trainer.to_kwargs
     )
     inputs, targets, arguments, named = prepared if len(prepared) == 4 else (*prepared, (), {})
+    channels, taken = inputs.shape[1], getattr(trainer.network, "in_channels", None)
+    if taken not in (None, channels):
+        expected = "as many channels as the images have"
+        raise _other("in_channels", str(taken), expected, str(channels))
     answer = trainer.inferer(inputs, trainer.network, *arguments, **named)
     loss = trainer.loss_function(answer, targets).mean()
     if not isinstance(loss, Tensor):
         raise TypeError(f"the loss gives {type(loss).__name__}, not a tensor")
     outputs = [leaf for leaf in tree_leaves(answer) if isinstance(leaf, Tensor)]
     return int(inputs.shape[1]), int(outputs[0].shape[1])
+
+
+def _other(argument: str, found: str, expected: str, wanted: str) -> ConfigurationError:
+    setting = f"network_def#{argument}"
+    return ConfigurationError(setting, found, expected, Setting(setting, wanted))
 
 
 def _small(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -593,7 +593,9 @@ def test_the_folder_of_a_run_is_a_bundle_for_monai(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("own", "told"),
     [
-        ({"network_def#out_channels": 3}, "probabilities of 3 classes"),
+        ({"network_def#out_channels": 3}, "network_def#out_channels: probabilities of 3 classes"),
+        ({"network_def#out_channels": 1}, "network_def#out_channels: logits of 1 class"),
+        ({"network_def#in_channels": 3}, "give --network_def#in_channels 1"),
         ({"loss": {"_target_": "DiceCELoss", "to_onehot_y": True}}, "configuration: train"),
         (
             {"validate#postprocessing": {"_target_": "Compose", "transforms": []}},
