@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core each, for what they start too
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 _CACHE = tempfile.TemporaryDirectory(prefix="overtile-cache-")  # gone with the tests
@@ -124,7 +125,6 @@ class Bundle:
             stderr=subprocess.STDOUT,
             text=True,
             # a shell's background jobs ignore Ctrl-C, and so would what they start
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def environment(self, extra: dict[str, str] | None) -> dict[str, str]:

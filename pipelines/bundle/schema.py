@@ -188,6 +188,39 @@ SETTINGS = (
         resumed=Resumed.REFUSED,
     ),
     Key(
+        "ignore",
+        whole(-(2**31), 2**32) | None,
+        _scoring(
+            "the value of labels at pixels that are not annotated: they weigh nothing in training "
+            "and count in no score; none: everything is annotated",
+            "if only parts of your images are annotated, e.g. to 255 or -1",
+            ("as in training", "if only parts of the images are annotated"),
+        ),
+        resumed=Resumed.REFUSED,
+    ),
+    Key(
+        "unlabelled",
+        one_of("background", "ignore", "band"),
+        _scoring(
+            "what 0 in labels means: `background`; `ignore`, not annotated; `band`, background "
+            "within `band` of a cell and not annotated beyond",
+            "to `band`, if only some of the cells of an image are drawn",
+            ("as in training", "if only some of the cells are drawn"),
+        ),
+        resumed=Resumed.REFUSED,
+    ),
+    Key(
+        "band",
+        number(high=10000, above=0),
+        _scoring(
+            "how far from a cell background is taken for granted, with `unlabelled` `band`",
+            "to less than the distance at which other cells may lie",
+            ("as in training", "with training"),
+        ),
+        unit="pixels",
+        resumed=Resumed.REFUSED,
+    ),
+    Key(
         "checkpoint",
         PATH,
         _using(

@@ -21,6 +21,7 @@ from overtile.pipelines.cli.options import (
 from overtile.pipelines.data.layouts import all_layouts
 from overtile.pipelines.data.write import check_format, check_target, write_data, written_layouts
 from overtile.pipelines.errors import DataError, as_argument, printable
+from overtile.pipelines.images.annotation import UNLABELLED, Annotation
 from overtile.pipelines.interrupts import check_interrupt
 from overtile.pipelines.notices import kept_warnings
 
@@ -70,6 +71,27 @@ def data() -> None:
 )
 @channel_option
 @click.option(
+    "--ignore",
+    type=int,
+    metavar="N",
+    help="The value of labels at pixels that are not annotated.",
+)
+@click.option(
+    "--unlabelled",
+    type=click.Choice(UNLABELLED),
+    default="background",
+    show_default=True,
+    help="What 0 in labels means; band: background near to cells, else not annotated.",
+)
+@click.option(
+    "--band",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="PIXELS",
+    help="How near that is.",
+)
+@click.option(
     "--picture",
     type=click.Path(path_type=Path),
     help="Where the contact sheet goes.  [default: NAME-look.png, here]",
@@ -82,6 +104,9 @@ def look(
     labels: str,
     spatial_dims: str,
     channel: int | str | None,
+    ignore: int | None,
+    unlabelled: str,
+    band: float,
     picture: Path | None,
     as_json: bool,
 ) -> None:
@@ -98,7 +123,8 @@ def look(
     from overtile.pipelines.reporting.look import as_text
     from overtile.pipelines.reporting.look import look as look_at
 
-    found = look_at(folder, layout, labels, int(spatial_dims), channel, picture)
+    annotation = Annotation(ignore, unlabelled, band)
+    found = look_at(folder, layout, labels, int(spatial_dims), channel, picture, annotation)
     command = click.get_current_context().command
     wording = command.worded if isinstance(command, Command) else as_argument
     if as_json:

@@ -21,10 +21,11 @@ from scipy.sparse.csgraph import connected_components
 from overtile import __version__
 from overtile.pipelines.data.cache_folder import private
 from overtile.pipelines.files import whole
+from overtile.pipelines.images.annotation import Annotation
 from overtile.pipelines.images.channels import Channel, check_channel
 from overtile.pipelines.images.handed_on import Reading, handed_on
 from overtile.pipelines.images.plane_name import Plane
-from overtile.pipelines.images.read import check_pixels, open_view, read_image, read_label
+from overtile.pipelines.images.read import check_pixels, open_view, read_image
 from overtile.pipelines.images.stored import files_of, stamp
 
 Item = dict[str, str]
@@ -51,7 +52,8 @@ class LabelFacts:
         shape: of the image.
         dtype: of the file.
         background: pixels that are 0.
-        cells: pixels that are not.
+        ignored: pixels that are not annotated.
+        cells: all other pixels.
         names: distinct numbers besides 0.
         components: connected components of what is not background, without diagonals; where no
             pixel is 0 the lowest of several numbers counts as background.
@@ -65,6 +67,7 @@ class LabelFacts:
     shape: tuple[int, ...]
     dtype: str
     background: int
+    ignored: int
     cells: int
     names: int
     components: int
@@ -94,6 +97,7 @@ class FactBook:
         root: of the data set.
         spatial_dims: as of `read_image`.
         channel: as of `read_image`.
+        annotation: as of `read_label`.
         hand_on: keep what is decoded here for whoever reads it next in this process.
 
     Attributes:
@@ -106,9 +110,11 @@ class FactBook:
         root: Path,
         spatial_dims: int = 2,
         channel: Channel = None,
+        annotation: Annotation | None = None,
         hand_on: bool = False,
     ) -> None:
         self.spatial_dims, self.channel = spatial_dims, check_channel(channel)
+        self.annotation = annotation or Annotation()
         self.hand_on = hand_on
         name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
         own = None if folder is None else private(folder)
@@ -177,12 +183,13 @@ class FactBook:
         """
 
         def find() -> LabelFacts:
-            array, meta = read_label(label, self.spatial_dims, image)
+            array, meta = read_image(label, self.spatial_dims, like=image)
             if self.hand_on:
                 handed_on.keep(Reading(label, self.spatial_dims, None, image), array, meta)
-            return label_facts(array)
+            return label_facts(self.annotation.of(label, array))
 
-        return self._remembered(label, f"label {self.spatial_dims}", LabelFacts, find)
+        kind = f"label {self.spatial_dims} {self.annotation}"
+        return self._remembered(label, kind, LabelFacts, find)
 
     def sha256(self, path: Path) -> str:
         """Of the bytes of a file, or of all files of a folder with their names."""
@@ -237,17 +244,23 @@ def _sum_of(facts: Any) -> int:
 
 
 def label_facts(labels: NDArray[Any]) -> LabelFacts:
-    """What a label image ``[*S]`` of integers from 0 up holds, in a time linear in its pixels."""
+    """What a label image ``[*S]`` of integers holds, in a time linear in its pixels."""
+    gaps = labels < 0
+    ignored = int(gaps.sum())
+    if ignored:  # no cell, and no background
+        labels = np.where(gaps, labels.dtype.type(0), labels)
     names, sizes = np.unique(labels[labels != 0], return_counts=True)
     pieces = _pieces(labels, names)
-    background = names[0] if sizes.sum() == labels.size and len(names) > 1 else 0
+    cells = int(sizes.sum())
+    background = names[0] if cells + ignored == labels.size and len(names) > 1 else 0
     return LabelFacts(
         shape=labels.shape,
         dtype=str(labels.dtype),
-        background=int((labels == 0).sum()),
-        cells=int(sizes.sum()),
+        background=labels.size - cells - ignored,
+        ignored=ignored,
+        cells=cells,
         names=len(names),
-        components=int(ndimage.label(labels != background)[1]),
+        components=int(ndimage.label((labels != background) & ~gaps)[1]),
         pieces=int(pieces.sum()),
         split=int((pieces > 1).sum()),
         touching=len(touching_pairs(labels)),

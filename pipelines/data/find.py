@@ -19,6 +19,7 @@ from overtile.pipelines.data.layouts import find_pairs
 from overtile.pipelines.data.names import log_remarks, log_strangers
 from overtile.pipelines.data.split import folded, thinned, validated
 from overtile.pipelines.errors import DataError, Setting, size_text
+from overtile.pipelines.images.annotation import Annotation
 from overtile.pipelines.images.channels import Channel, check_some_have
 from overtile.pipelines.images.handed_on import handed_on
 from overtile.pipelines.images.plane_name import Plane, planes_of
@@ -90,6 +91,9 @@ def find_data(
     fold: int | None = None,
     folds: int = 5,
     train_subset: int | None = None,
+    ignore: int | None = None,
+    unlabelled: str = "background",
+    band: float = 10.0,
 ) -> DataSet:
     """The labelled images of a folder, every one of them read and checked.
 
@@ -113,6 +117,10 @@ def find_data(
             training images is the unseen test set, whatever else the folder brings.
         folds: how many.
         train_subset: train with so few of the training images, spread evenly over them.
+        ignore: as of `overtile.pipelines.images.annotation.Annotation`, which pixels of labels are
+            annotated.
+        unlabelled: likewise.
+        band: likewise.
 
     Raises:
         DataError: if nothing is found, an image has no label or the reverse, sizes differ, a
@@ -120,11 +128,12 @@ def find_data(
             too few images for what is asked.
     """
     check_labels_kind(labels)
+    annotation = Annotation(ignore, unlabelled, band)
     if not 0 <= val_fraction < 1:
         raise DataError("val_fraction", str(val_fraction), "at least 0 and less than 1")
     handed_on.only(())  # what an earlier call left
     root, found, splits, skipped, facts = _labelled(
-        dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir, hand_on=True
+        dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir, annotation, True
     )
     splits = folded(root, splits, fold, folds)
     train = splits["train"]
@@ -134,6 +143,14 @@ def find_data(
             Path(train[0]["label"]),
             "no cell in it, nor in any other training label",
             "cells in one of them at least",
+        )
+    if unlabelled == "ignore" and not any(facts.label(**item).background for item in train):
+        hint = Setting("unlabelled", "band", "to take what is near to cells for background")
+        raise DataError(
+            Path(train[0]["label"]),
+            "no background in it, nor in any other training label",
+            "background in one of them at least",
+            hint,
         )
     if not splits.get("val") and len(train) < 2 and val_fraction:
         raise DataError(root, f"{len(train)} labelled image", "at least 2, one to validate")
@@ -157,6 +174,9 @@ def labelled_images(
     cache_dir: str | Path | None = None,
     fold: int | None = None,
     folds: int = 5,
+    ignore: int | None = None,
+    unlabelled: str = "background",
+    band: float = 10.0,
 ) -> list[Item]:
     """Items ``{"image": path, "label": path}`` to score; arguments as of `find_data`.
 
@@ -171,8 +191,9 @@ def labelled_images(
     """
     if dataset_dir is None:
         return []
+    annotation = Annotation(ignore, unlabelled, band)
     root, _, splits, _, facts = _labelled(
-        dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir
+        dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir, annotation
     )
     splits = folded(root, splits, fold, folds)
     check_labels(splits, check_labels_kind(labels), facts)
@@ -193,6 +214,7 @@ def _labelled(
     channel: Channel,
     skip_unreadable: bool,
     cache_dir: str | Path | None,
+    annotation: Annotation,
     hand_on: bool = False,
 ) -> tuple[Path, str, dict[str, list[Item]], list[str], FactBook]:
     if dataset_dir is None:
@@ -201,7 +223,9 @@ def _labelled(
     if not root.is_dir():
         hint = "give one that holds images and labels"
         raise DataError(("dataset_dir", root), "no such folder", hint=hint)
-    facts = FactBook(Path(cache_dir or default_cache()), root, spatial_dims, channel, hand_on)
+    facts = FactBook(
+        Path(cache_dir or default_cache()), root, spatial_dims, channel, annotation, hand_on
+    )
     found, pairs = find_pairs(root, layout)
     skipped: list[str] = []
     splits: dict[str, list[Item]] = {}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from overtile.pipelines.errors import DataError, size_text
+from overtile.pipelines.images.annotation import Annotation
 from overtile.pipelines.images.channels import Channel, no_channel, one_channel
 from overtile.pipelines.images.formats import open_image
 from overtile.pipelines.images.handed_on import Reading, handed_on
@@ -21,6 +22,7 @@ from overtile.pipelines.images.stored import Stored
 from overtile.pipelines.images.view import View, view
 
 LABEL_KINDS = ("instances", "mask", "membranes")
+_ALL = Annotation()
 
 
 def read_image(
@@ -136,26 +138,32 @@ def check_labels_kind(labels: str) -> str:
 
 
 def number_cells(mask: NDArray[Any]) -> NDArray[np.int32]:
-    """Connected components (without diagonals) of what is not 0, from 1."""
-    numbered: NDArray[np.int32] = ndimage.label(mask)[0].astype(np.int32)
+    """Connected components (without diagonals) of what is above 0, from 1; what is below stays."""
+    numbered: NDArray[np.int32] = ndimage.label(mask > 0)[0].astype(np.int32)
+    gaps = mask < 0
+    numbered[gaps] = mask[gaps]
     return numbered
 
 
 def read_label(
-    path: str | Path | Plane, spatial_dims: int = 2, image: str | Path | Plane | None = None
+    path: str | Path | Plane,
+    spatial_dims: int = 2,
+    image: str | Path | Plane | None = None,
+    annotation: Annotation = _ALL,
 ) -> tuple[NDArray[Any], dict[str, Any]]:
     """`read_image` for labels: integers from 0 up, turned as ``image`` lies in space.
+
+    Args:
+        path: as of `read_image`.
+        spatial_dims: as of `read_image`.
+        image: that the label belongs to.
+        annotation: which pixels are annotated; others become `IGNORED`.
 
     Raises:
         DataError: also for floats, and for numbers below 0 or above 2^31 - 1.
     """
     array, meta = read_image(path, spatial_dims, like=path if image is None else image)
-    if array.dtype.kind == "f":
-        found = f"labels of {array.dtype}"
-        raise DataError(Path(str(path)), found, "integers, 0 = background", "convert it")
-    if array.size and (int(array.min()) < 0 or int(array.max()) > np.iinfo(np.int32).max):
-        raise labels_beyond(path, array, np.dtype(np.int32))
-    return array, meta
+    return annotation.of(path, array), meta
 
 
 def check_pixels(path: str | Path | Plane, array: NDArray[Any]) -> None:
@@ -168,12 +176,6 @@ def check_pixels(path: str | Path | Plane, array: NDArray[Any]) -> None:
         count = int((~np.isfinite(array)).sum())
         found = f"{count} pixels are NaN or infinite"
         raise DataError(Path(str(path)), found, "finite numbers", "replace them")
-
-
-def labels_beyond(path: str | Path | Plane, array: NDArray[Any], dtype: np.dtype[Any]) -> DataError:
-    """The error for labels that ``dtype`` cannot hold."""
-    found = f"labels from {array.min()} to {array.max()}"
-    return DataError(Path(str(path)), found, f"0 (background) to {np.iinfo(dtype).max}")
 
 
 def open_view(

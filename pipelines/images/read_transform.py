@@ -13,12 +13,12 @@ from monai.transforms import MapTransform
 from monai.utils import ensure_tuple_rep
 
 from overtile.pipelines.errors import DataError, Setting
+from overtile.pipelines.images.annotation import Annotation
 from overtile.pipelines.images.channels import Channel, check_channel
 from overtile.pipelines.images.plane_name import Plane
 from overtile.pipelines.images.read import (
     check_labels_kind,
     check_pixels,
-    labels_beyond,
     number_cells,
     read_image,
     read_label,
@@ -36,6 +36,9 @@ class ReadImaged(MapTransform):
         labels: what label files hold: ``"instances"``, one number a cell; ``"mask"``, cells are
             what is not 0, and connected components (without diagonals) are numbered; or
             ``"membranes"``, the same of maps that must not have more than two values.
+        ignore: as of `Annotation`: pixels that are not annotated become -1.
+        unlabelled: as of `Annotation`.
+        band: as of `Annotation`.
         image_key: of the image that the labels belong to.
         allow_missing_keys: leave out keys that an item does not have.
 
@@ -51,6 +54,9 @@ class ReadImaged(MapTransform):
         spatial_dims: int = 2,
         channel: Channel = None,
         labels: str = "instances",
+        ignore: int | None = None,
+        unlabelled: str = "background",
+        band: float = 10.0,
         image_key: str = "image",
         allow_missing_keys: bool = False,
     ) -> None:
@@ -58,6 +64,7 @@ class ReadImaged(MapTransform):
         self.dtype = tuple(np.dtype(d) for d in ensure_tuple_rep(dtype, len(self.keys)))
         self.spatial_dims, self.channel = spatial_dims, check_channel(channel)
         self.labels, self.image_key = check_labels_kind(labels), image_key
+        self.annotation = Annotation(ignore, unlabelled, band)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Read every key."""
@@ -66,9 +73,11 @@ class ReadImaged(MapTransform):
             if not isinstance(data[key], (str, Path)):
                 continue
             if dtype.kind in "iu":
-                array, meta = read_label(data[key], self.spatial_dims, data.get(self.image_key))
+                image = data.get(self.image_key)
+                array, meta = read_label(data[key], self.spatial_dims, image, self.annotation)
                 if array.max(initial=0) > np.iinfo(dtype).max:
-                    raise labels_beyond(data[key], array, dtype)
+                    found = f"labels up to {array.max()}"
+                    raise DataError(data[key], found, f"at most {np.iinfo(dtype).max}, of {dtype}")
                 array = array if self.labels == "instances" else number_cells(array)
             else:
                 array, meta = read_image(data[key], self.spatial_dims, self.channel)

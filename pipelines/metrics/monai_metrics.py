@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from overtile.pipelines.errors import DataError
+from overtile.pipelines.metrics.gaps import annotated_cells, annotated_instances
 from overtile.pipelines.metrics.instances import average_precision_of, check_iou, det_of, overlap_of
 from overtile.pipelines.metrics.membranes import (
     em_counts,
@@ -35,7 +36,8 @@ Array = NDArray[Any]
 class _Counted(CumulativeIterationMetric):
     """Counts each image, adds the counts up, and then makes a score of them.
 
-    Call it with predictions and labels, batches ``[B, C, *S]`` or lists of ``[C, *S]``.
+    Call it with predictions and labels, batches ``[B, C, *S]`` or lists of ``[C, *S]``. Labels are
+    `IGNORED` (-1) at pixels that are not annotated: nothing is counted there.
     """
 
     def __call__(self, y_pred: Any, y: Any = None, **kwargs: Any) -> Any:
@@ -49,10 +51,14 @@ class _Counted(CumulativeIterationMetric):
         rows = []
         for prediction, label in zip(y_pred, y, strict=True):
             axes = label.meta.get("axes") if isinstance(label, MetaTensor) else None
-            pair = (_array(prediction, -1), _array(label, 0))
+            pair = self.annotated(_array(prediction, -1), _array(label, 0))
             rows.append(self.count(*(sections_first(array, axes) for array in pair)))
         device = y_pred.device if y_pred.is_cuda else "cpu"  # NCCL gathers from GPUs alone
         return torch.as_tensor(np.stack(rows), device=device)
+
+    def annotated(self, prediction: Array, label: Array) -> tuple[Array, Array]:
+        """Both without what is not annotated."""
+        return annotated_instances(prediction, label)
 
     def count(self, prediction: Array, label: Array) -> Array:
         """What one image adds; ``prediction`` is the last channel, ``label`` the first."""
@@ -173,6 +179,10 @@ class _OfStack(_Counted):
 
     name: ClassVar[str]
 
+    def annotated(self, prediction: Array, label: Array) -> tuple[Array, Array]:
+        """Both with membrane where nothing is annotated, so that they agree there."""
+        return annotated_cells(prediction, label)
+
     def count(self, prediction: Array, label: Array) -> Array:
         """Counts at each threshold, summed over the slices."""
         total: Array = em_counts(label, prediction, [self.name])[self.name].sum(0)
@@ -235,12 +245,12 @@ class VInfoMetric(VRandMetric):
 
 
 def cell_masks(output: Sequence[Mapping[str, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
-    """``output_transform`` for MONAI's metrics of binary masks: (found, labelled), cell = 1."""
-    found, labelled = ([(image[key] > 0).float() for image in output] for key in _KEYS)
-    return found, labelled
+    """``output_transform`` for MONAI's metrics of binary masks: (found, labelled), cell = 1.
 
-
-_KEYS = ("instances", "label")
+    Where nothing is annotated both are 0.
+    """
+    found = [((image["instances"] > 0) & (image["label"] >= 0)).float() for image in output]
+    return found, [(image["label"] > 0).float() for image in output]
 
 
 def _array(image: Tensor, channel: int) -> Array:

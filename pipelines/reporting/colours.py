@@ -85,6 +85,17 @@ def outline(cells: NDArray[Any]) -> NDArray[np.bool_]:
     return differs & (cells > 0)
 
 
+HATCH = (190, 190, 190)
+"""Colour of the stripes where nothing is annotated."""
+
+
+def hatched(gaps: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Diagonal stripes in a region, ``[h, w]``."""
+    rows, columns = np.indices(gaps.shape)
+    stripes: NDArray[np.bool_] = gaps & ((rows + columns) % 8 < 2)
+    return stripes
+
+
 def _neighbours(nearest: NDArray[Any], count: int) -> list[set[int]]:
     """Of each number, those beside it, diagonals included."""
     sides = (

@@ -15,7 +15,14 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from overtile.pipelines.errors import printable
-from overtile.pipelines.reporting.colours import ERROR_COLOURS, numbered_colours, outline, palette
+from overtile.pipelines.reporting.colours import (
+    ERROR_COLOURS,
+    HATCH,
+    hatched,
+    numbered_colours,
+    outline,
+    palette,
+)
 from overtile.pipelines.reporting.predictions import ERRORS, Layers
 
 if TYPE_CHECKING:  # loads PyTorch, and a contact sheet needs none
@@ -49,7 +56,7 @@ def training_sample(
     Args:
         source: the image that the tile was cut from, ``[H, W]``.
         tile: the deformed tile, ``[h, w]``.
-        label: classes of the tile's output region, ``[h', w']``.
+        label: classes of the tile's output region, ``[h', w']``; below 0 = not annotated.
         weight: w(x) there, ``[h', w']``.
         deformation: that made the tile.
     """
@@ -68,7 +75,9 @@ def training_sample(
     axes[1].plot(
         [low, high, high, low, low], [low, low, high, high, low], color="deepskyblue", linewidth=1.2
     )
-    axes[2].imshow(label, cmap="gray", interpolation="nearest")
+    shown = np.repeat(np.maximum(label, 0)[..., None] / max(label.max(), 1), 3, axis=-1)
+    shown[hatched(label < 0)] = np.array(HATCH) / 255
+    axes[2].imshow(shown, interpolation="nearest")
     axes[2].set_title("label of the output region (blue frame)")
     heat = axes[3].imshow(weight, cmap="jet", interpolation="nearest")
     axes[3].set_title("weight map w(x)")
@@ -86,7 +95,7 @@ def predictions(rows: Sequence[Case]) -> Figure:
             for layer in (layers.label, layers.probability, layers.instances)
         )
         _grey(axes[0], layers.image, Path(layers.name).name)
-        axes[1].imshow(coloured(label), interpolation="nearest")
+        axes[1].imshow(_with_gaps(coloured(label), layers), interpolation="nearest")
         axes[1].set_title(f"label: {_count(label)} cells")
         shown = axes[2].imshow(likely / 255, cmap="magma", vmin=0, vmax=1)
         axes[2].set_title("P(cell)")
@@ -104,7 +113,8 @@ def cases(rows: Sequence[Case]) -> Figure:
         label = np.zeros_like(layers.image) if layers.label is None else layers.label
         found = np.zeros_like(label) if layers.instances is None else layers.instances
         colours = numbered_colours(label)
-        axes[0].imshow(_over(layers.image, colours, outline(label)), interpolation="nearest")
+        over = _over(layers.image, colours, outline(label)) / 255
+        axes[0].imshow(_with_gaps(over, layers), interpolation="nearest")
         name = Path(layers.name).name
         write_title(axes[0], row.title, f"{name}, label: {_count(label)} cells")
         same = numbered_colours(found, (label, colours))
@@ -143,6 +153,13 @@ def _over(
     return mixed
 
 
+def _with_gaps(picture: NDArray[np.float64], layers: Layers) -> NDArray[np.float64]:
+    """A picture of the label, ``[h, w, 3]``, hatched where nothing is annotated."""
+    if layers.gaps is not None:
+        picture[hatched(layers.gaps > 0)] = np.array(HATCH) / 255
+    return picture
+
+
 def coloured(instances: NDArray[Any]) -> NDArray[np.float64]:
     """Instance labels ``[H, W]`` in colours ``[H, W, 3]`` of which neighbours rarely share one."""
     names, compact = np.unique(instances, return_inverse=True)
@@ -160,7 +177,10 @@ def coloured(instances: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def outlined(image: NDArray[Any], instances: NDArray[Any]) -> NDArray[np.uint8]:
-    """Grey image with every instance's outline in its colour, ``[H, W, 3]`` uint8."""
+    """Grey image with every instance's outline in its colour, ``[H, W, 3]`` uint8.
+
+    Where ``instances`` are below 0 nothing is annotated: there it is hatched.
+    """
     low, high = np.percentile(image, [0.5, 99.8])
     grey = np.clip((image - low) / max(high - low, 1e-9), 0, 1)
     picture = np.repeat(grey[..., None], 3, axis=-1)
@@ -172,6 +192,7 @@ def outlined(image: NDArray[Any], instances: NDArray[Any]) -> NDArray[np.uint8]:
         edge |= differs | np.roll(differs, 1, axis)
     edge &= instances > 0
     picture[edge] = coloured(instances)[edge]
+    picture[hatched(instances < 0)] = np.array(HATCH) / 255
     return (picture * 255).round().astype(np.uint8)
 
 

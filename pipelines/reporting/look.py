@@ -27,6 +27,7 @@ from overtile.pipelines.errors import (
     as_argument,
 )
 from overtile.pipelines.files import whole
+from overtile.pipelines.images.annotation import Annotation
 from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.images.plane_name import Plane
 from overtile.pipelines.images.read import number_cells, read_image, read_label
@@ -53,7 +54,8 @@ class Look:
         per_image: fewest, median and most cells of an image.
         median_size: pixels of the median cell (in masks: the mean cell) of the median image.
         touching: pairs of cells that touch.
-        cell_fraction: share of the pixels that are cell, in [0, 1].
+        cell_fraction: share of the annotated pixels that are cell, in [0, 1].
+        ignored_fraction: share of the pixels of labels that are not annotated, in [0, 1].
         suspicious: files that deserve a look, and why.
         picture: the contact sheet; None without one.
     """
@@ -69,6 +71,7 @@ class Look:
     median_size: int = 0
     touching: int = 0
     cell_fraction: float = 0.0
+    ignored_fraction: float = 0.0
     suspicious: list[DataError] = field(default_factory=list)
     picture: str | None = None
 
@@ -84,6 +87,7 @@ def look(
     spatial_dims: int = 2,
     channel: Channel = None,
     picture: str | Path | None = None,
+    annotation: Annotation | None = None,
 ) -> Look:
     """Look at every file of a folder.
 
@@ -94,6 +98,7 @@ def look(
         spatial_dims: as of `find_data`.
         channel: as of `find_data`.
         picture: file for a contact sheet; None draws none.
+        annotation: which pixels of labels are annotated; None: all.
 
     Raises:
         DataError: if there is nothing, or images and labels do not belong together.
@@ -101,7 +106,7 @@ def look(
     root = Path(folder)
     if not root.is_dir():
         raise DataError(root, "no such folder", hint="give one that holds images")
-    facts = FactBook(default_cache(), root, spatial_dims, channel)
+    facts = FactBook(default_cache(), root, spatial_dims, channel, annotation)
     found = Look(str(root), "")
     try:
         found.layout, pairs = find_pairs(root, layout)
@@ -146,7 +151,7 @@ def look(
     log_remarks(facts.remarks)
     facts.save()
     if picture is not None and seen and len(seen[0][1].shape) == 2:
-        sheet = _contact_sheet([s[0] for s in seen], labels, channel)
+        sheet = _contact_sheet([s[0] for s in seen], labels, channel, annotation)
         with whole(Path(picture)) as unfinished:
             sheet.savefig(unfinished, dpi=80, bbox_inches="tight")
         found.picture = str(picture)
@@ -170,7 +175,9 @@ def _sum_up(
     found.median_size = int(np.median(sizes))
     found.touching = 0 if labels != "instances" else sum(f.touching for f in known)
     pixels = sum(f.background + f.cells for f in known)
+    ignored = sum(f.ignored for f in known)
     found.cell_fraction = sum(f.cells for f in known) / max(pixels, 1)
+    found.ignored_fraction = ignored / max(pixels + ignored, 1)
 
 
 def _suspicions(
@@ -209,8 +216,10 @@ def _suspicions(
     return found
 
 
-def _contact_sheet(items: Sequence[Item], labels: str, channel: Channel) -> Figure:
-    """Some images, evenly chosen, with the outlines of their cells."""
+def _contact_sheet(
+    items: Sequence[Item], labels: str, channel: Channel, annotation: Annotation | None
+) -> Figure:
+    """Some images, evenly chosen, with the outlines of their cells; gaps are hatched."""
     count = min(len(items), _SHEET)
     chosen = [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
     columns = min(4, count)
@@ -218,7 +227,7 @@ def _contact_sheet(items: Sequence[Item], labels: str, channel: Channel) -> Figu
     figure = Figure(figsize=(3.2 * columns, 3.4 * rows), layout="constrained")
     for place, item in enumerate(chosen, start=1):
         image = read_image(item["image"], channel=channel)[0]
-        cells = _label_of(item, labels)
+        cells = _label_of(item, labels, annotation)
         axes = figure.add_subplot(rows, columns, place)
         axes.imshow(outlined(image, np.zeros(image.shape, int) if cells is None else cells))
         name = Path(item["image"]).name
@@ -229,10 +238,10 @@ def _contact_sheet(items: Sequence[Item], labels: str, channel: Channel) -> Figu
     return figure
 
 
-def _label_of(item: Item, labels: str) -> NDArray[Any] | None:
+def _label_of(item: Item, labels: str, annotation: Annotation | None) -> NDArray[Any] | None:
     if "label" not in item:
         return None
-    array = read_label(item["label"], 2, item["image"])[0]
+    array = read_label(item["label"], 2, item["image"], annotation or Annotation())[0]
     return number_cells(array) if labels != "instances" else array
 
 
@@ -264,6 +273,8 @@ def as_text(
             ("touching pairs", str(found.touching)),
             ("class balance", f"{found.cell_fraction:.1%} cell, {1 - found.cell_fraction:.1%} not"),
         ]
+        if found.ignored_fraction:
+            rows += [("not annotated", f"{found.ignored_fraction:.1%} of the pixels")]
     count = len(found.suspicious)
     remarks = f"{count} remark{'s' if count > 1 else ''}" if count else "nothing"
     lines = [f"  {name:<14}  {value}" for name, value in [*rows, ("suspicious", remarks)]]

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from overtile.pipelines.errors import DataError
+from overtile.pipelines.metrics.gaps import annotated_instances
 from overtile.pipelines.reporting.colours import numbered
 
 SIDE = 1024  # pixels of a stored image along its longer side, at most
 ERRORS = ("agreed", "missed", "extra", "merged", "split")  # the values of the layer ``errors``
 COUNTS = ("labelled", "found", "missed", "extra", "merged", "split")
 _BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
-_LAYERS = ("image", "label", "probability", "instances", "errors")
+_LAYERS = ("image", "label", "probability", "instances", "errors", "gaps")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Layers:
         probability: P(cell), ``[h, w]`` uint8, 255 = 1.
         instances: cells found, ``[h, w]``, 0 = background.
         errors: ``[h, w]`` uint8, indices into `ERRORS`.
+        gaps: ``[h, w]`` uint8, 1 where nothing is annotated; None where all is.
         counts: cells by `COUNTS`, counted before it was scaled down.
         sections: of a volume whose middle one this is; 1 of an image.
     """
@@ -46,6 +48,7 @@ class Layers:
     probability: NDArray[Any] | None = None
     instances: NDArray[Any] | None = None
     errors: NDArray[Any] | None = None
+    gaps: NDArray[Any] | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     sections: int = 1
 
@@ -63,7 +66,7 @@ def layers_of(
     Args:
         name: of the image's file.
         image: grey values ``[H, W]``, or of a volume ``[D, H, W]``, whose middle section is taken.
-        label: cells, of the same shape; 0 = background.
+        label: cells, of the same shape; 0 = background, below 0 = not annotated.
         probability: P(cell), of the same shape; left out if it is not in [0, 1].
         instances: cells found, of the same shape; 0 = background.
         side: longer sides are scaled down to it: averages of grey values and probabilities, the
@@ -76,9 +79,12 @@ def layers_of(
             None if a is None else a[sections // 2] for a in (label, probability, instances)
         )
     errors: NDArray[Any] | None = None
+    gaps = None if label is None or label.min(initial=0) >= 0 else (label < 0).astype(np.uint8)
     counts: dict[str, int] = {}
     if label is not None and instances is not None:
         errors, counts = compare(label, instances)
+    if label is not None:
+        label = np.maximum(label, 0)
     low, high = np.percentile(image, [0.5, 99.8])
     grey = _bytes((image - low) / max(high - low, 1e-9))
     if probability is not None and not (probability.min() >= 0 and probability.max() <= 1):
@@ -94,6 +100,7 @@ def layers_of(
         probability=None if probability is None else _averaged(_bytes(probability), size),
         instances=None if instances is None else _nearest(_compact(instances), size),
         errors=None if errors is None else _nearest(errors, size),
+        gaps=None if gaps is None else _nearest(gaps, size),
         counts=counts,
         sections=sections,
     )
@@ -153,8 +160,10 @@ def compare(
     the one in which more than half of itself lies. Found cells that hold two or more are merged,
     cells of the label with two or more parts split. A cell that none holds and that is not split
     is missed; a found cell that holds none and is no part is extra. Pixels where a cell found for
-    one cell reaches into another count as merged.
+    one cell reaches into another count as merged. What is not annotated (below 0 in the label) is
+    left out, as of `annotated_instances`.
     """
+    instances, label = annotated_instances(instances, label)
     names, r = numbered(label)
     others, s = numbered(instances)
     pairs, place, shared = np.unique(r * len(others) + s, return_inverse=True, return_counts=True)

@@ -26,7 +26,14 @@ from PIL import Image
 from overtile.pipelines.errors import DataError, printable
 from overtile.pipelines.files import whole
 from overtile.pipelines.metrics.score_names import DEFINITIONS, name_of
-from overtile.pipelines.reporting.colours import ERROR_COLOURS, numbered_colours, outline, palette
+from overtile.pipelines.reporting.colours import (
+    ERROR_COLOURS,
+    HATCH,
+    hatched,
+    numbered_colours,
+    outline,
+    palette,
+)
 from overtile.pipelines.reporting.predictions import COUNTS, ERRORS, SIDE, Layers, load
 from overtile.pipelines.reporting.tables import (
     PREDICTIONS,
@@ -251,16 +258,22 @@ def _pictures(layers: Layers) -> dict[str, Any]:
         if cells is not None:
             colours = numbered_colours(cells, below)
             below = below or (cells, colours)
-            drawn[name] = _png(*_filled(cells, colours))
+            gaps = layers.gaps if name == "label" else None
+            drawn[name] = _png(*_filled(cells, colours, gaps))
     if layers.probability is not None:
         drawn["probability"] = _png(layers.probability, _magma())
     if layers.errors is not None and layers.label is not None:
         lines = np.where(outline(layers.label) & (layers.errors == 0), len(ERRORS), layers.errors)
+        if layers.gaps is not None:
+            lines[hatched(layers.gaps > 0)] = len(ERRORS) + 1
         colours_of_errors = [(*ERROR_COLOURS[kind], 200) for kind in ERRORS[1:]]
         drawn["errors"] = _png(
-            lines.astype(np.uint8), [(0, 0, 0, 0), *colours_of_errors, (255, 255, 255, 130)]
+            lines.astype(np.uint8),
+            [(0, 0, 0, 0), *colours_of_errors, (255, 255, 255, 130), (*HATCH, _LINE)],
         )
     notes = []
+    if layers.gaps is not None:
+        notes.append("hatched: not annotated, and not scored")
     if layers.sections > 1:
         notes.append(f"the middle one of {layers.sections} sections")
     if layers.size != (height, width):
@@ -277,14 +290,17 @@ def _pictures(layers: Layers) -> dict[str, Any]:
 
 
 def _filled(
-    cells: NDArray[Any], colours: NDArray[np.uint8]
+    cells: NDArray[Any], colours: NDArray[np.uint8], gaps: NDArray[Any] | None
 ) -> tuple[NDArray[np.uint8], list[tuple[int, ...]]]:
-    """Cells filled faintly, outlined fully: numbers and the colour of each number."""
+    """Cells filled faintly, outlined fully, gaps hatched: numbers and the colour of each number."""
     count = min(int(colours.max(initial=0)), 127)
     numbers = np.where(colours > count, 1, colours)
     numbers = np.where(outline(cells), numbers + count, numbers).astype(np.uint8)
     own = palette(count)
-    return numbers, [(0, 0, 0, 0), *((*c, _FILL) for c in own), *((*c, _LINE) for c in own)]
+    known = [(0, 0, 0, 0), *((*c, _FILL) for c in own), *((*c, _LINE) for c in own)]
+    if gaps is not None:
+        numbers[hatched(gaps > 0)] = len(known)
+    return numbers, [*known, (*HATCH, _LINE)]
 
 
 def _magma() -> list[tuple[int, ...]]:

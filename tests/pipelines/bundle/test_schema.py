@@ -27,6 +27,7 @@ from overtile.pipelines.bundle.reference import page_with_tables
 from overtile.pipelines.bundle.schema import CONFIGURATIONS, KEYS, Key, decides
 from overtile.pipelines.bundle.values import SECTION, STEPS, allowed, limits_of
 from overtile.pipelines.errors import ConfigurationError
+from overtile.pipelines.images.annotation import UNLABELLED
 from overtile.pipelines.images.read import LABEL_KINDS
 from overtile.pipelines.label.models import copied
 
@@ -316,6 +317,7 @@ def test_every_key_is_described() -> None:
 
 def test_labels_are_what_reading_knows() -> None:
     assert get_args(KEYS["labels"].type) == LABEL_KINDS
+    assert get_args(KEYS["unlabelled"].type) == UNLABELLED
 
 
 def test_what_decides_over_a_segmentation_is_what_changes_it() -> None:

@@ -296,7 +296,6 @@ def in_terminal(folder: Path, *words: str) -> tuple[subprocess.Popen[bytes], int
         stdout=subprocess.DEVNULL,
         stderr=theirs,
         # a shell's background jobs ignore Ctrl-C, and so would what they start
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(theirs)
     return process, ours
