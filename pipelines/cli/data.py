@@ -56,10 +56,16 @@ def data() -> None:
 )
 @click.option(
     "--labels",
-    type=click.Choice(["instances", "mask", "membranes"]),
+    type=click.Choice(["instances", "mask", "membranes", "classes"]),
     default="instances",
     show_default=True,
-    help="One number a cell; cells are what is not 0; the same, of two values.",
+    help="One number a cell; cells are what is not 0; the same, of two values; one number a class.",
+)
+@click.option(
+    "--class-names",
+    "--class_names",
+    metavar="A,B,...",
+    help="Of classes, from 0 on; without: of dataset.json, else numbers.",
 )
 @click.option(
     "--spatial-dims",
@@ -102,6 +108,7 @@ def look(
     folder: Path,
     layout: str,
     labels: str,
+    class_names: str | None,
     spatial_dims: str,
     channel: int | str | None,
     ignore: int | None,
@@ -124,7 +131,9 @@ def look(
     from overtile.pipelines.reporting.look import look as look_at
 
     annotation = Annotation(ignore, unlabelled, band)
-    found = look_at(folder, layout, labels, int(spatial_dims), channel, picture, annotation)
+    names = None if class_names is None else [name.strip() for name in class_names.split(",")]
+    dims = int(spatial_dims)
+    found = look_at(folder, layout, labels, dims, channel, picture, annotation, names)
     command = click.get_current_context().command
     wording = command.worded if isinstance(command, Command) else as_argument
     if as_json:

@@ -62,6 +62,9 @@ class LabelFacts:
         touching: pairs of numbers that are direct neighbours somewhere.
         smallest: pixels of the smallest cell.
         median: pixels of the median cell.
+        counts: pixels of each number from 0 to the largest; empty where that is above 255.
+        firsts: where each of these is first met, counted along the array; -1 for none.
+        parts: connected pieces of each of these, as of ``pieces``; none of 0.
     """
 
     shape: tuple[int, ...]
@@ -76,6 +79,9 @@ class LabelFacts:
     touching: int
     smallest: int
     median: int
+    counts: tuple[int, ...]
+    firsts: tuple[int, ...]
+    parts: tuple[int, ...]
 
 
 _F = TypeVar("_F", ImageFacts, LabelFacts)
@@ -227,7 +233,10 @@ class FactBook:
         entry = self._known.get(key)
         if entry is not None and entry["stamp"] == self._stamp(file):
             values = entry["facts"]
-            return facts(**{**values, "shape": tuple(values["shape"])})
+            kept: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+            }
+            return facts(**kept)
         found: _F = find()
         self._known[key] = {"stamp": self._stamp(file), "facts": dataclasses.asdict(found)}
         self._changed = True
@@ -266,7 +275,28 @@ def label_facts(labels: NDArray[Any]) -> LabelFacts:
         touching=len(touching_pairs(labels)),
         smallest=int(sizes.min()) if len(sizes) else 0,
         median=int(np.median(sizes)) if len(sizes) else 0,
+        **_numbers(labels, gaps, names, pieces),
     )
+
+
+_CLASSES = 256  # at most
+
+
+def _numbers(
+    labels: NDArray[Any], gaps: NDArray[np.bool_], names: NDArray[Any], pieces: NDArray[np.int64]
+) -> dict[str, tuple[int, ...]]:
+    """What `LabelFacts` has of each number, of labels outside of gaps."""
+    top = int(labels.max(initial=0)) + 1
+    if top > _CLASSES:
+        return {"counts": (), "firsts": (), "parts": ()}
+    flat = np.where(gaps, 0, labels.astype(np.int64) + 1).ravel()
+    firsts = np.full(top + 1, -1)
+    firsts[flat[::-1]] = np.arange(flat.size)[::-1]  # of several the last one written stays
+    counts = np.bincount(flat, minlength=top + 1)
+    parts = np.zeros(top, int)
+    parts[names] = pieces
+    found = {"counts": counts[1:], "firsts": firsts[1:], "parts": parts}
+    return {name: tuple(map(int, values)) for name, values in found.items()}
 
 
 _AT_ONCE = 2**22  # pixels; of larger images the pieces are counted part by part

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
 from overtile.pipelines.data.cache_folder import default_cache
+from overtile.pipelines.data.classes import class_names as class_names_of
+from overtile.pipelines.data.classes import ignored_class
 from overtile.pipelines.data.facts import FactBook, Item
 from overtile.pipelines.data.label_kinds import check_labels
 from overtile.pipelines.data.layout import Pair
@@ -40,6 +42,7 @@ class DataSet:
         val: likewise.
         test: likewise; may be empty.
         skipped: files that could not be read, where that was allowed.
+        classes: names of the classes that a network tells apart, background first.
         facts: of the images and labels.
     """
 
@@ -50,6 +53,7 @@ class DataSet:
     val: list[Item]
     test: list[Item]
     skipped: list[str] = field(default_factory=list)
+    classes: tuple[str, ...] = ("background", "cell")
     facts: FactBook = field(repr=False, compare=False, kw_only=True)
 
     @property
@@ -94,6 +98,7 @@ def find_data(
     ignore: int | None = None,
     unlabelled: str = "background",
     band: float = 10.0,
+    class_names: Sequence[str] | None = None,
 ) -> DataSet:
     """The labelled images of a folder, every one of them read and checked.
 
@@ -106,8 +111,9 @@ def find_data(
         val_fraction: share of the training images, the last ones, that validates where the
             folder brings no ``val/``. Of a stack these are the last slices, because
             neighbouring slices resemble each other. 0 validates on none.
-        labels: ``"instances"``, one number a cell; ``"mask"``, cells are what is not 0; or
-            ``"membranes"``, the same, refusing labels of more than two values.
+        labels: ``"instances"``, one number a cell; ``"mask"``, cells are what is not 0;
+            ``"membranes"``, the same, refusing labels of more than two values; or ``"classes"``,
+            one number a class.
         spatial_dims: 2 takes volumes plane by plane, 3 whole.
         channel: of the images, as of `read_image`.
         skip_unreadable: leave out what cannot be used, whatever is wrong with it, and list it,
@@ -121,6 +127,8 @@ def find_data(
             annotated.
         unlabelled: likewise.
         band: likewise.
+        class_names: of ``"classes"``, from that of 0 on; None takes those of the folder's
+            ``dataset.json``, else numbers.
 
     Raises:
         DataError: if nothing is found, an image has no label or the reverse, sizes differ, a
@@ -128,7 +136,7 @@ def find_data(
             too few images for what is asked.
     """
     check_labels_kind(labels)
-    annotation = Annotation(ignore, unlabelled, band)
+    annotation = _annotation(dataset_dir, labels, ignore, unlabelled, band)
     if not 0 <= val_fraction < 1:
         raise DataError("val_fraction", str(val_fraction), "at least 0 and less than 1")
     handed_on.only(())  # what an earlier call left
@@ -137,12 +145,14 @@ def find_data(
     )
     splits = folded(root, splits, fold, folds)
     train = splits["train"]
-    check_labels(splits, labels, facts)
+    classes = _classes(root, labels, class_names, train, facts)
+    check_labels(splits, labels, facts, classes)
     if not any(facts.label(**item).cells for item in train):
         raise DataError(
             Path(train[0]["label"]),
-            "no cell in it, nor in any other training label",
-            "cells in one of them at least",
+            f"no {'class above 0' if labels == 'classes' else 'cell'} in it, nor in any other "
+            "training label",
+            "one in one of them at least",
         )
     if unlabelled == "ignore" and not any(facts.label(**item).background for item in train):
         hint = Setting("unlabelled", "band", "to take what is near to cells for background")
@@ -159,7 +169,32 @@ def find_data(
         train = thinned(train, train_subset)
     handed_on.only({path for item in (*train, *val) for path in item.values()})
     name, test = root.resolve().name, splits.get("test", [])
-    return DataSet(name, found, root, train, val, test, skipped, facts=facts)
+    return DataSet(name, found, root, train, val, test, skipped, classes, facts=facts)
+
+
+def _annotation(
+    dataset_dir: str | Path | None, labels: str, ignore: int | None, unlabelled: str, band: float
+) -> Annotation:
+    """Which pixels of labels are annotated: a ``dataset.json`` may say so of classes, too."""
+    if ignore is None and labels == "classes" and dataset_dir is not None:
+        ignore = ignored_class(Path(dataset_dir))
+    return Annotation(ignore, unlabelled, band)
+
+
+def _classes(
+    root: Path, labels: str, given: Sequence[str] | None, train: list[Item], facts: FactBook
+) -> tuple[str, ...]:
+    """Names of the classes that a network tells apart.
+
+    Raises:
+        DataError: as of `class_names`, and for names of others than classes.
+    """
+    if labels == "classes":
+        return class_names_of(root, given, [(Path(i["label"]), facts.label(**i)) for i in train])
+    if given is not None:
+        classes = Setting("labels", "classes", "to tell several apart")
+        raise DataError("class_names", f"{list(given)} of {labels}", "names of classes", classes)
+    return ("background", "cell")
 
 
 def labelled_images(
@@ -177,6 +212,7 @@ def labelled_images(
     ignore: int | None = None,
     unlabelled: str = "background",
     band: float = 10.0,
+    class_names: Sequence[str] | None = None,
 ) -> list[Item]:
     """Items ``{"image": path, "label": path}`` to score; arguments as of `find_data`.
 
@@ -191,12 +227,14 @@ def labelled_images(
     """
     if dataset_dir is None:
         return []
-    annotation = Annotation(ignore, unlabelled, band)
+    annotation = _annotation(dataset_dir, labels, ignore, unlabelled, band)
     root, _, splits, _, facts = _labelled(
         dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir, annotation
     )
     splits = folded(root, splits, fold, folds)
-    check_labels(splits, check_labels_kind(labels), facts)
+    check_labels_kind(labels)
+    train = splits.get("train") or next(iter(splits.values()))
+    check_labels(splits, labels, facts, _classes(root, labels, class_names, train, facts))
     if split is None:
         split = "test" if splits.get("test") else "all"
     if split == "all":

@@ -1,9 +1,11 @@
-"""Whether labels are what they are said to be: instances, a mask, membranes."""
+"""Whether labels are what they are said to be: instances, a mask, membranes, classes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from overtile.pipelines.data.facts import FactBook, Item, LabelFacts
 from overtile.pipelines.errors import Advice, DataError, Setting
@@ -15,15 +17,23 @@ _AS_MASK = Setting("labels", "mask", "to take what is not 0 as cell")
 _FROM_0 = "subtract 1, if 1 is the background (as ilastik exports it)"
 
 
-def label_faults(found: Mapping[str, LabelFacts], labels: str) -> Iterator[DataError]:
+def label_faults(
+    found: Mapping[str, LabelFacts], labels: str, classes: Sequence[str] = ()
+) -> Iterator[DataError]:
     """Why labels cannot be what they are said to be; nothing if they can.
 
     Whoever takes labels asks this: looking at data, training, evaluation, the label server.
 
     Args:
         found: what is known of the labels of one split, by name.
-        labels: ``"instances"``, ``"mask"`` or ``"membranes"``.
+        labels: ``"instances"``, ``"mask"``, ``"membranes"`` or ``"classes"``.
+        classes: names of these; empty where they are not known yet.
     """
+    if labels == "classes":
+        for name, f in found.items():
+            if fault := _of_classes(name, f, classes):
+                yield fault
+        return
     check = {"instances": _of_instances, "mask": _of_mask, "membranes": _of_map}[labels]
     faults = {name: fault for name, f in found.items() if (fault := check(name, f))}
     yield from faults.values()
@@ -39,14 +49,16 @@ def label_faults(found: Mapping[str, LabelFacts], labels: str) -> Iterator[DataE
         )
 
 
-def check_labels(splits: Mapping[str, Sequence[Item]], labels: str, facts: FactBook) -> None:
-    """Refuse the first label that cannot be what it is said to be.
+def check_labels(
+    splits: Mapping[str, Sequence[Item]], labels: str, facts: FactBook, classes: Sequence[str] = ()
+) -> None:
+    """Refuse the first label that cannot be what it is said to be; arguments as of `label_faults`.
 
     Raises:
         DataError: as `label_faults` has it.
     """
     for items in splits.values():
-        for fault in label_faults({i["label"]: facts.label(**i) for i in items}, labels):
+        for fault in label_faults({i["label"]: facts.label(**i) for i in items}, labels, classes):
             raise fault
 
 
@@ -67,6 +79,24 @@ def _of_mask(name: str, f: LabelFacts) -> DataError | None:
     if f.names > 1 and not f.background:
         return DataError(Path(name), _values(f), expected, _FROM_0)
     return None
+
+
+def _of_classes(name: str, f: LabelFacts, classes: Sequence[str]) -> DataError | None:
+    """More numbers than classes can have, and numbers that are no class."""
+    numbered = Setting("labels", "instances", "if every cell has a number")
+    if not f.counts and f.names:
+        return DataError(Path(name), _values(f), "classes, 0 to at most 255", numbered)
+    if _scattered(f):
+        return DataError(Path(name), _scattered(f), "classes, one number each", numbered)
+    beyond = next((n for n, c in enumerate(f.counts) if c and n >= len(classes)), None)
+    if not classes or beyond is None:
+        return None
+    place = tuple(map(int, np.unravel_index(f.firsts[beyond], f.shape)))
+    told = f"{beyond} at {place}"
+    named = ", ".join(f"{n} {name}" for n, name in enumerate(classes[:6]))
+    expected = f"{named}{' ...' if len(classes) > 6 else ''}"
+    gap = Setting("ignore", beyond, "if that is where nothing is annotated")
+    return DataError(Path(name), told, expected, (gap, "name it as a class"))
 
 
 def _of_map(name: str, f: LabelFacts) -> DataError | None:

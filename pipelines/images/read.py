@@ -21,7 +21,7 @@ from overtile.pipelines.images.plane_name import Plane
 from overtile.pipelines.images.stored import Stored
 from overtile.pipelines.images.view import View, view
 
-LABEL_KINDS = ("instances", "mask", "membranes")
+LABEL_KINDS = ("instances", "mask", "membranes", "classes")
 _ALL = Annotation()
 
 

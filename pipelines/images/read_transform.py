@@ -34,8 +34,9 @@ class ReadImaged(MapTransform):
         spatial_dims: 2 reads planes, 3 volumes.
         channel: as of `read_image`; of images.
         labels: what label files hold: ``"instances"``, one number a cell; ``"mask"``, cells are
-            what is not 0, and connected components (without diagonals) are numbered; or
-            ``"membranes"``, the same of maps that must not have more than two values.
+            what is not 0, and connected components (without diagonals) are numbered;
+            ``"membranes"``, the same of maps that must not have more than two values; or
+            ``"classes"``, one number a class.
         ignore: as of `Annotation`: pixels that are not annotated become -1.
         unlabelled: as of `Annotation`.
         band: as of `Annotation`.
@@ -78,7 +79,8 @@ class ReadImaged(MapTransform):
                 if array.max(initial=0) > np.iinfo(dtype).max:
                     found = f"labels up to {array.max()}"
                     raise DataError(data[key], found, f"at most {np.iinfo(dtype).max}, of {dtype}")
-                array = array if self.labels == "instances" else number_cells(array)
+                numbered = self.labels in ("instances", "classes")
+                array = array if numbered else number_cells(array)
             else:
                 array, meta = read_image(data[key], self.spatial_dims, self.channel)
                 check_pixels(data[key], array)

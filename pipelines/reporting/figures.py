@@ -160,13 +160,16 @@ def _with_gaps(picture: NDArray[np.float64], layers: Layers) -> NDArray[np.float
     return picture
 
 
-def coloured(instances: NDArray[Any]) -> NDArray[np.float64]:
-    """Instance labels ``[H, W]`` in colours ``[H, W, 3]`` of which neighbours rarely share one."""
+def coloured(instances: NDArray[Any], classes: bool = False) -> NDArray[np.float64]:
+    """Instance labels ``[H, W]`` in colours ``[H, W, 3]`` of which neighbours rarely share one.
+
+    With ``classes`` the colour follows from the number alone, whatever others there are.
+    """
     names, compact = np.unique(instances, return_inverse=True)
     golden = 0.618034
     colours = np.stack(
         [
-            np.arange(len(names)) * golden % 1,
+            (np.maximum(names, 0) if classes else np.arange(len(names))) * golden % 1,
             np.full(len(names), 0.65),
             np.where(names > 0, 0.95, 0.0),
         ],
@@ -176,10 +179,13 @@ def coloured(instances: NDArray[Any]) -> NDArray[np.float64]:
     return picture
 
 
-def outlined(image: NDArray[Any], instances: NDArray[Any]) -> NDArray[np.uint8]:
+def outlined(
+    image: NDArray[Any], instances: NDArray[Any], classes: bool = False
+) -> NDArray[np.uint8]:
     """Grey image with every instance's outline in its colour, ``[H, W, 3]`` uint8.
 
-    Where ``instances`` are below 0 nothing is annotated: there it is hatched.
+    Where ``instances`` are below 0 nothing is annotated: there it is hatched. ``classes`` as of
+    `coloured`.
     """
     low, high = np.percentile(image, [0.5, 99.8])
     grey = np.clip((image - low) / max(high - low, 1e-9), 0, 1)
@@ -191,7 +197,7 @@ def outlined(image: NDArray[Any], instances: NDArray[Any]) -> NDArray[np.uint8]:
         differs = np.pad(first != second, [(0, a == axis) for a in range(instances.ndim)])
         edge |= differs | np.roll(differs, 1, axis)
     edge &= instances > 0
-    picture[edge] = coloured(instances)[edge]
+    picture[edge] = coloured(instances, classes)[edge]
     picture[hatched(instances < 0)] = np.array(HATCH) / 255
     return (picture * 255).round().astype(np.uint8)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from overtile.pipelines.data.cache_folder import default_cache
+from overtile.pipelines.data.classes import class_names as class_names_of
 from overtile.pipelines.data.facts import FactBook, ImageFacts, Item, LabelFacts
 from overtile.pipelines.data.find import items_of
 from overtile.pipelines.data.label_kinds import label_faults
@@ -34,6 +35,7 @@ from overtile.pipelines.images.read import number_cells, read_image, read_label
 from overtile.pipelines.reporting.figures import outlined, write_title
 
 _SHEET = 12  # images on the contact sheet
+_VOLUMES = 4  # on one of volumes
 _TITLE = 26  # letters that fit above an image
 _SHOWN = 4  # remarks of one kind
 _SPECK = 5  # pixels; no cell is so small
@@ -56,6 +58,7 @@ class Look:
         touching: pairs of cells that touch.
         cell_fraction: share of the annotated pixels that are cell, in [0, 1].
         ignored_fraction: share of the pixels of labels that are not annotated, in [0, 1].
+        classes: of each class its pixels, its connected pieces, and in how many labels it is.
         suspicious: files that deserve a look, and why.
         picture: the contact sheet; None without one.
     """
@@ -72,6 +75,7 @@ class Look:
     touching: int = 0
     cell_fraction: float = 0.0
     ignored_fraction: float = 0.0
+    classes: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     suspicious: list[DataError] = field(default_factory=list)
     picture: str | None = None
 
@@ -88,6 +92,7 @@ def look(
     channel: Channel = None,
     picture: str | Path | None = None,
     annotation: Annotation | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Look:
     """Look at every file of a folder.
 
@@ -99,6 +104,7 @@ def look(
         channel: as of `find_data`.
         picture: file for a contact sheet; None draws none.
         annotation: which pixels of labels are annotated; None: all.
+        class_names: as of `find_data`.
 
     Raises:
         DataError: if there is nothing, or images and labels do not belong together.
@@ -138,20 +144,31 @@ def look(
     if not seen:
         raise found.suspicious[0].within(f"nothing in {root} can be read")
     _sum_up(found, seen, labels)
+    classes: tuple[str, ...] = ()
+    labelled = [(Path(item["label"]), label) for item, _, label in seen if label is not None]
+    if labels == "classes" and labelled:
+        try:
+            classes = class_names_of(root, class_names, labelled)
+        except DataError as error:
+            found.suspicious.append(error)
+        found.classes = _table_of(classes, [label for _, label in labelled])
     known = {item["label"]: label for item, _, label in seen if label is not None}
     faults = [
         fault
         for members in items.values()
         for fault in label_faults(
-            {i["label"]: known[i["label"]] for i in members if i.get("label") in known}, labels
+            {i["label"]: known[i["label"]] for i in members if i.get("label") in known},
+            labels,
+            classes,
         )
     ]
     found.suspicious += faults
     found.suspicious += _suspicions(seen, labels, facts, {fault.where for fault in faults})
     log_remarks(facts.remarks)
     facts.save()
-    if picture is not None and seen and len(seen[0][1].shape) == 2:
-        sheet = _contact_sheet([s[0] for s in seen], labels, channel, annotation)
+    if picture is not None:
+        draw = _contact_sheet if spatial_dims == 2 else _sheet_of_sections
+        sheet = draw([s[0] for s in seen], labels, channel, annotation or Annotation())
         with whole(Path(picture)) as unfinished:
             sheet.savefig(unfinished, dpi=80, bbox_inches="tight")
         found.picture = str(picture)
@@ -204,7 +221,8 @@ def _suspicions(
             continue
         where = Path(item["label"])
         if not label.cells:
-            found.append(DataError(where, "no cell", "at least one"))
+            what = "no class but background" if labels == "classes" else "no cell"
+            found.append(DataError(where, what, "at least one"))
         if not label.background:
             found.append(DataError(where, "no background", "0 where no cell is"))
         if labels == "instances" and label.split and str(where) not in refused:
@@ -216,33 +234,89 @@ def _suspicions(
     return found
 
 
+def _table_of(
+    classes: Sequence[str], labels: Sequence[LabelFacts]
+) -> dict[str, tuple[int, int, int]]:
+    """Pixels, connected pieces, and labels that have it, of each class but the background."""
+    most = max((len(f.counts) for f in labels), default=0)
+    names = [*classes, *map(str, range(len(classes), most))]
+
+    def of(number: int) -> tuple[int, int, int]:
+        having = [f for f in labels if number < len(f.counts) and f.counts[number]]
+        pixels, pieces = (sum(getattr(f, n)[number] for f in having) for n in ("counts", "parts"))
+        return pixels, pieces, len(having)
+
+    return {name: of(number) for number, name in enumerate(names) if number}
+
+
+def _chosen(items: Sequence[Item], most: int) -> list[Item]:
+    """Some, evenly spread."""
+    count = min(len(items), most)
+    return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
+
+
 def _contact_sheet(
-    items: Sequence[Item], labels: str, channel: Channel, annotation: Annotation | None
+    items: Sequence[Item], labels: str, channel: Channel, annotation: Annotation
 ) -> Figure:
     """Some images, evenly chosen, with the outlines of their cells; gaps are hatched."""
-    count = min(len(items), _SHEET)
-    chosen = [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
-    columns = min(4, count)
-    rows = -(-count // columns)
+    chosen = _chosen(items, _SHEET)
+    columns = min(4, len(chosen))
+    rows = -(-len(chosen) // columns)
     figure = Figure(figsize=(3.2 * columns, 3.4 * rows), layout="constrained")
     for place, item in enumerate(chosen, start=1):
         image = read_image(item["image"], channel=channel)[0]
         cells = _label_of(item, labels, annotation)
         axes = figure.add_subplot(rows, columns, place)
-        axes.imshow(outlined(image, np.zeros(image.shape, int) if cells is None else cells))
-        name = Path(item["image"]).name
-        title = name if len(name) <= _TITLE else f"{name[: _TITLE - 9]}…{name[-8:]}"
-        more = [] if cells is None else [f"{len(np.unique(cells[cells > 0]))} cells"]
-        write_title(axes, title, *more, size=9)
+        label = np.zeros(image.shape, int) if cells is None else cells
+        axes.imshow(outlined(image, label, labels == "classes"))
+        more = [] if cells is None else [_counted(cells, labels)]
+        write_title(axes, _short(Path(item["image"]).name), *more, size=9)
         axes.set_axis_off()
     return figure
 
 
-def _label_of(item: Item, labels: str, annotation: Annotation | None) -> NDArray[Any] | None:
+def _sheet_of_sections(
+    items: Sequence[Item], labels: str, channel: Channel, annotation: Annotation
+) -> Figure:
+    """Some volumes, each by the middle sections across its three axes, as high as they are wide."""
+    chosen = _chosen(items, _VOLUMES)
+    figure = Figure(figsize=(9.6, 3.4 * len(chosen)), layout="constrained")
+    for axes, item in zip(figure.subplots(len(chosen), 3, squeeze=False), chosen, strict=True):
+        image, meta = read_image(item["image"], 3, channel)
+        cells = _label_of(item, labels, annotation, 3)
+        label = np.zeros(image.shape, int) if cells is None else cells
+        steps = np.linalg.norm(np.asarray(meta.get("affine", np.eye(4)))[:3, :3], axis=0)
+        for axis, (shown, letter) in enumerate(zip(axes, meta["axes"], strict=True)):
+            middle = image.shape[axis] // 2
+            # the last axis upwards, as the field shows volumes that lie so
+            grey, drawn = (np.take(a, middle, axis).T[::-1] for a in (image, label))
+            picture = outlined(grey, drawn, labels == "classes")
+            across, up = (step for other, step in enumerate(steps) if other != axis)
+            shown.imshow(picture, aspect=float(up / across))
+            title = f"{letter} = {middle}" + (f", {_counted(label, labels)}" if axis == 2 else "")
+            write_title(shown, _short(Path(item["image"]).name), title, size=9)
+            shown.set_axis_off()
+    return figure
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _TITLE else f"{name[: _TITLE - 9]}…{name[-8:]}"
+
+
+def _counted(label: NDArray[Any], labels: str) -> str:
+    count = len(np.unique(label[label > 0]))
+    if labels == "classes":
+        return f"{count} class{'es' * (count != 1)}"
+    return f"{count} cell{'s' * (count != 1)}"
+
+
+def _label_of(
+    item: Item, labels: str, annotation: Annotation, spatial_dims: int = 2
+) -> NDArray[Any] | None:
     if "label" not in item:
         return None
-    array = read_label(item["label"], 2, item["image"], annotation or Annotation())[0]
-    return number_cells(array) if labels != "instances" else array
+    array = read_label(item["label"], spatial_dims, item["image"], annotation)[0]
+    return array if labels in ("instances", "classes") else number_cells(array)
 
 
 def as_text(
@@ -265,7 +339,13 @@ def as_text(
     rows += [("sizes", counted(found.sizes)), ("pixels", counted(found.dtypes))]
     if found.spacings:
         rows += [("pixel size", counted(found.spacings))]
-    if found.layout:
+    if found.classes:
+        of = sum(found.images.values())
+        for name, (pixels, pieces, having) in found.classes.items():
+            told = f"{pixels} pixels in {pieces} piece{'s' * (pieces != 1)}"
+            lacking = f"; {of - having} of {of} lack it" if having < of else ""
+            rows.append((f"class {name}", f"{told}{lacking}"))
+    elif found.layout:
         few, middle, many = found.per_image
         rows += [
             ("cells", f"{found.instances}; {few} to {many} an image, median {middle}"),
@@ -273,8 +353,8 @@ def as_text(
             ("touching pairs", str(found.touching)),
             ("class balance", f"{found.cell_fraction:.1%} cell, {1 - found.cell_fraction:.1%} not"),
         ]
-        if found.ignored_fraction:
-            rows += [("not annotated", f"{found.ignored_fraction:.1%} of the pixels")]
+    if found.ignored_fraction:
+        rows += [("not annotated", f"{found.ignored_fraction:.1%} of the pixels")]
     count = len(found.suspicious)
     remarks = f"{count} remark{'s' if count > 1 else ''}" if count else "nothing"
     lines = [f"  {name:<14}  {value}" for name, value in [*rows, ("suspicious", remarks)]]
