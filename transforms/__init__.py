@@ -3,6 +3,12 @@
 Of a name, ``d``, ``D`` and ``Dict`` at its end are the same form for dictionaries, as in MONAI.
 """
 
+from overtile.transforms.classes import ClassesFromProbabilities as ClassesFromProbabilities
+from overtile.transforms.classes import ClassesFromProbabilitiesD as ClassesFromProbabilitiesD
+from overtile.transforms.classes import ClassesFromProbabilitiesd as ClassesFromProbabilitiesd
+from overtile.transforms.classes import (
+    ClassesFromProbabilitiesDict as ClassesFromProbabilitiesDict,
+)
 from overtile.transforms.deformation import Deformation as Deformation
 from overtile.transforms.deformed_tile import RandDeformedTile as RandDeformedTile
 from overtile.transforms.deformed_tile import RandDeformedTileD as RandDeformedTileD

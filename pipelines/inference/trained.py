@@ -33,7 +33,12 @@ from overtile.pipelines.errors import (
 from overtile.pipelines.files import settle
 from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.images.read_transform import ReadImaged
-from overtile.transforms import InstancesFromProbabilities, InstancesFromProbabilitiesd
+from overtile.transforms import (
+    ClassesFromProbabilities,
+    ClassesFromProbabilitiesd,
+    InstancesFromProbabilities,
+    InstancesFromProbabilitiesd,
+)
 from overtile.transforms.normalize import NormalizeImage, NormalizeImaged
 
 
@@ -47,6 +52,7 @@ class Trained:
         device: of the network.
         activation: from the network's answer to probabilities.
         to_instances: from probabilities; None where the bundle does not make any.
+        to_classes: likewise.
         normalize: how grey values are brought to a common range.
         spatial_dims: 2 or 3.
         channel: of several the one that is read.
@@ -58,12 +64,12 @@ class Trained:
     device: torch.device
     activation: Compose
     to_instances: InstancesFromProbabilities | None
+    to_classes: ClassesFromProbabilities | None
     normalize: NormalizeImage
     spatial_dims: int
     channel: Channel
     facts: dict[str, str]
 
-    @torch.no_grad()
     def probabilities(
         self,
         window: NDArray[np.float32],
@@ -72,11 +78,35 @@ class Trained:
         roi: Sequence[int],
     ) -> NDArray[np.float32]:
         """P(cell) ``[*R]`` of a region; arguments as `RegionInferer`, the window ``[*W]``."""
+        plain: NDArray[np.float32] = self._answer(window, region, image, roi)[-1]
+        return plain
+
+    def classes(
+        self,
+        window: NDArray[np.float32],
+        region: tuple[slice, ...],
+        image: Sequence[int],
+        roi: Sequence[int],
+    ) -> NDArray[np.uint8]:
+        """The class ``[*R]`` of each pixel of a region; arguments as of `probabilities`."""
+        assert self.to_classes is not None  # else nobody asks
+        found = self.to_classes(self._answer(window, region, image, roi))
+        plain: NDArray[np.uint8] = np.asarray(found)[0].astype(np.uint8)
+        return plain
+
+    @torch.no_grad()
+    def _answer(
+        self,
+        window: NDArray[np.float32],
+        region: tuple[slice, ...],
+        image: Sequence[int],
+        roi: Sequence[int],
+    ) -> NDArray[np.float32]:
+        """Probabilities ``[K, *R]``."""
         inputs = torch.from_numpy(window)[None, None].to(self.device)
         answer = self.inferer(inputs, region, image, roi)[0]
         found: torch.Tensor = self.activation({"pred": answer})["pred"]
-        plain: NDArray[np.float32] = np.asarray(found[-1].float().cpu())
-        return plain
+        return np.asarray(found.float().cpu())
 
     @torch.no_grad()
     def instances(self, image: NDArray[np.float32]) -> NDArray[np.int32]:
@@ -152,13 +182,14 @@ def _load(file: Path, bundle: Path, settings: Mapping[str, Any]) -> Trained:
         parser.get_parsed_content("settings") if "settings" in parser else {}, checkpoint
     )
     facts["weights"] = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
-    activation, instances = _postprocessing(parser)
+    activation, last = _postprocessing(parser)
     trained = Trained(
         network.eval(),
         RegionInferer(inferer, network, reader.spatial_dims),
         torch.device(parser.get_parsed_content("device")),
         activation,
-        instances,
+        last if isinstance(last, InstancesFromProbabilities) else None,
+        last if isinstance(last, ClassesFromProbabilities) else None,
         normalize,
         reader.spatial_dims,
         reader.channel,
@@ -196,8 +227,10 @@ def _preprocessing(parser: ConfigParser) -> tuple[ReadImaged, NormalizeImage]:
     return reader, normalize
 
 
-def _postprocessing(parser: ConfigParser) -> tuple[Compose, InstancesFromProbabilities | None]:
-    """What makes probabilities of the network's answer, and instances of these."""
+def _postprocessing(
+    parser: ConfigParser,
+) -> tuple[Compose, InstancesFromProbabilities | ClassesFromProbabilities | None]:
+    """What makes probabilities of the network's answer, and instances or classes of these."""
     steps: list[Any] = []
     for place in range(_steps(parser, "postprocessing")):
         name = f"postprocessing::transforms::{place}"
@@ -206,6 +239,8 @@ def _postprocessing(parser: ConfigParser) -> tuple[Compose, InstancesFromProbabi
         step = parser.get_parsed_content(name)
         if isinstance(step, InstancesFromProbabilitiesd):
             return Compose(steps), step.instances
+        if isinstance(step, ClassesFromProbabilitiesd):
+            return Compose(steps), step.classes
         if not isinstance(step, Activationsd):
             raise _whole_only("postprocessing", step, "Activationsd")
         steps.append(step)
@@ -243,9 +278,9 @@ def _try_out(trained: Trained) -> None:
             f"returns {type(answer).__name__}",
             "one tensor, without deep supervision",
         )
-    if answer.shape[1] > 2:
+    if answer.shape[1] > (255 if trained.to_classes else 2):
         raise ConfigurationError(
             "network_def#out_channels",
             f"{answer.shape[1]} classes",
-            "P(cell) alone, or background and cell",
+            "at most 255" if trained.to_classes else "P(cell) alone, or background and cell",
         )

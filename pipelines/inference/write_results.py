@@ -27,24 +27,27 @@ _PICTURE = 400  # pixels that a picture of outlines has at least along its longe
 
 
 class WriteResultsd(MapTransform):
-    """Write instance labels, a picture of their outlines and, if wanted, probabilities.
+    """Write instance labels or classes, a picture of their outlines and, if wanted, probabilities.
 
-    One file for each file that was read, with its axes, whole or not at all:
+    One file for each file that was read, with its axes, whole or not at all; here of instances, and
+    with the name of their key of others:
 
     - from NIfTI and DICOM ``NAME_instances.nii.gz``, with the affine;
     - from OME-TIFF and OME-Zarr that state a pixel size ``NAME_instances.ome.tif`` with it;
     - from everything else ``NAME_instances.tif``, with the resolution tags of a TIFF.
 
-    Labels are uint16, uint32 above 65,535 cells; 0 is background. In two dimensions every plane
-    of a stack counts its own cells from 1. ``NAME_probabilities`` holds P(cell) in float32.
+    Instances are uint16, uint32 above 65,535 cells; 0 is background; classes are uint8. In two
+    dimensions every plane of a stack counts its own cells from 1. ``NAME_probabilities`` holds
+    P(cell) in float32.
     ``NAME_outlines.png`` shows the image, of a stack its middle plane.
 
     Args:
-        keys: of instances ``[1, *S]`` whose metadata name the source file.
+        keys: of ``"instances"`` or ``"classes"``, ``[1, *S]``, whose metadata name the source file.
         output_dir: created if need be.
         items: all images that will come, so that the planes of a file are written together;
             without them each plane is written alone.
-        probabilities: key of probabilities ``[K, *S]`` to write too, the last channel of them.
+        probabilities: key of probabilities ``[K, *S]`` to write too, the last channel of them; of
+            classes each but that of the background, as ``NAME_probabilities_CLASS``.
         image_key: of the grey values under the outlines.
 
     Raises:
@@ -79,15 +82,23 @@ class WriteResultsd(MapTransform):
         for key in self.key_iterator(dict(data)):
             source = data[key].meta["filename_or_obj"]
             instances = data[key].as_tensor()[0].cpu().numpy()
-            self._found[Plane.of(source).file] += len(np.unique(instances[instances > 0]))
-            self._draw(source, data, instances)
+            classes = key == "classes"
+            if not classes:
+                self._found[Plane.of(source).file] += len(np.unique(instances[instances > 0]))
+            self._draw(source, data, instances, classes)
             if self.probabilities is not None:
-                cell = data[self.probabilities].as_tensor()[-1].float().cpu().numpy()
-                self._collect(source, cell, "probabilities")
-            self._collect(source, instances, "instances")
+                likely = data[self.probabilities].as_tensor().float().cpu().numpy()
+                if classes:
+                    for number, one in enumerate(likely[1:], start=1):
+                        self._collect(source, one, f"probabilities_{number}")
+                else:
+                    self._collect(source, likely[-1], "probabilities")
+            self._collect(source, instances, str(key))
         return dict(data)
 
-    def _draw(self, source: str, data: Mapping[Hashable, Any], instances: NDArray[Any]) -> None:
+    def _draw(
+        self, source: str, data: Mapping[Hashable, Any], instances: NDArray[Any], classes: bool
+    ) -> None:
         plane = Plane.of(source)
         file = plane.file
         count = self._planes[file]
@@ -100,7 +111,7 @@ class WriteResultsd(MapTransform):
             grey, instances = grey.T, instances.T
         zoom = max(1, _PICTURE // max(grey.shape))  # thin lines on tiny images hide them
         grey, instances = (a.repeat(zoom, 0).repeat(zoom, 1) for a in (grey, instances))
-        picture = Image.fromarray(outlined(grey, instances))
+        picture = Image.fromarray(outlined(grey, instances, classes))
         name = (Plane(file) if count > 1 else plane).stem
         with whole(self.output_dir / f"{name}_outlines.png") as unfinished:
             picture.save(unfinished)
@@ -124,8 +135,11 @@ class WriteResultsd(MapTransform):
     def _write(self, base: Path, array: NDArray[Any], stored: Stored | None, file: Path) -> None:
         found = ""
         if array.dtype.kind in "iu":
-            array = array.astype(np.uint16 if array.max(initial=0) < 2**16 else np.uint32)
-            found = f": {self._found.pop(file)} cells"
+            if file in self._found:
+                array = array.astype(np.uint16 if array.max(initial=0) < 2**16 else np.uint32)
+                found = f": {self._found.pop(file)} cells"
+            else:
+                array = array.astype(np.uint8)
         path = write_like(base, array, stored)
         tqdm.write(f"{printable(path)}{found}")
 

@@ -113,14 +113,22 @@ class Opened:
         self.planes.stored.close()
 
     @property
+    def numbers_cells(self) -> bool:
+        """Whether cells are to be numbered; else the network's answers are the result."""
+        return self._stitching is not None
+
+    @property
     def stitching(self) -> Stitching:
         """From probabilities to labels, in one plane."""
         assert self._stitching is not None  # else probabilities are wanted
         return self._stitching
 
     def folder(self, name: str) -> Path:
-        """Of an array: ``probabilities``, ``cores``, or a level of the ``result``."""
-        if name == "probabilities" and not self.job.labels:
+        """Of an array: ``probabilities``, ``cores``, or a level of the ``result``.
+
+        Without cells to number, what the network says is the result: probabilities or classes.
+        """
+        if name == "probabilities" and not self.numbers_cells:
             name = "result/0"
         return self.work / name
 

@@ -45,11 +45,17 @@ def plan(request: Request, source: dict[str, str]) -> tuple[Opened, bool]:
     """
     settings, labels = json.dumps(_settings(request)), request.output == "labels"
     trained = load_once(str(request.bundle.absolute()), settings)
-    if labels and trained.to_instances is None:
+    if labels and trained.to_instances is None and trained.to_classes is None:
         raise ConfigurationError(
             request.bundle,
-            "its postprocessing makes no instances",
+            "its postprocessing makes no instances, and no classes",
             hint=Setting("output", "probabilities"),
+        )
+    if not labels and trained.to_classes is not None:
+        raise ConfigurationError(
+            request.bundle,
+            "it tells classes apart, whose probabilities are not written in parts",
+            hint=(Setting("output", "labels"), "take them from inference"),
         )
     channel = trained.channel if request.channel is None else request.channel
     asked = _asked(request, trained, channel, source)

@@ -51,7 +51,7 @@ def make(here: Opened, runner: Runner, request: Request) -> dict[str, Any]:
     stages.colours()
     stages.grey_values()
     stages.probabilities()
-    cells = stages.labels() if here.job.labels else None
+    cells = stages.labels() if here.numbers_cells else None
     stages.target(request.ready, request.target.name)
     noted = sorted((here.work / "unreadable").glob("c.*")) if here.job.skip_unreadable else []
     return {
@@ -113,8 +113,9 @@ class Stages:
         return (a for _, a in self._shown("grey values", keys, answers) if a is not None)
 
     def probabilities(self) -> None:
-        """The network's answers."""
-        self._array("probabilities", "float32")
+        """The network's answers: probabilities, or classes."""
+        classes = self.here.trained.to_classes is not None
+        self._array("probabilities", "uint8" if classes else "float32")
         self._chunks("network", "probabilities", partial(self.runner.predict, self.here))
 
     def labels(self) -> int:

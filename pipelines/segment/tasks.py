@@ -80,17 +80,18 @@ def read_window(here: Opened, key: Key) -> NDArray[np.float32] | None:
     return window
 
 
-def predict(here: Opened, key: Key, window: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    """Probabilities of a chunk; 0 where its window could not be read."""
-    box = here.grid.box(key)
+def predict(here: Opened, key: Key, window: NDArray[np.float32] | None) -> NDArray[Any]:
+    """Probabilities of a chunk, or its classes; 0 where its window could not be read."""
+    box, trained = here.grid.box(key), here.trained
     if window is None:
         return np.zeros([s.stop - s.start for s in box], np.float32)
+    answer = trained.probabilities if trained.to_classes is None else trained.classes
     with _NETWORK:
-        return here.trained.probabilities(window, box, here.grid.plane, here.job.roi)
+        return answer(window, box, here.grid.plane, here.job.roi)
 
 
-def write_probabilities(here: Opened, key: Key, probabilities: NDArray[np.float32]) -> None:
-    """Write those of a chunk."""
+def write_probabilities(here: Opened, key: Key, probabilities: NDArray[Any]) -> None:
+    """Write those of a chunk, or its classes."""
     here.plane("probabilities", key[0])[here.grid.box(key)] = probabilities
 
 
