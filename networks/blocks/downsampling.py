@@ -10,7 +10,9 @@ from overtile.networks.blocks.convolution import CONVOLUTION
 
 class _MaxPool2d(nn.MaxPool2d):
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.jit.is_scripting() and _pools_by_maximum(x):  # type: ignore[attr-defined]
+        # a trace is compared with one without gradients
+        plain = torch.jit.is_scripting() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+        if not plain and _pools_by_maximum(x):
             return _maximum_of_two(_maximum_of_two(x, 2), 3)
         return nn.functional.max_pool2d(x, 2)
 
