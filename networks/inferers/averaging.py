@@ -35,7 +35,7 @@ class RotationAveragingInferer(Inferer):
             logarithms: a softmax of these gives the mean probabilities back, so what follows
             needs not know. ``"sigmoid"`` does the same for each channel alone, and returns
             log-odds. ``"none"`` averages the network's answers as they are.
-        progress: show a bar over the versions.
+        progress: show a bar over the versions, where stderr is a terminal.
 
     Raises:
         ValueError: for an argument out of range; when called, for outputs of lower resolution whose
@@ -68,7 +68,7 @@ class RotationAveragingInferer(Inferer):
             return self.inferer(inputs, network, *args, **kwargs)
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         quiet = not self.progress
-        bar = tqdm(range(self.versions), unit="version", disable=quiet, leave=False)
+        bar = tqdm(range(self.versions), unit="version", disable=quiet or None, leave=False)
         answers = (
             turn_back(
                 _aligned(self.inferer(turn(image, version), network, *args, **kwargs), image),

@@ -55,7 +55,7 @@ class OverlapTileInferer(Inferer):
             edge, the paper's), ``"replicate"`` or ``"constant"``.
         sw_device: where the network runs; default: where the image is.
         device: where the result is put together; default: where the image is.
-        progress: show a bar over tiles.
+        progress: show a bar over tiles, where stderr is a terminal.
         memory_limit: bytes that the activations of one forward pass may take when ``roi_size``
             is None; default 2 GiB.
         geometry: sizes that the network takes, for networks without a ``geometry`` of their
@@ -209,15 +209,15 @@ class OverlapTileInferer(Inferer):
         results: list[Tensor] = []
         structure: Any = None
         quiet = quiet or not self.progress or len(windows) == 1
-        with tqdm(total=len(windows), unit="tile", disable=quiet, leave=False) as bar:
+        with tqdm(total=len(windows), unit="tile", disable=quiet or None, leave=False) as bar:
             for first in range(0, len(windows), self.sw_batch_size):
                 batch = windows[first : first + self.sw_batch_size]
                 tiles = [read(number, tile) for number, tile in batch]
                 joined = torch.cat(tiles) if len(tiles) > 1 else tiles[0]
                 device = torch.device(self.sw_device or joined.device)
                 with torch.inference_mode(not torch.is_grad_enabled()):
-                    answer, structure = tree_flatten(network(joined.to(device)))
-                    outputs, steps = answered(answer, tiling)
+                    made, structure = tree_flatten(network(joined.to(device)))
+                    outputs, steps = answered(made, tiling)
                 if not results:
                     # not in half precision, which whoever asked for autocast would widen: at once
                     # here, tile by tile, or later in a second image
@@ -232,12 +232,12 @@ class OverlapTileInferer(Inferer):
                     ]
                 for result, answers, step in zip(results, outputs, steps, strict=True):
                     for answer, (number, tile) in zip(answers, batch, strict=True):
-                        first = _coarse([s.start for s in tile.write], step)
-                        last = _coarse([s.stop for s in tile.write], step)
-                        write = [slice(a, b) for a, b in zip(first, last, strict=True)]
-                        written = [slice(b - a) for a, b in zip(first, last, strict=True)]
+                        starts = _coarse([s.start for s in tile.write], step)
+                        stops = _coarse([s.stop for s in tile.write], step)
+                        write = [slice(a, b) for a, b in zip(starts, stops, strict=True)]
+                        written = [slice(b - a) for a, b in zip(starts, stops, strict=True)]
                         result[number][(slice(None), *write)] = answer[(slice(None), *written)]
-                del outputs, answers, answer  # before the next pass needs the memory
+                del made, outputs, answers, answer  # before the next pass needs the memory
                 bar.update(len(batch))
         return tree_unflatten(results, structure)
 

@@ -113,7 +113,7 @@ def look(
         items = {}
         for split, members in pairs.items():
             items[split] = []
-            for pair in tqdm(members, desc=split, delay=2, leave=False):
+            for pair in tqdm(members, desc=split, delay=2, leave=False, disable=None):
                 try:
                     items[split] += items_of(pair, facts)
                 except DataError as error:
@@ -121,7 +121,7 @@ def look(
     seen: list[tuple[Item, ImageFacts, LabelFacts | None]] = []
     for split, members_of_it in items.items():
         found.images[split] = 0
-        for item in tqdm(members_of_it, desc=split, delay=2, leave=False):
+        for item in tqdm(members_of_it, desc=split, delay=2, leave=False, disable=None):
             try:
                 image = facts.image(item["image"])
                 label = facts.label(**item) if "label" in item else None
@@ -146,7 +146,10 @@ def look(
     log_remarks(facts.remarks)
     facts.save()
     if picture is not None and seen and len(seen[0][1].shape) == 2:
-        sheet = _contact_sheet([s[0] for s in seen], labels, channel)
+        splits = [split for split, count in found.images.items() for _ in range(count)]
+        named = splits if len(items) > 1 else [""] * len(seen)
+        shown = [(item, split) for (item, _, _), split in zip(seen, named, strict=True)]
+        sheet = _contact_sheet(shown, labels, channel)
         with whole(Path(picture)) as unfinished:
             sheet.savefig(unfinished, dpi=80, bbox_inches="tight")
         found.picture = str(picture)
@@ -209,21 +212,23 @@ def _suspicions(
     return found
 
 
-def _contact_sheet(items: Sequence[Item], labels: str, channel: Channel) -> Figure:
-    """Some images, evenly chosen, with the outlines of their cells."""
+def _contact_sheet(items: Sequence[tuple[Item, str]], labels: str, channel: Channel) -> Figure:
+    """Some images, evenly chosen, with the outlines of their cells; of several splits with each."""
     count = min(len(items), _SHEET)
     chosen = [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
     columns = min(4, count)
     rows = -(-count // columns)
     figure = Figure(figsize=(3.2 * columns, 3.4 * rows), layout="constrained")
-    for place, item in enumerate(chosen, start=1):
+    for place, (item, split) in enumerate(chosen, start=1):
         image = read_image(item["image"], channel=channel)[0]
         cells = _label_of(item, labels)
         axes = figure.add_subplot(rows, columns, place)
         axes.imshow(outlined(image, np.zeros(image.shape, int) if cells is None else cells))
         name = Path(item["image"]).name
         title = name if len(name) <= _TITLE else f"{name[: _TITLE - 9]}…{name[-8:]}"
-        more = [] if cells is None else [f"{len(np.unique(cells[cells > 0]))} cells"]
+        told = [split] if split else []
+        told += [] if cells is None else [f"{len(np.unique(cells[cells > 0]))} cells"]
+        more = [", ".join(told)] if told else []
         write_title(axes, title, *more, size=9)
         axes.set_axis_off()
     return figure
@@ -260,7 +265,7 @@ def as_text(
         few, middle, many = found.per_image
         rows += [
             ("cells", f"{found.instances}; {few} to {many} an image, median {middle}"),
-            ("cell size", f"{found.median_size} pixels"),
+            ("cell area", f"{found.median_size} pixels, median"),
             ("touching pairs", str(found.touching)),
             ("class balance", f"{found.cell_fraction:.1%} cell, {1 - found.cell_fraction:.1%} not"),
         ]
