@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from overtile.networks.errors import ArgumentError
 from overtile.networks.geometry import padding_mode_of
 from overtile.transforms.deformation import Deformation, mode_of
-from overtile.transforms.elastic import DeformItems, RandElasticDeform, deform, restore
-from overtile.transforms.metadata import Array, as_array, current
+from overtile.transforms.elastic import DeformItems, RandElasticDeform, check_axes, deform, restore
+from overtile.transforms.metadata import Array, as_array, current, refuse_empty
 
 
 class RandDeformedTile(RandomizableTransform, InvertibleTransform, MultiSampleTrait):
@@ -101,6 +101,8 @@ class RandDeformedTile(RandomizableTransform, InvertibleTransform, MultiSampleTr
                 none of the kind, one of the other kind.
         """
         dims = len(spatial_size)
+        check_axes(dims)
+        refuse_empty(spatial_size)
         shape = ensure_tuple_rep(self.size, dims)
         margin = ensure_tuple_rep(self.margin, dims)
         self.elastic.R = self.R

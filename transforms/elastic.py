@@ -20,6 +20,7 @@ from overtile.transforms.metadata import (
     like,
     record,
     recorded,
+    refuse_empty,
     untracked,
 )
 
@@ -70,6 +71,8 @@ class RandElasticDeform(RandomizableTransform, InvertibleTransform):
     def draw(self, spatial_size: Sequence[int]) -> Deformation:
         """A new `Deformation` for images of this size."""
         super().randomize(None)
+        check_axes(len(spatial_size))
+        refuse_empty(spatial_size)
         dims = len(spatial_size)
         nodes = self.R.normal(0.0, 1.0, size=(dims, *[self.grid] * dims)) * self.sigma
         return Deformation.elastic(spatial_size, nodes if self._do_transform else 0 * nodes)
@@ -187,8 +190,8 @@ def deform(
     Their affine becomes that of the deformation's rigid part.
     """
     tensors = [as_tensor(image) for image in images]
-    if wrong := [tensor.shape for tensor in tensors if tensor.ndim not in (3, 4)]:
-        raise ArgumentError(f"image of shape {tuple(wrong[0])}", "[C, H, W] or [C, D, H, W]")
+    for tensor in tensors:
+        check_axes(tensor.ndim - 1)
     moved = deformation.apply_all(tensors, modes, padding_mode)
     size, drawn = tensors[0].shape[1:], vars(deformation)
     extra = {name: drawn[name] for name in ("shape", "centre", "matrix", "nodes")}
@@ -196,6 +199,16 @@ def deform(
         record(transform, like(result, image), size, deformation.affine, extra)
         for result, image in zip(moved, images, strict=True)
     ]
+
+
+def check_axes(count: int) -> None:
+    """Refuse images of another number of spatial axes than two or three.
+
+    Raises:
+        ValueError: for such a number.
+    """
+    if count not in (2, 3):
+        raise ArgumentError(f"image of {count} spatial axes", "[C, H, W] or [C, D, H, W]")
 
 
 def restore(transform: InvertibleTransform, image: Array) -> Array:

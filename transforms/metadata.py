@@ -15,6 +15,8 @@ from monai.utils import TraceKeys, convert_to_dst_type
 from numpy.typing import NDArray
 from torch import Tensor
 
+from overtile.networks.errors import ArgumentError
+
 Array = NDArray[Any] | Tensor
 _A = TypeVar("_A", NDArray[Any], Tensor, Array)
 
@@ -29,13 +31,31 @@ def as_tensor(image: Array) -> Tensor:
     """Without metadata."""
     if isinstance(image, MetaTensor):
         return image.as_tensor()
-    return image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(image))
+    if isinstance(image, Tensor):
+        return image
+    native = image.dtype.newbyteorder("=")  # PyTorch has no other
+    return torch.from_numpy(np.ascontiguousarray(image, native))
 
 
 def as_array(image: Array) -> NDArray[Any]:
     """Without metadata, on the host."""
-    array: NDArray[Any] = as_tensor(image).cpu().numpy() if isinstance(image, Tensor) else image
+    if not isinstance(image, Tensor):
+        return image
+    tensor = as_tensor(image).detach()
+    if tensor.dtype == torch.bfloat16:  # which NumPy does not know; float32 holds all its values
+        tensor = tensor.float()
+    array: NDArray[Any] = tensor.cpu().numpy()
     return array
+
+
+def refuse_empty(size: Sequence[int]) -> None:
+    """Refuse an image without pixels, by its spatial size.
+
+    Raises:
+        ValueError: if an axis has size 0.
+    """
+    if 0 in size:
+        raise ArgumentError(f"image of {tuple(size)}", "no axis of size 0")
 
 
 def like(result: Array, image: Array, dtype: Any = None) -> Any:

@@ -22,6 +22,7 @@ from overtile.transforms.metadata import (
     like,
     record,
     recorded,
+    refuse_empty,
     shifted,
     untracked,
 )
@@ -49,6 +50,7 @@ class MirrorPad(InvertibleTransform):
         """``[C, *S]`` -> ``[C, *input_size(S)]``, the image at offset ``margin``."""
         img = current(img)
         size, margins = tuple(img.shape[1:]), []
+        refuse_empty(size)
         result = as_tensor(img) if isinstance(img, Tensor) else img
         for axis, n in enumerate(size):
             margin, multiple, minimum = self.geometry.axis(axis)

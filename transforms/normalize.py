@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from overtile.networks.errors import ArgumentError
-from overtile.transforms.metadata import as_array, current, like
+from overtile.transforms.metadata import as_array, current, like, refuse_empty
 
 METHODS = ("zscore", "percentile", "none")
 PERCENTILES = (1, 99.8)
@@ -41,6 +41,7 @@ class NormalizeImage(Transform):
     def __call__(self, image: NDArray[Any] | Tensor) -> NDArray[np.float32] | Tensor:
         """Image ``[1, *S]`` -> the same shape, float32. A constant image becomes 0."""
         image = current(image)
+        refuse_empty(image.shape)
         values = as_array(image).astype(np.float64)
         low, width = 0.0, 1.0
         if self.method == "zscore":

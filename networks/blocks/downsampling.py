@@ -10,7 +10,10 @@ from overtile.networks.blocks.convolution import CONVOLUTION
 
 class _MaxPool2d(nn.MaxPool2d):
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.jit.is_scripting() and _pools_by_maximum(x):  # type: ignore[attr-defined]
+        scripting = torch.jit.is_scripting()  # type: ignore[attr-defined]
+        # a trace is compared with one without gradients
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if not scripting and not tracing and _pools_by_maximum(x):
             return _maximum_of_two(_maximum_of_two(x, 2), 3)
         return nn.functional.max_pool2d(x, 2)
 

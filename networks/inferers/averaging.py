@@ -11,10 +11,10 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from tqdm import tqdm
 
-from overtile.networks.errors import ArgumentError
+from overtile.networks.errors import ArgumentError, GeometryError
 
 
 class RotationAveragingInferer(Inferer):
@@ -35,10 +35,11 @@ class RotationAveragingInferer(Inferer):
             logarithms: a softmax of these gives the mean probabilities back, so what follows
             needs not know. ``"sigmoid"`` does the same for each channel alone, and returns
             log-odds. ``"none"`` averages the network's answers as they are.
-        progress: show a bar over the versions.
+        progress: show a bar over the versions, where stderr is a terminal.
 
     Raises:
-        ValueError: for an argument out of range.
+        ValueError: for an argument out of range; when called, for outputs of lower resolution whose
+            pixels do not divide the image.
     """
 
     def __init__(
@@ -67,9 +68,12 @@ class RotationAveragingInferer(Inferer):
             return self.inferer(inputs, network, *args, **kwargs)
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         quiet = not self.progress
-        bar = tqdm(range(self.versions), unit="version", disable=quiet, leave=False)
+        bar = tqdm(range(self.versions), unit="version", disable=quiet or None, leave=False)
         answers = (
-            turn_back(self.inferer(turn(image, version), network, *args, **kwargs), version)
+            turn_back(
+                _aligned(self.inferer(turn(image, version), network, *args, **kwargs), image),
+                version,
+            )
             for version in bar
         )
         mean = self.average_of(answers)
@@ -104,6 +108,23 @@ class RotationAveragingInferer(Inferer):
         if self.average == "sigmoid":
             return total[0] - total[1]
         return total - math.log(self.versions)
+
+
+def _aligned(answer: Any, image: Tensor) -> Any:
+    """A network's answer, unless turning it back would move its pixels.
+
+    Raises:
+        GeometryError: if an output of lower resolution does not end where the image does.
+    """
+    for output in tree_leaves(answer):
+        shapes = sorted(image.shape[-2:]), sorted(output.shape[-2:])
+        if any(n % m for n, m in zip(*shapes, strict=True)):
+            raise GeometryError(
+                f"an output of {tuple(output.shape[2:])} of an image of {tuple(image.shape[2:])}",
+                "sizes that its pixels divide",
+                "pad the image, or leave out the outputs of lower resolution (deep supervision)",
+            )
+    return answer
 
 
 def turn(image: Tensor, version: int) -> Tensor:

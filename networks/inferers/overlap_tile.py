@@ -55,7 +55,7 @@ class OverlapTileInferer(Inferer):
             edge, the paper's), ``"replicate"`` or ``"constant"``.
         sw_device: where the network runs; default: where the image is.
         device: where the result is put together; default: where the image is.
-        progress: show a bar over tiles.
+        progress: show a bar over tiles, where stderr is a terminal.
         memory_limit: bytes that the activations of one forward pass may take when ``roi_size``
             is None; default 2 GiB.
         geometry: sizes that the network takes, for networks without a ``geometry`` of their
@@ -136,7 +136,10 @@ class OverlapTileInferer(Inferer):
 
         Further arguments go to the network. A `MetaTensor` comes back as one, with its
         metadata. Of a network that returns several outputs in lists, tuples or dictionaries (deep
-        supervision), each is put together, and they come back in the same structure.
+        supervision), each is put together, and they come back in the same structure. Beside an
+        output as large as its input a padded network may have some of 1/s of that, s a divisor of
+        the geometry's multiple: of an image of n pixels these have n / s, rounded up, and no
+        metadata, which would be those of other pixels.
         """
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         geometry = self.geometry or geometry_of(network)
@@ -171,7 +174,11 @@ class OverlapTileInferer(Inferer):
                 image.shape[0],
             )
         return tree_map(
-            lambda one: convert_to_dst_type(one, inputs, dtype=one.dtype, device=one.device)[0],
+            lambda one: (
+                convert_to_dst_type(one, inputs, dtype=one.dtype, device=one.device)[0]
+                if one.shape[2:] == image.shape[2:]
+                else one
+            ),
             result,
         )
 
@@ -202,32 +209,35 @@ class OverlapTileInferer(Inferer):
         results: list[Tensor] = []
         structure: Any = None
         quiet = quiet or not self.progress or len(windows) == 1
-        with tqdm(total=len(windows), unit="tile", disable=quiet, leave=False) as bar:
+        with tqdm(total=len(windows), unit="tile", disable=quiet or None, leave=False) as bar:
             for first in range(0, len(windows), self.sw_batch_size):
                 batch = windows[first : first + self.sw_batch_size]
                 tiles = [read(number, tile) for number, tile in batch]
                 joined = torch.cat(tiles) if len(tiles) > 1 else tiles[0]
                 device = torch.device(self.sw_device or joined.device)
                 with torch.inference_mode(not torch.is_grad_enabled()):
-                    outputs, structure = tree_flatten(network(joined.to(device)))
-                    outputs = [answered(output, tiling) for output in outputs]
+                    made, structure = tree_flatten(network(joined.to(device)))
+                    outputs, steps = answered(made, tiling)
                 if not results:
                     # not in half precision, which whoever asked for autocast would widen: at once
                     # here, tile by tile, or later in a second image
                     half = torch.is_autocast_enabled(device.type)
                     results = [
                         torch.empty(
-                            (images, output.shape[1], *tiling.image),
+                            (images, output.shape[1], *_coarse(tiling.image, step)),
                             dtype=joined.dtype if half else output.dtype,
                             device=self.device or joined.device,
                         )
-                        for output in outputs
+                        for output, step in zip(outputs, steps, strict=True)
                     ]
-                for result, answers in zip(results, outputs, strict=True):
+                for result, answers, step in zip(results, outputs, steps, strict=True):
                     for answer, (number, tile) in zip(answers, batch, strict=True):
-                        region = result[number][(slice(None), *tile.write)]
-                        region.copy_(answer[(slice(None), *(slice(n) for n in tile.written))])
-                del outputs, answers, answer  # before the next pass needs the memory
+                        starts = _coarse([s.start for s in tile.write], step)
+                        stops = _coarse([s.stop for s in tile.write], step)
+                        write = [slice(a, b) for a, b in zip(starts, stops, strict=True)]
+                        written = [slice(b - a) for a, b in zip(starts, stops, strict=True)]
+                        result[number][(slice(None), *write)] = answer[(slice(None), *written)]
+                del made, outputs, answers, answer  # before the next pass needs the memory
                 bar.update(len(batch))
         return tree_unflatten(results, structure)
 
@@ -294,23 +304,57 @@ def _check_waste(tiling: Tiling, geometry: TileGeometry, size: tuple[int, ...]) 
     )
 
 
-def answered(answer: Any, tiling: Tiling) -> Tensor:
-    """The pixels that tiles answer for: a valid network's all, a padded network's centre."""
-    if not isinstance(answer, Tensor):
-        raise ArgumentError(
-            f"the network returned {type(answer).__name__}",
-            "a tensor, or lists, tuples and dictionaries of tensors",
-        )
-    outputs: Tensor = answer
-    found = tuple(outputs.shape[2:])
-    answered = tuple(n - 2 * m for n, m in zip(tiling.size, tiling.margin, strict=True))
-    if found == tiling.size:
-        for axis, (n, margin) in enumerate(zip(answered, tiling.margin, strict=True), start=2):
-            outputs = outputs.narrow(axis, margin, n)
-    elif found != answered:
-        raise GeometryError(
-            f"the network made {found} of a tile of {tiling.size}",
-            f"{answered}, as its geometry promises, or {tiling.size} for a padded network",
-            "overtile.networks.measure_receptive_field finds the geometry of a network",
-        )
-    return outputs
+def _coarse(positions: Sequence[int], step: Sequence[int]) -> tuple[int, ...]:
+    """Positions in pixels of an image, in pixels ``step`` times as large, rounded up."""
+    return tuple(-(-n // s) for n, s in zip(positions, step, strict=True))
+
+
+def answered(answer: Sequence[Any], tiling: Tiling) -> tuple[list[Tensor], list[tuple[int, ...]]]:
+    """What tiles answer for of each output: a valid network's all, a padded network's centre.
+
+    Returns:
+        The outputs, and how many pixels of the image a pixel of each stands for along each axis.
+    """
+    if not answer:
+        raise ArgumentError("the network returned no output", "at least one tensor")
+    for output in answer:
+        if not isinstance(output, Tensor):
+            raise ArgumentError(
+                f"the network returned {type(output).__name__}",
+                "a tensor, or lists, tuples and dictionaries of tensors",
+            )
+    valid = tuple(n - 2 * m for n, m in zip(tiling.size, tiling.margin, strict=True))
+    padded = any(tuple(output.shape[2:]) == tiling.size for output in answer)
+    outputs, steps = [], []
+    for output in answer:
+        found = tuple(output.shape[2:])
+        step = _steps(found, tiling) if padded else (1,) * len(valid)
+        if step is None or not (padded or found == valid):
+            raise GeometryError(
+                f"the network made {found} of a tile of {tiling.size}",
+                f"{valid}, as its geometry promises, or {tiling.size} for a padded network and, "
+                "beside that, 1/s of it, s a divisor of its multiple",
+                "overtile.networks.measure_receptive_field finds the geometry of a network",
+            )
+        if padded:
+            for axis, (n, margin, s) in enumerate(zip(valid, tiling.margin, step, strict=True), 2):
+                output = output.narrow(axis, margin // s, n // s)
+        outputs.append(output)
+        steps.append(step)
+    return outputs, steps
+
+
+def _steps(found: Sequence[int], tiling: Tiling) -> tuple[int, ...] | None:
+    """How much coarser than its input a padded network's output is; None where tiles do not meet.
+
+    Pixels so coarse begin where those of the whole image do if margin and starts are whole.
+    """
+    if len(found) != len(tiling.size) or not all(found):
+        return None
+    step = tuple(n // f for n, f in zip(tiling.size, found, strict=True))
+    for n, f, s, margin, starts in zip(
+        tiling.size, found, step, tiling.margin, tiling.starts, strict=True
+    ):
+        if n != s * f or any(place % s for place in (margin, *starts)):
+            return None
+    return step

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from overtile.networks.errors import GeometryError
 from overtile.networks.geometry import TileGeometry
@@ -38,7 +38,7 @@ class RegionInferer:
     Raises:
         GeometryError: for another inferer, whose answer depends on where its windows lie, or a
             network without a geometry; when called, for a network with a layer that sees all of its
-            input, unless one tile is the whole image.
+            input, unless one tile is the whole image, or with outputs of lower resolution.
     """
 
     def __init__(
@@ -162,6 +162,13 @@ class RegionInferer:
         if len(tiling) > 1 or any(size < n for size, (_, _, n) in zip(sizes, spans, strict=True)):
             refuse_whole_image_layers(self.network)
         result = self.tiles.run_tiles(tiling, read, self.network, window.shape[0], quiet=True)
+        for one in tree_leaves(result):
+            if one.shape[2:] != tuple(sizes):
+                raise GeometryError(
+                    f"an output of {tuple(one.shape[2:])} of a region of {tuple(sizes)}",
+                    "outputs as large as the image",
+                    "leave out those of lower resolution (deep supervision)",
+                )
         ahead = [first - a for a, (first, _, _) in zip(starts, spans, strict=True)]
         asked = (slice(None), slice(None), *(slice(n, None) for n in ahead))
         return tree_map(lambda one: one[asked], result)

@@ -31,7 +31,8 @@ class PixelWeightedCrossEntropyLoss(nn.Module):
     batch with some warns, once.
 
     Raises:
-        ValueError: if the shapes do not match.
+        ValueError: if the shapes do not match, or labels are a pair, as `prepare_weighted_batch`
+            makes for ``LossOfPair``.
 
     Example:
         >>> import torch
@@ -53,6 +54,12 @@ class PixelWeightedCrossEntropyLoss(nn.Module):
             labels: ``[B, 1, *S]``, class of each pixel, integers in 0 .. K-1.
             weights: ``[B, 1, *S]``, w(x) >= 0; None weighs every pixel 1.
         """
+        if not isinstance(labels, Tensor):
+            raise ArgumentError(
+                f"labels that are a {type(labels).__name__}",
+                "a tensor",
+                "what prepare_weighted_batch makes is for LossOfPair(PixelWeighted...())",
+            )
         if logits.shape[1] < 2:
             raise ClassesError(f"logits of {logits.shape[1]} class", "2 or more")
         expected = (logits.shape[0], 1, *logits.shape[2:])

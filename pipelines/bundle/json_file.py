@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from overtile.pipelines.errors import Advice, DataError
+from overtile.pipelines.errors import Advice, ConfigurationError, DataError, Setting
+from overtile.pipelines.files import settle
 
 REPLACE = "copy it again from where it came, or train again"  # of a damaged part of a bundle
 
@@ -31,3 +32,21 @@ def read_object(path: Path, hint: Advice | tuple[Advice, ...] = ()) -> dict[str,
         found = type(content).__name__ if text.strip() else "it is empty"
         raise DataError(path, found, "a JSON object", hint)
     return content
+
+
+def inference_of(bundle: Path) -> Path:
+    """The configuration with which a bundle, or a run, segments.
+
+    Raises:
+        ConfigurationError: if there is none.
+    """
+    another = Setting("bundle", "DIR", "with a bundle or the folder of a run")
+    if not bundle.is_dir():
+        found = "a file" if bundle.exists() else "no such folder"
+        raise ConfigurationError(("bundle", bundle), found, hint=another)
+    settle(bundle)
+    file = bundle / "configs" / "inference.json"
+    if not file.is_file():
+        found = "no configs/inference.json in it"
+        raise ConfigurationError(("bundle", bundle), found, hint=another)
+    return file

@@ -69,7 +69,7 @@ class CachedDataset(Dataset):
         self._transform_key = _key_of(steps[: self._first_random])
         self._items: list[dict[str, Any]] = []
         held = 0
-        for item in tqdm(data, desc="reading the images", delay=2, leave=False):
+        for item in tqdm(data, desc="reading the images", delay=2, leave=False, disable=None):
             found = self._prepared(item)
             size = sum(v.nbytes for v in found.values() if isinstance(v, Tensor))
             if held + size <= memory_limit:

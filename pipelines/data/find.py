@@ -268,7 +268,7 @@ def _labelled(
     skipped: list[str] = []
     splits: dict[str, list[Item]] = {}
     count = sum(map(len, pairs.values()))
-    with tqdm(total=count, desc="looking at the images", delay=2, leave=False) as bar:
+    with tqdm(total=count, desc="looking at the images", delay=2, leave=False, disable=None) as bar:
         for split, members in pairs.items():
             splits[split] = []
             for pair in members:

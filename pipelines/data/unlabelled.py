@@ -71,9 +71,10 @@ def images_in(
         cases = [f for folder in sorted(path.glob("*/images")) for f in images_of(folder)]
         files += [f for f in cases if f.parents[1].name == stem(f)]  # Kaggle's
     if not files:
-        below = next((p for p in ("images", "test", "train") if (path / p).is_dir()), None)
-        hint = f" (it has {below}/: give a folder in it)" if below else ""
-        raise DataError(path, f"no images{hint}", names_of_formats())
+        below = _images_below(path)
+        if below is not None:
+            raise DataError(path, ("no images in it, but in", below), hint="give that folder")
+        raise DataError(path, "no images", names_of_formats())
     items = []
     remarks: dict[str, list[Path]] = {}
     several = False
@@ -102,6 +103,14 @@ def images_in(
         raise DataError(path, found, hint="replace them")
     check_some_have(path, channel, several)
     return items
+
+
+def _images_below(folder: Path) -> Path | None:
+    """The folder that is meant where one gives that of a data set."""
+    splits = ("test", "val", "train", "")
+    places = [folder / split / images for split in splits for images in ("images", "")][:-1]
+    found = (p for p in places if p.is_dir() and (images_of(p) or any(p.glob("*/images"))))
+    return next(found, None)
 
 
 BYTES_PER_PIXEL = 64  # image, logits, probabilities, labels and what making them takes

@@ -60,7 +60,7 @@ def _show_images(evaluator: SupervisedEvaluator) -> None:
     count = len(cast("DataLoader[Any]", evaluator.data_loader))
     if count < 2:
         return
-    bar = tqdm(total=count, desc="images", unit="image")
+    bar = tqdm(total=count, desc="images", unit="image", disable=None)
 
     def advance(engine: Engine) -> None:
         bar.update()

@@ -20,17 +20,15 @@ from overtile.networks import ArgumentError, GeometryError, RegionInferer
 from overtile.pipelines.bundle.check import check_configuration
 from overtile.pipelines.bundle.checkpoints import check_settings, load_weights
 from overtile.pipelines.bundle.configuration import check_inferer
-from overtile.pipelines.bundle.json_file import REPLACE, read_object
+from overtile.pipelines.bundle.json_file import REPLACE, inference_of, read_object
 from overtile.pipelines.bundle.messages import wrong_value
 from overtile.pipelines.bundle.schema import decides
 from overtile.pipelines.errors import (
     ConfigurationError,
-    Setting,
     of_argument,
     size_text,
     users_mistake,
 )
-from overtile.pipelines.files import settle
 from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.images.read_transform import ReadImaged
 from overtile.transforms import (
@@ -140,14 +138,7 @@ def load_trained(bundle: Path, settings: Mapping[str, Any]) -> Trained:
             does more to an image than can be done in parts.
         DataError: if one of its files of JSON is damaged.
     """
-    settle(bundle)
-    file = bundle / "configs" / "inference.json"
-    if not file.is_file():
-        raise ConfigurationError(
-            ("bundle", bundle),
-            "no configs/inference.json in it",
-            hint=Setting("bundle", "DIR", "with a bundle or the folder of a run"),
-        )
+    file = inference_of(bundle)
     try:
         return _load(file, bundle, settings)
     except Exception as error:

@@ -84,9 +84,9 @@ class AveragePrecision:
 
     @property
     def mean_over_images(self) -> float:
-        """Mean of ``per_image`` over the images with an object; 0 if there are none."""
+        """Mean of ``per_image`` over the images with an object; NaN if there are none."""
         scores = [score for score in self.per_image if not math.isnan(score)]
-        return float(np.mean(scores)) if scores else 0.0
+        return float(np.mean(scores)) if scores else math.nan
 
     def __float__(self) -> float:
         return self.value

@@ -184,21 +184,34 @@ class _OfStack(_Counted):
         return annotated_cells(prediction, label)
 
     def count(self, prediction: Array, label: Array) -> Array:
-        """Counts at each threshold, summed over the slices."""
-        total: Array = em_counts(label, prediction, [self.name])[self.name].sum(0)
+        """Counts at each threshold, summed over the slices, and the labelled pixels of cells."""
+        total = self.summed(em_counts(label, prediction, [self.name])[self.name])
+        return np.column_stack([total, np.full(len(total), (label > 0).sum())])
+
+    def summed(self, counts: Array) -> Array:
+        """Of `em_counts` what a stack keeps, ``[thresholds, ...]``."""
+        total: Array = counts.sum(0)
         return total
+
+    def score(self, counts: Array) -> float:
+        """Of the counts' sum over slices; NaN where no pixel is labelled as cell."""
+        return self.of_cells(counts[:, :-1]) if counts[0, -1] else math.nan
+
+    def of_cells(self, counts: Array) -> float:
+        """The score of a stack that has cells."""
+        raise NotImplementedError
 
 
 class PixelErrorMetric(_OfStack):
     """`pixel_error` over a stack, as a MONAI metric; of one image at its own best threshold.
 
     Predictions hold P(cell) in their last channel, ``[B, C, H, W]``; labels ``[B, 1, H, W]`` are
-    > 0 in cells. Volumes ``[B, C, N, H, W]`` are stacks of N slices.
+    > 0 in cells. Volumes ``[B, C, N, H, W]`` are stacks of N slices. NaN where no label has a cell.
     """
 
     name = "pixel_error"
 
-    def score(self, counts: Array) -> float:
+    def of_cells(self, counts: Array) -> float:
         """Pixel error."""
         return pixel_error_of(counts).value
 
@@ -208,7 +221,7 @@ class RandErrorMetric(_OfStack):
 
     name = "rand_error"
 
-    def score(self, counts: Array) -> float:
+    def of_cells(self, counts: Array) -> float:
         """Rand error."""
         return rand_error_of(counts).value
 
@@ -218,7 +231,7 @@ class WarpingErrorMetric(_OfStack):
 
     name = "warping_error"
 
-    def score(self, counts: Array) -> float:
+    def of_cells(self, counts: Array) -> float:
         """Warping error."""
         return warping_error_of(counts).value
 
@@ -228,12 +241,12 @@ class VRandMetric(_OfStack):
 
     name = "v_rand"
 
-    def count(self, prediction: Array, label: Array) -> Array:
+    def summed(self, counts: Array) -> Array:
         """Sum of F over slices, and their number, at each threshold."""
-        f = slice_f(em_counts(label, prediction, [self.name])[self.name])
+        f = slice_f(counts)
         return np.stack([f.sum(0), np.full(f.shape[1], float(len(f)))], axis=1)
 
-    def score(self, counts: Array) -> float:
+    def of_cells(self, counts: Array) -> float:
         """The highest mean."""
         return float((counts[:, 0] / counts[:, 1]).max())
 

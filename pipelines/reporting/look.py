@@ -124,7 +124,7 @@ def look(
         items = {}
         for split, members in pairs.items():
             items[split] = []
-            for pair in tqdm(members, desc=split, delay=2, leave=False):
+            for pair in tqdm(members, desc=split, delay=2, leave=False, disable=None):
                 try:
                     items[split] += items_of(pair, facts)
                 except DataError as error:
@@ -132,7 +132,7 @@ def look(
     seen: list[tuple[Item, ImageFacts, LabelFacts | None]] = []
     for split, members_of_it in items.items():
         found.images[split] = 0
-        for item in tqdm(members_of_it, desc=split, delay=2, leave=False):
+        for item in tqdm(members_of_it, desc=split, delay=2, leave=False, disable=None):
             try:
                 image = facts.image(item["image"])
                 label = facts.label(**item) if "label" in item else None
@@ -167,8 +167,11 @@ def look(
     log_remarks(facts.remarks)
     facts.save()
     if picture is not None:
+        splits = [split for split, count in found.images.items() for _ in range(count)]
+        named = splits if len(items) > 1 else [""] * len(seen)
+        shown = [(item, split) for (item, _, _), split in zip(seen, named, strict=True)]
         draw = _contact_sheet if spatial_dims == 2 else _sheet_of_sections
-        sheet = draw([s[0] for s in seen], labels, channel, annotation or Annotation())
+        sheet = draw(shown, labels, channel, annotation or Annotation())
         with whole(Path(picture)) as unfinished:
             sheet.savefig(unfinished, dpi=80, bbox_inches="tight")
         found.picture = str(picture)
@@ -249,39 +252,45 @@ def _table_of(
     return {name: of(number) for number, name in enumerate(names) if number}
 
 
-def _chosen(items: Sequence[Item], most: int) -> list[Item]:
+def _chosen(items: Sequence[tuple[Item, str]], most: int) -> list[tuple[Item, str]]:
     """Some, evenly spread."""
     count = min(len(items), most)
     return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
 
 
 def _contact_sheet(
-    items: Sequence[Item], labels: str, channel: Channel, annotation: Annotation
+    items: Sequence[tuple[Item, str]], labels: str, channel: Channel, annotation: Annotation
 ) -> Figure:
-    """Some images, evenly chosen, with the outlines of their cells; gaps are hatched."""
+    """Some images, evenly chosen, with the outlines of their cells; of several splits with each.
+
+    Gaps are hatched.
+    """
     chosen = _chosen(items, _SHEET)
     columns = min(4, len(chosen))
     rows = -(-len(chosen) // columns)
     figure = Figure(figsize=(3.2 * columns, 3.4 * rows), layout="constrained")
-    for place, item in enumerate(chosen, start=1):
+    for place, (item, split) in enumerate(chosen, start=1):
         image = read_image(item["image"], channel=channel)[0]
         cells = _label_of(item, labels, annotation)
         axes = figure.add_subplot(rows, columns, place)
         label = np.zeros(image.shape, int) if cells is None else cells
         axes.imshow(outlined(image, label, labels == "classes"))
-        more = [] if cells is None else [_counted(cells, labels)]
+        told = [split] if split else []
+        told += [] if cells is None else [_counted(cells, labels)]
+        more = [", ".join(told)] if told else []
         write_title(axes, _short(Path(item["image"]).name), *more, size=9)
         axes.set_axis_off()
     return figure
 
 
 def _sheet_of_sections(
-    items: Sequence[Item], labels: str, channel: Channel, annotation: Annotation
+    items: Sequence[tuple[Item, str]], labels: str, channel: Channel, annotation: Annotation
 ) -> Figure:
     """Some volumes, each by the middle sections across its three axes, as high as they are wide."""
     chosen = _chosen(items, _VOLUMES)
     figure = Figure(figsize=(9.6, 3.4 * len(chosen)), layout="constrained")
-    for axes, item in zip(figure.subplots(len(chosen), 3, squeeze=False), chosen, strict=True):
+    rows = figure.subplots(len(chosen), 3, squeeze=False)
+    for axes, (item, split) in zip(rows, chosen, strict=True):
         image, meta = read_image(item["image"], 3, channel)
         cells = _label_of(item, labels, annotation, 3)
         label = np.zeros(image.shape, int) if cells is None else cells
@@ -293,7 +302,8 @@ def _sheet_of_sections(
             picture = outlined(grey, drawn, labels == "classes")
             across, up = (step for other, step in enumerate(steps) if other != axis)
             shown.imshow(picture, aspect=float(up / across))
-            title = f"{letter} = {middle}" + (f", {_counted(label, labels)}" if axis == 2 else "")
+            told = ["", split, _counted(label, labels)][axis]
+            title = ", ".join(filter(None, [f"{letter} = {middle}", told]))
             write_title(shown, _short(Path(item["image"]).name), title, size=9)
             shown.set_axis_off()
     return figure
@@ -349,7 +359,7 @@ def as_text(
         few, middle, many = found.per_image
         rows += [
             ("cells", f"{found.instances}; {few} to {many} an image, median {middle}"),
-            ("cell size", f"{found.median_size} pixels"),
+            ("cell area", f"{found.median_size} pixels, median"),
             ("touching pairs", str(found.touching)),
             ("class balance", f"{found.cell_fraction:.1%} cell, {1 - found.cell_fraction:.1%} not"),
         ]

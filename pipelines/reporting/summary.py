@@ -13,7 +13,7 @@ from overtile.pipelines.bundle.json_file import read_object
 from overtile.pipelines.errors import ConfigurationError, printable
 from overtile.pipelines.files import settle, whole
 from overtile.pipelines.metrics.score_names import name_of
-from overtile.pipelines.reporting.tables import REPORT, SUMMARY
+from overtile.pipelines.reporting.tables import REPORT, SCORES, SUMMARY
 
 _KEYS = frozenset(
     "best_epoch figures images mlflow network resumed scores training_seconds unseen".split()
@@ -37,6 +37,13 @@ def read_summary(folder: str | Path) -> dict[str, Any]:
     settle(Path(folder))
     path = Path(folder) / SUMMARY
     if not path.is_file():
+        if (Path(folder) / SCORES).is_file():
+            raise ConfigurationError(
+                Path(folder),
+                "an evaluation",
+                "the folder of a finished training",
+                f"overtile report {folder} makes its page",
+            )
         raise ConfigurationError(path, "no such file", "the folder of a finished run")
     summary = read_object(path, "train again")
     if not summary.keys() >= _KEYS:
@@ -73,7 +80,7 @@ def print_scores(
     summary: dict[str, Any], kind: str = "", more: Iterable[tuple[str, str]] = ()
 ) -> int:
     """Print the table of scores, with ``more`` rows; returns the width of its first column."""
-    rows = [(f"{summary['images']} {kind}images", "")]
+    rows = [(f"{summary['images']} {kind}image{'' if summary['images'] == 1 else 's'}", "")]
     # a warping error of 0.000353 is a usual one
     rows += [
         (name_of(k), "no score" if v is None else f"{v:.{6 if 0 < v < 0.01 else 4}f}")

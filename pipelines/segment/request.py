@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from overtile.pipelines.bundle.json_file import inference_of
 from overtile.pipelines.errors import ConfigurationError, Setting
 from overtile.pipelines.images.formats import all_formats, check_file, target_format
 
@@ -107,7 +108,7 @@ def check_request(request: Request) -> None:
     """Refuse what cannot become a target, before anything is read.
 
     Raises:
-        ConfigurationError: saying what to name instead.
+        ConfigurationError: saying what to name instead; also if there is no such bundle.
         DataError: if there is no such source.
     """
     target, another = request.target, "name another target"
@@ -121,6 +122,7 @@ def check_request(request: Request) -> None:
     if not target.absolute().parent.is_dir():
         raise ConfigurationError(target, f"no folder {target.parent}", hint=("make it", another))
     check_file(request.source)
+    inference_of(request.bundle)
     if target.exists() and request.source.resolve().is_relative_to(target.resolve()):
         what = "is the source itself" if target.samefile(request.source) else "holds the source"
         raise ConfigurationError(target, what, hint=another)

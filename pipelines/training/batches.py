@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from overtile.pipelines.errors import ConfigurationError
+
 
 def prepare_weighted_batch(
     batch: dict[str, Tensor],
@@ -34,6 +36,9 @@ class LossOfPair:
 
     Args:
         loss: e.g. `overtile.networks.PixelWeightedCrossEntropyLoss`.
+
+    Raises:
+        ConfigurationError: when called with another target.
     """
 
     def __init__(self, loss: torch.nn.Module) -> None:
@@ -41,6 +46,13 @@ class LossOfPair:
 
     def __call__(self, logits: Tensor, target: tuple[Tensor, Tensor | None]) -> Tensor:
         """Scalar loss of ``target = (labels, weights)``."""
+        if not isinstance(target, (tuple, list)):
+            raise ConfigurationError(
+                "LossOfPair",
+                f"labels that are a {type(target).__name__}",
+                "(labels, weights)",
+                "give the trainer prepare_batch=prepare_weighted_batch",
+            )
         value: Tensor = self.loss(logits, *(part for part in target if part is not None))
         return value
 

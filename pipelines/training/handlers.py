@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from math import isnan
 from typing import Any
 
@@ -12,6 +12,8 @@ from monai.engines import IterationEvents
 from monai.utils import set_determinism
 from torch import nn
 from tqdm import tqdm
+
+from overtile.pipelines.errors import HAND_OVER
 
 
 class ClipGradients:
@@ -70,9 +72,12 @@ class Progress:
 
     def _start(self, engine: Engine) -> None:
         name = f"epoch {engine.state.epoch}/{engine.state.max_epochs}"
-        pause = 0.1 if sys.stderr.isatty() else 5.0  # seconds; a log file needs no animation
+        length = engine.state.epoch_length
+        # no bar where stderr is no terminal, unless who started this process reads it
+        off = False if HAND_OVER in os.environ else None
+        pause = 5.0 if off is False else 0.1  # seconds
         self.bar = tqdm(
-            total=engine.state.epoch_length, desc=name, unit="step", leave=False, mininterval=pause
+            total=length, desc=name, unit="step", leave=False, mininterval=pause, disable=off
         )
         self.losses = []
 

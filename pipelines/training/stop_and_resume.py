@@ -176,4 +176,4 @@ def _move_aside(folder: Path) -> None:
         number += 1
     aside = folder.with_name(f"{folder.name}.{number}")
     folder.rename(aside)
-    log.warning("%s holds an earlier run: moved to %s", printable(folder), printable(aside))
+    log.info("%s holds an earlier run: moved to %s", printable(folder), printable(aside))

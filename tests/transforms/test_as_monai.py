@@ -38,6 +38,7 @@ from overtile.transforms import (
     RandElasticDeformd,
     SeparateTouching,
 )
+from overtile.transforms.metadata import as_array
 
 RIGID: dict[str, Any] = {"sigma": 0.0, "rotate": 0.0, "scale": (1.0, 1.0)}
 volumes = st.lists(st.integers(1, 15), min_size=2, max_size=3).map(tuple)
@@ -296,6 +297,24 @@ def test_without_tracking_there_are_no_metadata(make: Callable[[], Any]) -> None
     assert type(found) is torch.Tensor
     assert type(expected) is MetaTensor
     assert torch.equal(found, expected.as_tensor())
+
+
+@pytest.mark.parametrize("make", UNRECORDED)
+def test_types_that_numpy_or_pytorch_lack_are_taken(make: Callable[[], Any]) -> None:
+    """bfloat16, which NumPy lacks, tensors with a gradient, and big-endian arrays of readers."""
+    plain = torch.zeros(1, 14, 16)
+    plain[0, 3:9, 2:12] = 1
+    expected = make()(plain)
+    for image in (plain.bfloat16(), plain.clone().requires_grad_(), plain.numpy().astype(">f4")):
+        found = torch.as_tensor(np.asarray(as_array(make()(image)), np.float32))
+        assert (found - expected).abs().max() <= 2**-8  # half a step of bfloat16 below 2
+
+
+@pytest.mark.parametrize("make", UNRECORDED[:5])
+def test_an_image_without_pixels_is_refused(make: Callable[[], Any]) -> None:
+    for empty in (torch.zeros(1, 0, 9), np.zeros((1, 9, 0), np.float32)):
+        with pytest.raises(ValueError, match=r"\(.*0.*\): expected"):
+            make()(empty)
 
 
 def test_dictionaries_have_the_names_of_monai() -> None:

@@ -8,13 +8,14 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.inferers import Inferer
-from monai.networks.nets import BasicUNet, BasicUNetPlusPlus, SegResNet
+from monai.networks.nets import BasicUNet, BasicUNetPlusPlus, SegResNet, SegResNetDS
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_structure
 
@@ -109,6 +110,52 @@ def test_a_network_of_monai_under_deep_supervision() -> None:
         assert (one[inside] - other[inside]).abs().max() < 1e-4 * other.std()
 
 
+@given(size=st.lists(st.integers(1, 130), min_size=2, max_size=2).map(tuple), meta=st.booleans())
+@settings(max_examples=15, deadline=None)
+@torch.no_grad()
+def test_outputs_of_lower_resolution_are_those_of_the_whole_image(
+    size: tuple[int, int], meta: bool
+) -> None:
+    torch.manual_seed(0)
+    blocks: dict[str, Any] = {"blocks_down": (1, 1, 1), "blocks_up": (1, 1), "dsdepth": 2}
+    network = SegResNetDS(2, 4, 1, 2, **blocks, resolution=(1.0, 1.0)).eval()
+    network.training = True  # it gives what its deep supervision is on
+    geometry = TileGeometry.padded(28, 4)
+    image = torch.rand(2, 1, *size)
+    inputs = MetaTensor(image) if meta else image
+    found = OverlapTileInferer(112, 2, geometry=geometry)(inputs, network)  # half of it: 56 = valid
+    margin, padded = 28, geometry.input_size(size)
+    axes = zip(padded, size, strict=True)
+    mirror = [(np.arange(n) - margin) % max(1, 2 * (s - 1)) for n, s in axes]
+    mirror = [np.where(m < s, m, 2 * (s - 1) - m) for m, s in zip(mirror, size, strict=True)]
+    expected = network(image[..., mirror[0], :][..., mirror[1]])
+    assert len(found) == len(expected) == 2
+    for one, other, s in zip(found, expected, (1, 2), strict=True):
+        inside = [slice(margin // s, margin // s + math.ceil(n / s)) for n in size]
+        assert (one - other[(..., *inside)]).abs().max() < 1e-4
+        assert isinstance(one, MetaTensor) == (meta and one.shape == found[0].shape)
+
+
+@torch.no_grad()
+def test_outputs_of_lower_resolution_are_refused_where_they_do_not_fit() -> None:
+    network = Structured(PaddedUNet(features=(4, 6)).eval(), lambda y: [y, y[..., ::2, ::2]])
+    odd = OverlapTileInferer(64, geometry=TileGeometry.padded(15, 1))
+    with pytest.raises(GeometryError, match=r"made \(32, 32\) of a tile of \(64, 64\)"):
+        odd(torch.rand(1, 1, 200, 200), network)
+    tiles = OverlapTileInferer(64)
+    with pytest.raises(GeometryError, match=r"\(25, 26\) of an image of \(49, 52\)"):
+        RotationAveragingInferer(tiles, average="none")(torch.rand(1, 1, 49, 52), network)
+    turned = RotationAveragingInferer(tiles, average="none")(torch.rand(1, 1, 48, 52), network)
+    assert [tuple(one.shape[2:]) for one in turned] == [(48, 52), (24, 26)]
+    region = RegionInferer(tiles, network)
+    around = torch.rand(1, 1, *(24 + 2 * n for n in region.reach))
+    with pytest.raises(GeometryError, match="outputs as large as the image"):
+        region(around, (slice(8, 32), slice(8, 32)), (60, 60), (64, 64))
+    for nothing in ([], None):
+        with pytest.raises(ValueError, match="the network returned"):
+            tiles(torch.rand(1, 1, 48, 52), Structured(network.network, lambda _, n=nothing: n))
+
+
 @torch.no_grad()
 def test_regions_and_half_precision_keep_the_structure() -> None:
     network = ValidUNet(features=(4, 6)).eval()
@@ -123,6 +170,14 @@ def test_regions_and_half_precision_keep_the_structure() -> None:
     assert tree_structure(answer) == tree_structure(STRUCTURES[2](image))
     plain = RegionInferer(OverlapTileInferer(34), network)(image, box, (50, 50), (34, 34))
     assert torch.equal(answer["a"], plain)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("kind", [ValidUNet, PaddedUNet])
+def test_a_network_is_traced(kind: type[ValidUNet]) -> None:
+    network, image = kind(features=(4, 6)).eval(), torch.rand(1, 1, 36, 36)
+    traced = torch.jit.trace(network, image)  # which compares with a trace without gradients
+    assert torch.equal(traced(image), network(image))
 
 
 @pytest.mark.parametrize("kind", [ValidUNet, PaddedUNet])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from overtile.networks import PixelWeightedCrossEntropyLoss
 from overtile.pipelines import LossOfPair, prepare_weighted_batch
+from overtile.pipelines.errors import ConfigurationError
 
 LOSS = PixelWeightedCrossEntropyLoss()
 
@@ -90,6 +91,15 @@ def test_labels_and_weights_of_other_types() -> None:
     expected = LOSS(logits, labels, weights)
     assert torch.equal(LOSS(logits, labels.to(torch.uint8), weights), expected)
     assert torch.equal(LOSS(logits, labels.float(), weights), expected)
+
+
+def test_half_of_the_adapter_is_named() -> None:
+    logits, labels, weights = drawn(5, 2, 3, (4, 4))
+    assert torch.equal(LossOfPair(LOSS)(logits, (labels, weights)), LOSS(logits, labels, weights))
+    with pytest.raises(ValueError, match="is for LossOfPair"):
+        LOSS(logits, (labels, weights))  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="prepare_batch=prepare_weighted_batch"):
+        LossOfPair(LOSS)(logits, labels)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["labels", "weights"])

@@ -144,12 +144,18 @@ MISTAKES = {
     "report scored": "scored/evaluation.json: no JSON",
     "report trained --output no/page.html": "no/page.html: no folder no; expected the name of a",
     "report trained --output full": "full: a folder; expected the name of a file to write",
+    "show evaluated": "evaluated: an evaluation; expected the folder of a finished training: "
+    "overtile report evaluated makes its page",
+    "segment full/file new.tif --bundle nowhere": "bundle nowhere: no such folder; give --bundle "
+    "DIR with a bundle or the folder of a run",
+    "segment full/file new.tif --bundle full/file": "bundle full/file: a file; give --bundle DIR",
     "show odd": "odd/summary.json: no summary of a run; expected the entries best_epoch, figures",
 }
 
 
 FILES = (
     *(("full/file", "x"), ("full/summary.json", "{"), ("odd/summary.json", "{}")),
+    ("evaluated/evaluation.json", "{}"),
     *(("scored/evaluation.json", "{"), ("trained/history.csv", "epoch,train_loss\n1,0.5\n")),
 )
 
@@ -234,6 +240,9 @@ def test_show_prints_a_table_or_json(run: Path) -> None:
         done = overtile(*words)
         assert (done.returncode, done.stderr) == (0, "")
         assert json.loads(done.stdout) == {"run": str(run), **SUMMARY}
+    assert "  2 unseen images" in overtile("show", run).stdout
+    (run / "summary.json").write_text(json.dumps({**SUMMARY, "images": 1}))
+    assert re.search(r"^  1 unseen image *$", overtile("show", run).stdout, re.MULTILINE)
     assert f"read {run / 'summary.json'}" in overtile("show", run, "-v").stderr
 
 

@@ -51,7 +51,7 @@ def test_splits_of_the_folder_are_kept(tmp_path: Path) -> None:
         pairs(tmp_path / split, tuple(names))
     data = find_data(tmp_path)
     assert [len(s) for s in (data.train, data.val, data.test)] == [3, 2, 1]
-    with pytest.raises(DataError, match=r"no images .it has test/: give a folder in it"):
+    with pytest.raises(DataError, match=r"no images in it, but in .*/test/images; give that"):
         images_in(tmp_path)  # images of the same name would overwrite each other's results
     shutil.rmtree(tmp_path / "test" / "labels")
     assert find_data(tmp_path).test == [], "test images may have no labels"
@@ -325,7 +325,9 @@ def test_images_to_segment_are_found_one_or_many(tmp_path: Path) -> None:
     assert [Path(i["image"]).name for i in images_in(folder)] == ["a.tif", "b.tif", "c.tif"]
     assert len(images_in(folder / "b.tif")) == 1
     for wrong in (tmp_path / "nothing", tmp_path):
-        with pytest.raises(DataError, match=r"no such file or folder|.it has images/: give"):
+        with pytest.raises(
+            DataError, match=r"no such file or folder|in it, but in .*/images; give"
+        ):
             images_in(wrong)
 
 

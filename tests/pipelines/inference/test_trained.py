@@ -35,6 +35,8 @@ def test_a_mistake_comes_as_it_was_raised(bundle: Path) -> None:
 def test_each_front_end_words_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(OvertileError, match="give bundle=DIR with a bundle") as missing:
         load_trained(tmp_path, {})
+    with pytest.raises(OvertileError, match="no such folder; give bundle=DIR with a bundle"):
+        load_trained(tmp_path / "nowhere", {})
     (advice,) = missing.value.hint
     assert isinstance(advice, Setting)
     assert "--" not in str(missing.value)

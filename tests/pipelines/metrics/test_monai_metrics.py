@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,24 @@ def test_slices_one_by_one_score_as_their_stack_does(name: str) -> None:
     metric.reset()
     metric(as_output(p[0])[None], torch.tensor(labels[0][None, None]))
     assert float(metric.aggregate()) == pytest.approx(each[0], abs=1e-12)
+
+
+@pytest.mark.parametrize("name", OF_STACKS)
+@pytest.mark.parametrize("found", [0.0, 1.0, 0.7])
+def test_a_slice_without_a_cell_has_no_score_and_counts_in_its_stack(
+    name: str, found: float
+) -> None:
+    labels, p = stack(5)
+    labels[1], p[1] = 0, found
+    expected = getattr(em_report(labels > 0, p), name)
+    metric = OF_STACKS[name]()
+    for label, q in zip(labels, p, strict=True):
+        metric(as_output(q)[None], torch.tensor(label[None, None]))
+    assert float(metric.aggregate()) == pytest.approx(expected.value, abs=1e-12)
+    assert [math.isnan(one) for one in metric.per_image()] == [n == 1 for n in range(len(labels))]
+    metric.reset()
+    metric(as_output(p[1])[None], torch.zeros(1, 1, *labels.shape[1:]))
+    assert math.isnan(float(metric.aggregate()))
 
 
 @pytest.mark.parametrize("name", [*OF_STACKS, *INSTANCES])
