@@ -146,16 +146,19 @@ def read_label(
 ) -> tuple[NDArray[Any], dict[str, Any]]:
     """`read_image` for labels: integers from 0 up, turned as ``image`` lies in space.
 
+    Floats that are whole numbers, as NIfTI files often have them, become int32.
+
     Raises:
-        DataError: also for floats, and for numbers below 0 or above 2^31 - 1.
+        DataError: also for other floats, and for numbers below 0 or above 2^31 - 1.
     """
     array, meta = read_image(path, spatial_dims, like=path if image is None else image)
-    if array.dtype.kind == "f":
+    floats = array.dtype.kind == "f"
+    if floats and not (np.isfinite(array) & (array == np.rint(array))).all():
         found = f"labels of {array.dtype}"
         raise DataError(Path(str(path)), found, "integers, 0 = background", "convert it")
     if array.size and (int(array.min()) < 0 or int(array.max()) > np.iinfo(np.int32).max):
         raise labels_beyond(path, array, np.dtype(np.int32))
-    return array, meta
+    return array.astype(np.int32) if floats else array, meta
 
 
 def check_pixels(path: str | Path | Plane, array: NDArray[Any]) -> None:
