@@ -88,13 +88,17 @@ def write_bundle(
             shutil.copyfile(source / "LICENSE", unfinished / "LICENSE")
 
 
-def write_scores(folder: Path, scores: Mapping[str, float]) -> None:
-    """Say in the ``metadata.json`` of a run, if it has one, what was measured in it."""
+def write_scores(folder: Path, scores: Mapping[str, float | None]) -> None:
+    """Say in the ``metadata.json`` of a run, if it has one, what was measured in it.
+
+    What has no score, None, is left out.
+    """
     path = folder / "configs" / "metadata.json"
     if not path.is_file():
         return
     metadata = json.loads(path.read_text())
-    metadata["eval_metrics"] = {k: v for k, v in scores.items() if math.isfinite(v)}
+    measured = {k: v for k, v in scores.items() if v is not None and math.isfinite(v)}
+    metadata["eval_metrics"] = measured
     with whole(path) as unfinished:
         _write(unfinished, metadata)
 

@@ -59,7 +59,10 @@ class LabelFacts:
             pixel is 0 the lowest of several numbers counts as background.
         pieces: connected pieces of one number each, diagonals included.
         split: numbers that have more than one piece.
+        specks: such pieces of fewer than `SPECK` pixels.
         touching: pairs of numbers that are direct neighbours somewhere.
+        around: where no pixel is 0, and no number has more pixels than the lowest: how many
+            others are direct neighbours of it; else 0.
         smallest: pixels of the smallest cell.
         median: pixels of the median cell.
         counts: pixels of each number from 0 to the largest; empty where that is above 255.
@@ -76,7 +79,9 @@ class LabelFacts:
     components: int
     pieces: int
     split: int
+    specks: int
     touching: int
+    around: int
     smallest: int
     median: int
     counts: tuple[int, ...]
@@ -84,6 +89,8 @@ class LabelFacts:
     parts: tuple[int, ...]
 
 
+SPECK = 5
+"""Pixels; no cell has fewer."""
 _F = TypeVar("_F", ImageFacts, LabelFacts)
 
 # of what is remembered: another version, or other facts, start anew
@@ -259,9 +266,11 @@ def label_facts(labels: NDArray[Any]) -> LabelFacts:
     if ignored:  # no cell, and no background
         labels = np.where(gaps, labels.dtype.type(0), labels)
     names, sizes = np.unique(labels[labels != 0], return_counts=True)
-    pieces = _pieces(labels, names)
+    pieces, specks = _pieces(labels, names)
     cells = int(sizes.sum())
     background = names[0] if cells + ignored == labels.size and len(names) > 1 else 0
+    pairs = touching_pairs(labels)
+    surrounds = bool(background) and bool(sizes[0] == sizes.max())
     return LabelFacts(
         shape=labels.shape,
         dtype=str(labels.dtype),
@@ -272,7 +281,9 @@ def label_facts(labels: NDArray[Any]) -> LabelFacts:
         components=int(ndimage.label((labels != background) & ~gaps)[1]),
         pieces=int(pieces.sum()),
         split=int((pieces > 1).sum()),
-        touching=len(touching_pairs(labels)),
+        specks=specks,
+        touching=len(pairs),
+        around=int((pairs[:, 0] == background).sum()) if surrounds else 0,
         smallest=int(sizes.min()) if len(sizes) else 0,
         median=int(np.median(sizes)) if len(sizes) else 0,
         **_numbers(labels, gaps, names, pieces),
@@ -302,27 +313,35 @@ def _numbers(
 _AT_ONCE = 2**22  # pixels; of larger images the pieces are counted part by part
 
 
-def _pieces(labels: NDArray[Any], names: NDArray[Any]) -> NDArray[np.int64]:
-    """How many connected pieces each number has, diagonals included.
+def _pieces(labels: NDArray[Any], names: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
+    """How many connected pieces each number has, diagonals included, and how many are specks.
 
     Of numbers scattered over an image of more than `_AT_ONCE` pixels, the most in one part of it.
     """
     if not len(names):
-        return np.zeros(0, np.int64)
+        return np.zeros(0, np.int64), 0
     numbers = np.searchsorted(names, labels) + (labels != 0)
     boxes = ndimage.find_objects(numbers)
     if sum(np.prod([s.stop - s.start for s in box]) for box in boxes) <= 4 * labels.size:
         around = np.ones((3,) * labels.ndim)
-        each = (ndimage.label(numbers[box] == n, around)[1] for n, box in enumerate(boxes, 1))
-        return np.fromiter(each, np.int64, len(names))
-    found = np.zeros(len(names) + 1, np.int64)
+        each = [
+            np.bincount(ndimage.label(numbers[box] == n, around)[0].ravel())[1:]
+            for n, box in enumerate(boxes, 1)
+        ]
+        return np.array([len(sizes) for sizes in each]), _specks(np.concatenate(each))
+    found, specks = np.zeros(len(names), np.int64), 0
     for part in np.array_split(numbers, min(len(numbers), -(-labels.size // _AT_ONCE))):
-        found = np.maximum(found, _pieces_in(part, len(names)))
-    return found[1:]
+        those, small = _pieces_in(part, len(names))
+        found, specks = np.maximum(found, those), max(specks, small)
+    return found, specks
 
 
-def _pieces_in(numbers: NDArray[Any], count: int) -> NDArray[np.int64]:
-    """The same at once for all numbers from 0 to ``count``: pixels are nodes, alike ones joined."""
+def _specks(sizes: NDArray[Any]) -> int:
+    return int((sizes < SPECK).sum())
+
+
+def _pieces_in(numbers: NDArray[Any], count: int) -> tuple[NDArray[np.int64], int]:
+    """The same at once for all numbers from 1 to ``count``: pixels are nodes, alike ones joined."""
     places = np.arange(numbers.size, dtype=np.int32).reshape(numbers.shape)
     ends = []
     for step in product((-1, 0, 1), repeat=numbers.ndim):
@@ -335,8 +354,9 @@ def _pieces_in(numbers: NDArray[Any], count: int) -> NDArray[np.int64]:
     rows, columns = np.concatenate(ends, axis=1)
     graph = coo_array((np.ones(len(rows), np.bool_), (rows, columns)), (numbers.size,) * 2)
     piece = connected_components(graph, directed=False)[1]
-    first = np.unique(piece, return_index=True)[1]
-    return np.bincount(numbers.ravel()[first], minlength=count + 1)
+    _, first, sizes = np.unique(piece, return_index=True, return_counts=True)
+    whose = numbers.ravel()[first]
+    return np.bincount(whose, minlength=count + 1)[1:], _specks(sizes[whose > 0])
 
 
 def touching_pairs(labels: NDArray[Any]) -> NDArray[Any]:

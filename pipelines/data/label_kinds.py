@@ -12,6 +12,7 @@ from overtile.pipelines.errors import Advice, DataError, Setting
 
 _INSTANCES = "instances, one number a cell"
 _CLASSES = 16  # more numbers than that are no classes
+_FEW = 3  # cells in a label; around fewer one of them may lie
 _CUT = "cut it at a threshold"
 _AS_MASK = Setting("labels", "mask", "to take what is not 0 as cell")
 _FROM_0 = "subtract 1, if 1 is the background (as ilastik exports it)"
@@ -39,7 +40,7 @@ def label_faults(
     yield from faults.values()
     rest = {name: f for name, f in found.items() if name not in faults}
     if labels == "instances":
-        yield from _classes(rest)
+        yield from list(_background(rest)) or _classes(rest)
     elif any(f.cells for f in rest.values()) and not any(f.background for f in rest.values()):
         yield DataError(
             Path(next(iter(rest))),
@@ -71,11 +72,15 @@ def _of_instances(name: str, f: LabelFacts) -> DataError | None:
 def _of_mask(name: str, f: LabelFacts) -> DataError | None:
     """Grey values, and labels without a background, which would be one cell.
 
-    Instances or a few classes may be read as a mask: their numbers lie in one place, or are few.
+    Instances or a few classes may be read as a mask: their numbers lie in one place, or are few. A
+    mask that was saved with losses has few other numbers, too, but those lie in specks.
     """
     expected = "a mask, 0 = background and another = cell"
     if _scattered(f):
         return DataError(Path(name), _scattered(f), expected, _CUT)
+    if f.names > 1 and f.pieces >= 2 * f.names and 2 * f.specks > f.pieces:
+        told = f"{_values(f)}, most of their regions specks, as a format with losses leaves them"
+        return DataError(Path(name), told, expected, _CUT)
     if f.names > 1 and not f.background:
         return DataError(Path(name), _values(f), expected, _FROM_0)
     return None
@@ -112,21 +117,42 @@ def _of_map(name: str, f: LabelFacts) -> DataError | None:
 def _classes(found: Mapping[str, LabelFacts]) -> Iterator[DataError]:
     """The first label that numbers classes instead of cells, if all of them seem to.
 
-    So it seems where numbers stand for twice as many separate regions, or none of the labels has a
-    second number. Cells that touch make fewer regions than there are numbers, and cells in pieces
-    are rare.
+    So it seems where numbers stand for twice as many separate regions, none of the labels has a
+    second number, or most numbers lie in several places. Cells that touch make fewer regions than
+    there are numbers, and cells in pieces are rare.
     """
-    regions = sum(f.components for f in found.values())
-    classes = regions >= 2 * sum(map(_objects, found.values()))
+    numbers = sum(map(_objects, found.values()))
+    classes = sum(f.components for f in found.values()) >= 2 * numbers
+    strewn = 2 * sum(f.split for f in found.values()) > numbers
     single = all(f.names < 2 for f in found.values())
     beside = ", and the labels beside it likewise" if len(found) > 1 else ""
     for name, f in found.items():
+        none = "" if f.background else ", none of them 0"
+        told = ""
         if f.components > _objects(f) and (classes or (single and f.pieces > 1)):
-            none = "" if f.background else ", none of them 0"
             told = f"{f.names} value(s){none} for {f.components} separate cells{beside}"
+        elif strewn and f.split:
+            told = f"{f.split} of {f.names} value(s){none} in several places{beside}"
+        if told:
             hint = _AS_MASK if f.background else _FROM_0
             yield DataError(Path(name), told, _INSTANCES, (hint, "number the cells"))
             return
+
+
+def _background(found: Mapping[str, LabelFacts]) -> Iterator[DataError]:
+    """The first of labels without a 0 whose lowest number is a background with cells in it.
+
+    So it seems where in all of them it is the largest, and touches most of the others.
+    """
+    several = {name: f for name, f in found.items() if f.names > 1}
+    if any(f.background for f in found.values()):
+        return
+    if sum(f.names - 1 for f in several.values()) < _FEW * max(1, len(several)):
+        return
+    if all(2 * f.around > f.names - 1 for f in several.values()):
+        name, f = next(iter(several.items()))
+        told = f"no 0 in it, and its lowest number lies around {f.around} of {f.names - 1} others"
+        yield DataError(Path(name), told, "0 = background", (_FROM_0, "number the cells"))
 
 
 def _objects(f: LabelFacts) -> int:

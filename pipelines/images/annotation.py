@@ -43,15 +43,18 @@ class Annotation:
     def of(self, path: str | Path | Plane, array: NDArray[Any]) -> NDArray[Any]:
         """What a file of labels holds: integers from 0 up, and `IGNORED`.
 
+        Floats that are whole numbers, as NIfTI files often have them, become int32.
+
         Args:
             path: of the file, for errors.
             array: ``[*S]``, or several ``[planes, *S]``, as stored.
 
         Raises:
-            DataError: for floats, for numbers below 0 or above 2^31 - 1, and for a band that is
+            DataError: for other floats, for numbers below 0 or above 2^31 - 1, and for a band
                 wider than the image.
         """
-        if array.dtype.kind == "f":
+        floats = array.dtype.kind == "f"
+        if floats and not (np.isfinite(array) & (array == np.rint(array))).all():
             found = f"labels of {array.dtype}"
             raise DataError(Path(str(path)), found, "integers, 0 = background", "convert it")
         gaps = None if self.ignore is None else array == self.ignore
@@ -61,7 +64,7 @@ class Annotation:
         if (unknown := self._unknown(path, labels)) is not None:
             gaps = unknown if gaps is None else gaps | unknown
         if gaps is None or not gaps.any():
-            return array
+            return array.astype(np.int32) if floats else array
         labels = labels.astype(np.int32)
         labels[gaps] = IGNORED
         return labels

@@ -153,6 +153,8 @@ def read_label(
 ) -> tuple[NDArray[Any], dict[str, Any]]:
     """`read_image` for labels: integers from 0 up, turned as ``image`` lies in space.
 
+    Floats that are whole numbers, as NIfTI files often have them, become int32.
+
     Args:
         path: as of `read_image`.
         spatial_dims: as of `read_image`.
@@ -160,7 +162,7 @@ def read_label(
         annotation: which pixels are annotated; others become `IGNORED`.
 
     Raises:
-        DataError: also for floats, and for numbers below 0 or above 2^31 - 1.
+        DataError: also for other floats, and for numbers below 0 or above 2^31 - 1.
     """
     array, meta = read_image(path, spatial_dims, like=path if image is None else image)
     return annotation.of(path, array), meta

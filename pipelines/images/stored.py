@@ -207,8 +207,17 @@ def unreadable(path: Path | str, error: Exception, part: str = "") -> Unreadable
     """The error for a file, or a part of it, that its decoder gave up on."""
     # decoders name the file too, and in full
     told = " ".join(str(error).replace(str(path), Path(path).name).split()) or type(error).__name__
+    if isinstance(error, (TypeError, AttributeError, NameError, ArithmeticError, LookupError)):
+        # Python's words are about the decoder's own code
+        told = "its header is not whole, or contradicts itself"
     found = f"{part} cannot be read ({told})".strip()
     return UnreadableError(path, found, "an intact image file", SKIP)
+
+
+def lossy_label(path: Path, kind: str) -> DataError:
+    """The error for a label in a format that changes numbers."""
+    found = f"a label in {kind}, which changes numbers"
+    return DataError(path, found, "PNG or TIFF", "save it anew")
 
 
 def no_file(path: Path | str, error: OSError, hint: Setting | tuple[()] = ()) -> UnreadableError:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from overtile.pipelines.data.cache_folder import default_cache
 from overtile.pipelines.data.classes import class_names as class_names_of
-from overtile.pipelines.data.facts import FactBook, ImageFacts, Item, LabelFacts
+from overtile.pipelines.data.facts import SPECK, FactBook, ImageFacts, Item, LabelFacts
 from overtile.pipelines.data.find import items_of
 from overtile.pipelines.data.label_kinds import label_faults
 from overtile.pipelines.data.layouts import find_pairs
@@ -38,7 +38,6 @@ _SHEET = 12  # images on the contact sheet
 _VOLUMES = 4  # on one of volumes
 _TITLE = 26  # letters that fit above an image
 _SHOWN = 4  # remarks of one kind
-_SPECK = 5  # pixels; no cell is so small
 
 
 @dataclass
@@ -231,9 +230,9 @@ def _suspicions(
         if labels == "instances" and label.split and str(where) not in refused:
             places = f"{label.split} of {label.names} numbers in several places"
             found.append(DataError(where, places, "a number of its own for every cell"))
-        if labels == "instances" and 0 < label.smallest < _SPECK:
+        if labels == "instances" and 0 < label.smallest < SPECK:
             speck = f"a cell of {label.smallest} pixels"
-            found.append(DataError(where, speck, f"{_SPECK} pixels or more"))
+            found.append(DataError(where, speck, f"{SPECK} pixels or more"))
     return found
 
 

@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overtile.pipelines import files
+from overtile.pipelines.errors import UnreadableError
 from overtile.pipelines.images.block_cache import BlockCache
 from overtile.pipelines.images.stored import (
     ORIGIN,
+    SKIP,
     Format,
     Index,
     Spacing,
@@ -53,6 +55,9 @@ class Nifti(Format):
         import nibabel
 
         volume = nibabel.load(path)
+        if not isinstance(volume, nibabel.Nifti1Pair):  # of which all of NIfTI are kinds
+            found = "an Analyze image, which does not say how it lies"
+            raise UnreadableError(path, found, "NIfTI", ("convert it", SKIP))
         shape, rest = _shape(volume)
         scaled = (volume.dataobj.slope, volume.dataobj.inter) != (1.0, 0.0)
         own = volume.get_data_dtype()

@@ -10,14 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overtile.pipelines.errors import DataError
-from overtile.pipelines.images.stored import Format, Index, Spacing, Stored, check_claim, upright
+from overtile.pipelines.images.stored import (
+    Format,
+    Index,
+    Spacing,
+    Stored,
+    check_claim,
+    lossy_label,
+    upright,
+)
 
-_JPEG = (".jpg", ".jpeg")
 _GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L")  # of Pillow's modes
 _KINDS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")  # of Pillow's
 _DEEP = {2: 3, 4: 1, 6: 3}  # channels besides opacity, by PNG's number of what samples are
 _DENSEST = 1100  # how many times smaller PNG makes pixels at the most
 _ORIENTATION = 274  # of EXIF's tags
+_LOSSY = ("JPEG", "MPO")
 _DTYPES = {"1": bool, "I": np.int32, "F": np.float32}
 
 
@@ -25,7 +33,7 @@ class Picture(Format):
     """Pictures of one plane, grey or in colour."""
 
     name = "pictures (PNG, JPEG)"
-    suffixes = (".png", *_JPEG, ".bmp", ".gif", ".webp", ".jp2", ".pgm", ".ppm")
+    suffixes = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2", ".pgm", ".ppm")
     last = True
     written = ("png",)
     dtypes = "u1 u2"
@@ -47,17 +55,15 @@ class Picture(Format):
         """As the base class has it; as labels, an indexed picture gives its indices.
 
         Raises:
-            DataError: for labels in JPEG, and for animations.
+            DataError: for labels with losses, and for animations.
         """
-        if labels and path.name.lower().endswith(_JPEG):
-            raise DataError(
-                path, "a label in JPEG, which changes numbers", "PNG or TIFF", "save it anew"
-            )
         with _opened(path) as picture:
             mode, (width, height), kind = picture.mode, picture.size, picture.format
             frames = getattr(picture, "n_frames", 1)
             exif = kind != "PNG" or "exif" in picture.info  # or it is decoded to look for one
             orientation = picture.getexif().get(_ORIENTATION, 1) if exif else 1
+        if labels and (kind in _LOSSY or _lossy_webp(path)):
+            raise lossy_label(path, "WebP" if kind == "WEBP" else "JPEG")
         if frames > 1 and kind != "MPO":  # which has previews behind the picture
             found = f"{frames} pictures in one file"
             raise DataError(path, found, "one", "save it as a stack of TIFF")
@@ -126,6 +132,19 @@ def _png_header(path: Path) -> tuple[int, int]:
     with path.open("rb") as file:
         start = file.read(26)
     return (start[24], start[25]) if start.startswith(b"\x89PNG") and len(start) == 26 else (0, 0)
+
+
+def _lossy_webp(path: Path) -> bool:
+    """Whether it is WebP with a picture in VP8; that without losses is in VP8L."""
+    with path.open("rb") as file:
+        if (start := file.read(12))[:4] + start[8:] != b"RIFFWEBP":
+            return False
+        while len(chunk := file.read(8)) == 8:
+            if chunk[:4] in (b"VP8 ", b"VP8L"):
+                return chunk[:4] == b"VP8 "
+            size = int.from_bytes(chunk[4:], "little")
+            file.seek(size + size % 2, 1)
+    return False
 
 
 def _decoded(path: Path) -> NDArray[Any]:

@@ -27,6 +27,7 @@ from overtile.pipelines.images.stored import (
     Spacing,
     Stored,
     check_claim,
+    lossy_label,
     no_level,
     series_of,
     spans_of,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 _WHITE_IS_ZERO, _UNCOMPRESSED, _COMPLEX, _ORIENTATION = 0, 1, 5, 274  # of TIFF's tags
 _PHOTOGRAPHS = {2, 6}  # RGB and YCbCr
 _JPEG = {6, 7, 34892, 33007}  # the compressions that keep tables apart
+_LOSSY = {6, 7}  # of these
 _DENSEST = {1: 16, 5: 4096, 8: 1100, 32773: 128, 32946: 1100}
 """How many times smaller a compression can make pixels; if none, what a file may be cut short."""
 _SLIDES = {"svs", "ndpi", "scn", "bif", "philips", "qpi"}  # of which the first image is the slide
@@ -52,6 +54,7 @@ _UNITS = {
     **{"m": 1e6, "meter": 1e6, "inch": 25400.0, "in": 25400.0},
 }
 """Micrometres of what OME's and ImageJ's metadata call their units."""
+_UNCLEAR = "cannot be understood: no pixel size"
 _PIECE = 2**26  # bytes that are read at a time
 _Box = Sequence[tuple[int, int]]
 _MICROMETRES = {2: 25400.0, 3: 10000.0}  # of TIFF's units: inch and centimetre
@@ -112,6 +115,9 @@ class Tiff(Format):
         options = dict(_PLAIN)
         axes = "ZYX"[-array.ndim :] if like is None else _axes_of(like)
         sizes: Mapping[str, float] = {}
+        if len(axes) == array.ndim:  # a page of a TIFF is rows and columns
+            order = sorted(range(array.ndim), key=lambda i: "YX".find(axes[i]))
+            array, axes = array.transpose(order), "".join(axes[i] for i in order)
         if like is not None:
             sizes = like.spacing
             if {"XResolution", "YResolution"} <= like.tags.keys():
@@ -191,6 +197,15 @@ def _ome_sizes(spacing: Mapping[str, float]) -> dict[str, Any]:
     return {**sizes, **{f"PhysicalSize{axis}Unit": "µm" for axis in spacing}}
 
 
+def _is_ndpi(path: Path) -> bool:
+    """Whether its offsets have eight bytes, as Hamamatsu's have; the name alone does not say so."""
+    if path.suffix.lower() != ".ndpi":
+        return False
+    with path.open("rb") as file:
+        start = file.read(12)
+    return start[:4] == b"II*\0" and int.from_bytes(start[4:], "little") < path.stat().st_size
+
+
 def _check_pages(path: Path) -> None:
     """Refuse a TIFF file that breaks off before its last page: decoders leave such pages out.
 
@@ -258,13 +273,13 @@ def _image(path: Path, level: int = 0, labels: bool = False) -> _Image:
 
     Raises:
         ConfigurationError: if there is no such level.
-        DataError: if it holds no pixels, or several images that are not alike.
+        DataError: if it holds no pixels, or several images that are not alike, or labels in JPEG.
     """
     import tifffile
 
     path, number = series_of(path)
     _check_pages(path)
-    with tifffile.TiffFile(path) as tif:
+    with tifffile.TiffFile(path, is_ndpi=_is_ndpi(path)) as tif:
         _check_companions(path, tif)
         series = _main_series(path, tif) if number is None else _named_series(path, tif, number)
         levels = series[0].levels
@@ -272,6 +287,8 @@ def _image(path: Path, level: int = 0, labels: bool = False) -> _Image:
             raise no_level(path, level, [one.shape for one in levels])
         parts = [_Part(path, one.levels[level], i) for i, one in enumerate(series)]
         page = levels[0].keyframe
+        if labels and page.compression in _LOSSY:
+            raise lossy_label(path, "JPEG")
         spacing, tags, remarks = _spacing(tif, page, number or 0)
     one = parts[0]
     for axis, step in spacing.items():  # pixels of a level are larger
@@ -608,6 +625,9 @@ def _spacing(
         for name in ("XResolution", "YResolution", "ResolutionUnit")
         if name in page.tags
     }
+    told = tif.pages.first.description
+    if "<OME" in told and tif.ome_metadata is None:  # which has no end
+        return {}, tags, (f"its metadata of OME {_UNCLEAR}",)
     readers: dict[str, Callable[[], dict[str, float]]] = {
         "OME": lambda: _ome_spacing(tif.ome_metadata, number),
         "ImageJ": lambda: _imagej_spacing(tif, tags),
@@ -616,7 +636,7 @@ def _spacing(
         try:
             sizes = read()
         except Exception:  # whatever stands in them
-            return {}, tags, (f"its metadata of {kind} cannot be understood: no pixel size",)
+            return {}, tags, (f"its metadata of {kind} {_UNCLEAR}",)
         if any(not (math.isfinite(size) and size > 0) for size in sizes.values()):
             return {}, tags, (f"no pixel size: its metadata of {kind} say {_told(sizes)}",)
         if sizes:

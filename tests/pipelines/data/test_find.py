@@ -17,7 +17,7 @@ from overtile.pipelines.data.unlabelled import images_in
 from overtile.pipelines.errors import DataError
 from overtile.pipelines.images.formats import stem
 from overtile.pipelines.images.plane_name import Plane
-from overtile.pipelines.images.read import open_view, read_image
+from overtile.pipelines.images.read import open_view, read_image, read_label
 from overtile.pipelines.images.read_transform import ReadImaged
 from overtile.transforms import SeparateTouching
 
@@ -129,7 +129,8 @@ def test_a_stack_is_split_into_contiguous_pages(tmp_path: Path) -> None:
 def test_grey_values_are_no_mask(tmp_path: Path, read: Any) -> None:
     folder = stack(tmp_path)
     file = folder / "train-labels.tif"
-    classes = np.random.default_rng(0).integers(0, 4, (5, 6, 7), np.uint8)  # a few are fine
+    rows = np.arange(6, dtype=np.uint8)[:, None]
+    classes = np.broadcast_to(rows % 4, (5, 6, 7))  # a few are fine
     tifffile.imwrite(file, classes, photometric="minisblack")
     read(folder, labels="mask")
     instances = np.tile(np.arange(42, dtype=np.uint8).reshape(6, 7), (5, 1, 1))
@@ -192,7 +193,8 @@ def test_membrane_maps_have_two_values(
 ) -> None:
     folder = stack(tmp_path)
     read(folder, labels="membranes")
-    map = np.random.default_rng(0).choice(np.array(values, np.uint8), (5, 6, 7))
+    rows = np.array(values, np.uint8)[np.arange(6) % len(values)]
+    map = np.broadcast_to(rows[:, None], (5, 6, 7))
     tifffile.imwrite(folder / "train-labels.tif", map, photometric="minisblack")
     with pytest.raises(DataError, match=rf"labels\.tif:0: {said} expected a membrane map"):
         read(folder, labels="membranes")
@@ -241,7 +243,7 @@ def test_pages_of_stacks_in_folders_are_images(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for kind in ("images", "labels"):
         (tmp_path / kind).mkdir()
-        array = rng.integers(1, 9, (3, 6, 7), np.uint8)
+        array = rng.permutation(3 * 6 * 7).reshape(3, 6, 7).astype(np.uint8)
         tifffile.imwrite(tmp_path / kind / "s.tif", array, photometric="minisblack")
     data = find_data(tmp_path)
     assert [Path(i["label"]).name for i in data.train + data.val] == [
@@ -367,8 +369,29 @@ def test_a_truncated_file_is_named(tmp_path: Path, name: str) -> None:
             read(path)
 
 
-def test_labels_of_floats_are_refused(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "label.tif", np.ones((4, 5), np.float32))
+def test_labels_of_floats_are_taken_if_they_are_whole(tmp_path: Path) -> None:
+    """As a scale factor in a NIfTI header makes them."""
+    cells = np.random.default_rng(0).integers(0, 9, (4, 5, 2))
+    for kind in ("f2", "f4", "f8"):
+        tifffile.imwrite(tmp_path / "label.tif", cells[..., 0].astype(kind))
+        found, _ = read_label(tmp_path / "label.tif")
+        assert found.dtype == np.int32
+        assert np.array_equal(found, cells[..., 0])
+    nibabel.save(nibabel.Nifti1Image(cells.astype(np.int16), np.eye(4)), tmp_path / "label.nii")
+    header = bytearray((tmp_path / "label.nii").read_bytes())
+    header[112:120] = np.array([3, 0], "<f4").tobytes()  # slope and intercept
+    (tmp_path / "label.nii").write_bytes(header)
+    found, _ = read_label(tmp_path / "label.nii", 3)
+    assert found.dtype == np.int32
+    assert np.array_equal(found, 3 * cells)
+    for odd in (0.5, np.nan, np.inf):
+        tifffile.imwrite(tmp_path / "label.tif", np.full((4, 5), odd, np.float32))
+        with pytest.raises(DataError, match=r"label.tif: labels of float32; expected integers"):
+            read_label(tmp_path / "label.tif")
+    tifffile.imwrite(tmp_path / "label.tif", np.full((4, 5), 3e9, np.float32))
+    with pytest.raises(DataError, match=r"label.tif: labels from 3000000000.0 to 3000000000.0"):
+        read_label(tmp_path / "label.tif")
+    tifffile.imwrite(tmp_path / "label.tif", np.full((4, 5), 0.5, np.float32))
     with pytest.raises(DataError, match=r"label.tif: labels of float32"):
         ReadImaged("label", dtype="int32")({"label": tmp_path / "label.tif"})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
 from overtile.pipelines.data import facts as facts_module
@@ -56,10 +58,17 @@ def test_pieces_and_neighbours_are_those_of_a_pass_for_every_number(image: Array
             if a != b and a and b:
                 pairs.add((min(a, b), max(a, b)))
     assert sorted(map(tuple, touching_pairs(image))) == sorted(pairs)
+    sizes = [n for i in each for n in np.bincount(ndimage.label(image == i, around)[0].flat)[1:]]
+    assert found.specks == sum(size < 5 for size in sizes)
+    numbers, counts = np.unique(image, return_counts=True)
+    if len(numbers) > 1 and numbers[0] and counts[0] == counts.max():
+        assert found.around == len({b for a, b in pairs if a == numbers[0]})
+    else:
+        assert found.around == 0
 
 
 def test_grey_values_cost_no_pass_for_every_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    passes = []
+    passes: list[int] = []
     label = ndimage.label
     monkeypatch.setattr(ndimage, "label", lambda *a, **k: passes.append(1) or label(*a, **k))
     grey = np.random.default_rng(0).integers(0, 200, (100, 120))
@@ -127,6 +136,23 @@ def cells(number: int | None = None) -> Array:
     return found
 
 
+def few(number: int) -> Array:
+    """Some more of them, five pixels wide, from 1 on."""
+    found = np.zeros((32, 32), np.uint8)
+    for n in range(number):
+        row, column = 5 + 10 * (n // 3), 5 + 10 * (n % 3)
+        found[(ROW - row) ** 2 + (COLUMN - column) ** 2 < 10] = n + 1
+    return found
+
+
+def through_jpeg(mask: Array, quality: int) -> Array:
+    with BytesIO() as file:
+        Image.fromarray(mask).save(file, "JPEG", quality=quality)
+        return np.asarray(Image.open(file))
+
+
+MASK = np.where(few(9), 255, 0).astype(np.uint8)
+RIMS = few(2) * (ndimage.grey_erosion(few(2), size=(3, 3)) != few(2))
 ONE = np.where(cells() == 1, 255, 0).astype(np.uint8)
 GREY = np.random.default_rng(0).normal(100, 20, (32, 32)).astype(np.uint8)
 TILES = np.kron(np.arange(1, 17).reshape(4, 4), np.ones((8, 8), int))
@@ -141,6 +167,14 @@ SETS = {  # labels, and of which kind they are taken
     "ilastik's 1 and 2": ([cells(1) + 1] * 3, set()),
     "an image": ([GREY] * 3, set()),
     "classes": ([np.tile(np.where(cells() == 1, 2, cells(1)), (1, 2))] * 3, {"mask"}),
+    "a background that is 1": ([few(9) + 1] * 3, set()),
+    "that of a crowd": ([np.maximum(TILES, 2) - (ROW == 9) * (TILES - 1)] * 3, {"instances"}),
+    "inside and rim of two cells": ([np.where(RIMS, 2, few(2) > 0)] * 3, {"mask"}),
+    "five types of nine cells": ([np.where(few(9), (few(9) - 1) % 5 + 1, 0)] * 3, {"mask"}),
+    "distances": ([ndimage.distance_transform_cdt(few(9))] * 3, {"mask"}),
+    "a mask in JPEG of 100": ([through_jpeg(MASK, 100)] * 3, set()),
+    "a mask in JPEG of 95": ([through_jpeg(MASK, 95)] * 3, set()),
+    "few steps at the edges": ([np.rint(4 * ndimage.uniform_filter(MASK / 255, 3))] * 3, set()),
     "all cell": ([np.ones((32, 32), np.uint8)] * 3, {"instances"}),
 }
 
@@ -160,6 +194,10 @@ def test_labels_of_the_field(real_data: Path, tmp_path: Path, case: str) -> None
     folder = real_data.parent / "cases" / "made" / case
     for kind in KINDS:
         said = refusal(find_data, folder, labels=kind, cache_dir=tmp_path)
+        if case == "label_tiff_jpeg":  # none can be read
+            assert refusal(look, folder, labels=kind).endswith(said)
+            assert "j0.tif: a label in JPEG, which changes numbers" in said
+            continue
         seen = [str(e) for e in look(folder, labels=kind).suspicious if e.expected]
         assert (said in seen) if said else not seen
         assert bool(said) == (case != "plain" or kind == "membranes"), said

@@ -136,7 +136,7 @@ def test_a_label_stored_with_other_axes_is_turned(tmp_path: Path) -> None:
         (tmp_path / kind).mkdir()
     affine = np.array([[-2, 0, 0, 5], [0, 3, 0, 6], [0, 0, 4, 7], [0, 0, 0, 1.0]])
     for name in "ab":
-        label = rng.integers(0, 5, (4, 5, 6), np.uint8)
+        label = rng.permutation(120).reshape(4, 5, 6).astype(np.uint16)
         image = label.astype(np.int16) * 10
         nibabel.Nifti1Image(image, affine).to_filename(tmp_path / "images" / f"{name}.nii.gz")
         turned(label, affine).to_filename(tmp_path / "labels" / f"{name}.nii.gz")
@@ -223,7 +223,7 @@ def test_planes_of_image_and_label_agree_whatever_their_order(tmp_path: Path) ->
     for kind in ("images", "labels"):
         (tmp_path / kind).mkdir()
     for name in "ab":
-        label = rng.integers(0, 6, (2, 3, 8, 9), np.uint8)  # time, depth
+        label = rng.permutation(432).reshape(2, 3, 8, 9).astype(np.uint16)  # time, depth
         for kind, array, axes in (
             ("labels", label, "TZYX"),
             ("images", label.swapaxes(0, 1) * 10, "ZTYX"),
@@ -255,7 +255,7 @@ def test_a_tiff_label_of_a_nifti_image_is_not_transposed(tmp_path: Path, dims: i
     for kind in ("images", "labels"):
         (tmp_path / kind).mkdir()
     for name in "ab":
-        label = rng.integers(0, 6, (4, 8, 8), np.uint8)  # z, y, x; square sections
+        label = rng.permutation(256).reshape(4, 8, 8).astype(np.uint16)  # z, y, x; square sections
         volume = nibabel.Nifti1Image(label.T.astype(np.int16) * 10, np.eye(4))
         volume.to_filename(tmp_path / "images" / f"{name}.nii.gz")
         tifffile.imwrite(tmp_path / "labels" / f"{name}.tif", label, photometric="minisblack")
@@ -266,7 +266,7 @@ def test_a_tiff_label_of_a_nifti_image_is_not_transposed(tmp_path: Path, dims: i
 
 def test_an_axis_of_one_at_the_end_of_a_nifti_is_none(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    label = rng.integers(0, 5, (4, 5, 6), np.uint8)
+    label = rng.permutation(120).reshape(4, 5, 6).astype(np.uint16)
     affine = np.diag([1.0, 2.0, 3.0, 1.0])
     for kind in ("images", "labels"):
         (tmp_path / kind).mkdir()

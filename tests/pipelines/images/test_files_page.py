@@ -120,7 +120,7 @@ def turned(folder: Path) -> list[tuple[Path, Array]]:
 
 
 def other_names(folder: Path) -> list[tuple[Path, Array]]:
-    names = ["a.stk", "a.lsm", "a.svs", "a.scn", "a.unheard_of", "a"]
+    names = ["a.stk", "a.lsm", "a.svs", "a.scn", "a.ndpi", "a.unheard_of", "a"]
     return [(tiff(folder / name, STACK), STACK) for name in names]
 
 
@@ -172,6 +172,7 @@ def without_size(folder: Path) -> list[tuple[Path, Array]]:
             tif.pages[0].tags[name].overwrite((0, 1))
     return [
         (tiff(folder / "b.tif", GREY, description="<OME><broken OME>"), GREY),
+        (tiff(folder / "cut.ome.tif", GREY, description="<OME><Image><Pixels Phys"), GREY),
         (nothing, GREY),
     ]
 
@@ -201,6 +202,12 @@ def indexed_image(folder: Path) -> list[tuple[Path, Array]]:
     [(path, _)] = indexed(folder)
     colours = np.random.default_rng(1).integers(0, 255, 768, np.uint8).reshape(256, 3)
     return [(path, colours[GREY][..., 1])]
+
+
+def whole_floats(folder: Path) -> list[tuple[Path, Array]]:
+    zarr.create_array(folder / "f.zarr", data=GREY.astype(np.float64))
+    files = [tiff(folder / "f.tif", GREY.astype(np.float32)), folder / "f.zarr"]
+    return [(file, GREY.astype(np.int32)) for file in files]
 
 
 VOLUME = np.moveaxis(STACK, 0, -1).swapaxes(0, 1).copy()
@@ -272,6 +279,12 @@ READ = {
             palette,
             label=True,
         ),
+        Read(
+            "floats as a label, in other formats too",
+            "the numbers of cells, if all are whole",
+            whole_floats,
+            label=True,
+        ),
         Read("WhiteIsZero", "inverted, so that bright is high; signed numbers too", white),
         Read("WhiteIsZero of a label", "the numbers of cells as they are", white_label, label=True),
         Read("one bit a pixel, in other formats too", "0 and 1 of 8 bits", one_bit),
@@ -282,7 +295,7 @@ READ = {
             remark="turned upright, as its orientation 6 says",
         ),
         Read(
-            "`.stk`, `.lsm`, `.svs`, `.scn`, or TIFF inside, whatever the name",
+            "`.stk`, `.lsm`, `.svs`, `.scn`, `.ndpi`, or TIFF inside, whatever the name",
             "TIFF",
             other_names,
         ),
@@ -387,6 +400,11 @@ def unknown(folder: Path) -> Path:
     return folder / "a.czi"
 
 
+def analyze(folder: Path) -> Path:
+    nibabel.save(nibabel.AnalyzeImage(VOLUME, np.eye(4)), folder / "old.img")
+    return folder / "old.img"
+
+
 def complex_pixels(folder: Path) -> Path:
     return tiff(folder / "c.tif", GREY.astype(np.complex64))
 
@@ -402,10 +420,28 @@ def jpeg(folder: Path) -> Path:
     return folder / "label.jpg"
 
 
+def jpeg_inside(folder: Path) -> Path:
+    colours = np.stack([GREY] * 3, -1)
+    return tiff(folder / "label.tif", colours, photometric="rgb", compression="jpeg")
+
+
+def webp(folder: Path) -> Path:
+    exif = Image.Exif()
+    exif[274] = 1  # which comes in a chunk of its own
+    for name, options in (("fine", {"lossless": True}), ("label", {"exif": exif})):
+        Image.fromarray(np.stack([GREY] * 3, -1)).save(folder / f"{name}.webp", **options)
+    assert np.array_equal(read_label(folder / "fine.webp")[0], GREY)
+    return folder / "label.webp"
+
+
 def axes(folder: Path) -> Path:
     zarr.open_group(folder / "axes.zarr", mode="w").create_array("0", data=STACK)
     describe(folder / "axes.zarr", "a", "YX", {}, 1, False)
     return folder / "axes.zarr"
+
+
+def halves(folder: Path) -> Path:
+    return tiff(folder / "half.tif", GREY / np.float32(2))
 
 
 def companions(folder: Path) -> Path:
@@ -444,7 +480,11 @@ REFUSED = [
     Refused("complex numbers", complex_pixels),
     Refused("NaN or infinite pixels", not_finite),
     Refused("a label in JPEG", jpeg, label=True),
+    Refused("a label in JPEG within TIFF, or under another name", jpeg_inside, label=True),
+    Refused("a label in WebP with losses", webp, label=True),
+    Refused("a label of numbers that are not whole", halves, label=True),
     Refused("another format", unknown),
+    Refused("Analyze, NIfTI's forerunner", analyze),
     Refused("a pipe", pipe),
     Refused("a link to a device or terminal", terminal),
     Refused("a link in a circle", circle),

@@ -178,6 +178,33 @@ def test_pixel_sizes_of_ome_zarr(home: Path, data: st.DataObject) -> None:
     assert stored.spacing == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("unit", ["", "micrometer"])
+@pytest.mark.parametrize("order", ["yxz", "xyz", "xzy", "ytx"])
+def test_pages_of_a_result_are_rows_and_columns(tmp_path: Path, order: str, unit: str) -> None:
+    """However the axes of an image follow each other, as napari and Python store them."""
+    sizes = {"x": 5, "y": 4, "z": 3, "t": 2}
+    shape = [sizes[a] for a in order]
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    group.create_array("0", data=np.zeros(shape, np.uint8))
+    told = [{"name": a, **({"unit": unit} if unit and a != "t" else {})} for a in order]
+    scale = [{"type": "scale", "scale": [float(sizes[a]) for a in order]}]
+    datasets = [{"path": "0", "coordinateTransformations": scale}]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": told, "datasets": datasets}]}
+    cells = np.random.default_rng(0).integers(0, 9, shape, np.uint16)
+    written = write_like(tmp_path / "r", cells, open_image(tmp_path / "a.zarr"))
+    assert written.name == ("r.ome.tif" if unit else "r.tif")
+    depth = order.strip("xy") if order.strip("xy") in ("z", "t") else order[1]
+    places = [order.index(a) for a in (depth, "y", "x")]
+    with tifffile.TiffFile(written) as tif:
+        assert len(tif.pages) == sizes[depth]
+        for number, page in enumerate(tif.pages):
+            assert np.array_equal(page.asarray(), cells.transpose(places)[number])
+        assert tif.series[0].axes[-2:] == "YX"
+    if unit:
+        expected = {a.upper(): float(sizes[a]) for a in order if a != "t"}
+        assert open_image(written).spacing == pytest.approx(expected)
+
+
 def test_a_turned_image_keeps_its_sizes_and_its_result_lies_upon_it(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 99, (6, 9), np.uint8)
     tifffile.imwrite(

@@ -398,7 +398,7 @@ def broken(cells: Path, folder: Path, how: str) -> tuple[list[object], list[str]
         tifffile.imwrite(image, colours, photometric="rgb")
         return ["--dataset_dir", copy], ["images/002.tif: 3 channels", "--channel luminance"]
     if how == "float labels":
-        tifffile.imwrite(label, np.ones((96, 112), np.float32))
+        tifffile.imwrite(label, np.full((96, 112), 0.5, np.float32))
         return ["--dataset_dir", copy], ["labels/002.tif: labels of float32", "integers"]
     if how == "negative labels":
         tifffile.imwrite(label, np.full((96, 112), -7, np.int16))

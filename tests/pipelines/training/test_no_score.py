@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ignite.engine import Engine
 from monai.handlers import HausdorffDistance, IgniteMetricHandler, MeanIoUHandler, from_engine
 from torch import nn
+from toy_run import Run, write_images
 
 from overtile.pipelines.bundle.checkpoints import Checkpoints
 from overtile.pipelines.inference.evaluation import without_reference_no_score
@@ -76,6 +81,27 @@ def test_without_a_labelled_cell_no_metric_has_a_score(sets: list[tuple[bool, bo
             assert math.isnan(value) == nothing, name
         engine.run([[image(True, True)]])
         assert float(engine.state.metrics["SegMetric"]) == 1
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_training_whose_labels_to_score_are_empty(tmp_path: Path, split: str) -> None:
+    """It ends as any other, and says nowhere that it was good."""
+    folder = write_images(tmp_path / "images")
+    for file in (folder / split / "labels").iterdir():
+        tifffile.imwrite(file, np.zeros((32, 32), np.uint16))
+    run = Run(tmp_path)
+    run.train(max_epochs=2)
+    summary = json.loads((run.out / "summary.json").read_text())
+    told = json.loads((run.out / "configs/metadata.json").read_text())["eval_metrics"]
+    assert told == {k: v for k, v in summary["scores"].items() if v is not None}
+    if split == "test":
+        assert set(summary["scores"].values()) == {None}
+    else:
+        assert all(math.isnan(row["val_seg"]) for row in run.rows())
+        assert summary["best_epoch"] == 2, "the last"
+        last = run.state()["model"]
+        shipped = torch.load(run.out / "models/model.pt", weights_only=True)
+        assert all(torch.equal(shipped[name], last[name]) for name in last)
 
 
 @settings(deadline=None, max_examples=60)
