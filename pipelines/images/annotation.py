@@ -59,7 +59,7 @@ class Annotation:
             raise DataError(Path(str(path)), found, "integers, 0 = background", "convert it")
         gaps = None if self.ignore is None else array == self.ignore
         labels = array if gaps is None else np.where(gaps, array.dtype.type(0), array)
-        if labels.size and (labels.min() < 0 or labels.max() > np.iinfo(np.int32).max):
+        if labels.size and (int(labels.min()) < 0 or int(labels.max()) > np.iinfo(np.int32).max):
             raise self._beyond(path, labels)
         if (unknown := self._unknown(path, labels)) is not None:
             gaps = unknown if gaps is None else gaps | unknown
