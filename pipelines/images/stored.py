@@ -207,8 +207,10 @@ def unreadable(path: Path | str, error: Exception, part: str = "") -> Unreadable
     """The error for a file, or a part of it, that its decoder gave up on."""
     # decoders name the file too, and in full
     told = " ".join(str(error).replace(str(path), Path(path).name).split()) or type(error).__name__
-    found = f"{part} cannot be read ({told})".strip()
-    return UnreadableError(path, found, "an intact image file", SKIP)
+    expected = "an intact image file"
+    if isinstance(error, PermissionError):
+        told, expected = str(error.strerror), "the right to read it, as by chmod"
+    return UnreadableError(path, f"{part} cannot be read ({told})".strip(), expected, SKIP)
 
 
 def no_file(path: Path | str, error: OSError, hint: Setting | tuple[()] = ()) -> UnreadableError:

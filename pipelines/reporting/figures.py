@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from overtile.pipelines.errors import printable
+from overtile.pipelines.files import whole
 from overtile.pipelines.reporting.colours import ERROR_COLOURS, numbered_colours, outline, palette
 from overtile.pipelines.reporting.predictions import ERRORS, Layers
 
@@ -173,6 +174,17 @@ def outlined(image: NDArray[Any], instances: NDArray[Any]) -> NDArray[np.uint8]:
     edge &= instances > 0
     picture[edge] = coloured(instances)[edge]
     return (picture * 255).round().astype(np.uint8)
+
+
+def save(figure: Figure, path: Path, dpi: int) -> None:
+    """Write a picture, whole or not at all, in a folder that is made if need be.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as unfinished:
+        figure.savefig(unfinished, dpi=dpi, bbox_inches="tight")
 
 
 def _count(instances: NDArray[Any]) -> int:

@@ -26,11 +26,10 @@ from overtile.pipelines.errors import (
     Wording,
     as_argument,
 )
-from overtile.pipelines.files import whole
 from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.images.plane_name import Plane
 from overtile.pipelines.images.read import number_cells, read_image, read_label
-from overtile.pipelines.reporting.figures import outlined, write_title
+from overtile.pipelines.reporting.figures import outlined, save, write_title
 
 _SHEET = 12  # images on the contact sheet
 _TITLE = 26  # letters that fit above an image
@@ -147,8 +146,7 @@ def look(
     facts.save()
     if picture is not None and seen and len(seen[0][1].shape) == 2:
         sheet = _contact_sheet([s[0] for s in seen], labels, channel)
-        with whole(Path(picture)) as unfinished:
-            sheet.savefig(unfinished, dpi=80, bbox_inches="tight")
+        save(sheet, Path(picture), dpi=80)
         found.picture = str(picture)
     return found
 
