@@ -211,6 +211,7 @@ _MEMORY = (
     *("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory"),
     "killed by signal: Killed",  # a worker, by the system
 )
+_THREAD = "can't start new thread"
 _GO_ON = (Setting("resume", True, "to go on with what is done"),)
 _LESS = (
     *(Setting("batch_size", 1), Setting("tile", "a smaller size"), Setting("roi_size", "a tile")),
@@ -244,6 +245,12 @@ def ran_out(error: BaseException) -> OvertileError | None:
     if isinstance(error, MemoryError) or number == errno.ENOMEM or any(s in told for s in _MEMORY):
         return OvertileError(
             where, "there is not enough memory", hint=(*_LESS, "end other programs")
+        )
+    if number == errno.EAGAIN or _THREAD in told:  # of a fork; nothing of ours is read unblocked
+        return OvertileError(
+            where,
+            "the system starts no further thread or process, for want of memory or of their number",
+            hint=("allow more, as by `ulimit -u`", *_LESS, "end other programs"),
         )
     if where and number == errno.EROFS:
         found = f"cannot be written ({os.strerror(number)})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from overtile.pipelines.data.facts import FactBook
 from overtile.pipelines.data.find import DataSet
 from overtile.pipelines.data.workers import make_room_for_sockets
 from overtile.pipelines.errors import ConfigurationError, users_mistake
+from overtile.pipelines.files import whole
 from overtile.pipelines.training import tracking
 from overtile.pipelines.training.tracking import RunTracker
 
@@ -269,3 +271,37 @@ def test_an_installation_that_cannot_be_written_for_a_user_without_home(
     cells, same = (tifffile.imread(place / name) for name in ("cells.tif", "own.tif"))
     assert cells.any()
     assert np.array_equal(cells, same)
+
+
+def test_a_copy_to_a_full_disk_names_the_copy(tmp_path: Path) -> None:
+    """Not the source, which the system names first."""
+    source = tmp_path / "source"
+    source.write_bytes(b"x" * 100_000)
+    with (
+        small_disk(tmp_path / "disk", 20_000),
+        pytest.raises(OSError, match="No space left") as failed,
+        whole(tmp_path / "disk" / "copy") as unfinished,
+    ):
+        shutil.copyfile(source, unfinished)
+    assert failed.value.filename == f"{tmp_path}/disk/copy"
+
+
+@pytest.mark.parametrize("name", ["summary.json", "history.csv", "models/model.pt"])
+def test_what_may_not_be_read_is_not_called_damaged(
+    bundle: Bundle, tmp_path: Path, name: str
+) -> None:
+    """Nor is its owner told to remove it, or to train again."""
+    toy_bundle(tmp_path / "run", IMAGE)
+    tifffile.imwrite(tmp_path / "image.tif", IMAGE)
+    file = tmp_path / "run" / name
+    file.touch()
+    file.chmod(0)
+    words = {
+        "summary.json": ("show", "run"),
+        "history.csv": ("report", "run"),
+        "models/model.pt": ("segment", "image.tif", "out.tif", "--bundle", "run"),
+    }[name]
+    line = line_of(bundle.overtile(*words, without_roots_rights=1))
+    assert f"run/{name}: this user may not read" in line
+    assert "train again" not in line
+    assert "remove" not in line
