@@ -188,7 +188,7 @@ def of_argument(error: ArgumentError, where: Part = "") -> ConfigurationError:
 def users_mistake(error: BaseException | None) -> OvertileError | None:
     """The mistake that caused ``error``, looking through the wrappers that MONAI puts around it.
 
-    Or what ran out, which is no mistake, but the user's to put right.
+    Or what ran out or is not allowed, which is no mistake, but the user's to put right.
     """
     from overtile.networks import GeometryError  # loads PyTorch: not before it is needed
 
@@ -203,12 +203,15 @@ def users_mistake(error: BaseException | None) -> OvertileError | None:
     return lacking
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system calls a disk, or a user's part of it, that is full."""
 _DISK = ("database or disk is full", "No space left on device")
 _DESCRIPTORS = ("Too many open files", "received 0 items of ancdata")
 _MEMORY = (
     *("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory"),
     "killed by signal: Killed",  # a worker, by the system
 )
+_THREAD = "can't start new thread"
 _GO_ON = (Setting("resume", True, "to go on with what is done"),)
 _LESS = (
     *(Setting("batch_size", 1), Setting("tile", "a smaller size"), Setting("roi_size", "a tile")),
@@ -217,7 +220,7 @@ _LESS = (
 
 
 def ran_out(error: BaseException) -> OvertileError | None:
-    """Of which resource of the computer there was not enough; None for any other error.
+    """Of which resource of the computer there was not enough, or which right; None for any other.
 
     PyTorch has no types for most of these, and workers of a loader hand on nothing but the text.
     """
@@ -225,7 +228,7 @@ def ran_out(error: BaseException) -> OvertileError | None:
     name = error.filename if isinstance(error, OSError) else None
     where = Path(os.fsdecode(name)) if name else ""
     told = str(error)
-    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(s in told for s in _DISK):
+    if number in FULL or any(s in told for s in _DISK):
         found = f"cannot be written ({os.strerror(number or errno.ENOSPC)})"
         return OvertileError(
             where or "a file", found, hint=("make room, and give the same command again", *_GO_ON)
@@ -243,7 +246,25 @@ def ran_out(error: BaseException) -> OvertileError | None:
         return OvertileError(
             where, "there is not enough memory", hint=(*_LESS, "end other programs")
         )
+    if number == errno.EAGAIN or _THREAD in told:  # of a fork; nothing of ours is read unblocked
+        return OvertileError(
+            where,
+            "the system starts no further thread or process, for want of memory or of their number",
+            hint=("allow more, as by `ulimit -u`", *_LESS, "end other programs"),
+        )
+    if where and number == errno.EROFS:
+        found = f"cannot be written ({os.strerror(number)})"
+        return OvertileError(where, found, "a disk that can be written", "name a place on another")
+    if where and number in (errno.EACCES, errno.EPERM):
+        found = f"this user may not read or not write it ({os.strerror(number)})"
+        hint = ("give the right to, as by chmod", "name another")
+        return OvertileError(_closed(Path(where)), found, hint=hint)
     return None
+
+
+def _closed(path: Path) -> Path:
+    """The outermost folder on the way to ``path`` that this user may not enter, else itself."""
+    return next((f for f in reversed(path.parents) if not os.access(f, os.X_OK)), path)
 
 
 HAND_OVER = "OVERTILE_HAND_OVER"
@@ -277,16 +298,25 @@ def _tuple(part: Any) -> Any:
     return tuple(part) if isinstance(part, list) else part
 
 
-def exit_with(error: OvertileError, wording: Wording = as_argument) -> NoReturn:
-    """Print the mistake as one line, or hand it over, and leave with exit code 2."""
-    if file := os.environ.get(HAND_OVER):
-        hand_over(error, Path(file))
-        raise SystemExit(2)
-    if "tqdm" in sys.modules:  # an open bar has no line of its own
+def close_bars() -> None:
+    """End the bars of progress that are open: what is printed beside one has no line of its own."""
+    if "tqdm" in sys.modules:
         from tqdm import tqdm
 
         for bar in list(getattr(tqdm, "_instances", ())):
             bar.leave = False
             bar.close()
+
+
+def exit_with(error: OvertileError, wording: Wording = as_argument) -> NoReturn:
+    """Print the mistake as one line, or hand it over, and leave with exit code 2."""
+    if file := os.environ.get(HAND_OVER):
+        try:
+            hand_over(error, Path(file))
+        except OSError:  # what ran out may be the disk; the line is read too
+            Path(file).unlink(missing_ok=True)
+        else:
+            raise SystemExit(2)
+    close_bars()
     print(f"overtile: error: {error.worded(wording)}", file=sys.stderr)
     raise SystemExit(2)

@@ -59,9 +59,9 @@ def together(folder: Path) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     settle(folder)
     unfinished = _unfinished(folder, "together")
-    unfinished.mkdir()
     try:
         with _named(folder, unfinished):
+            unfinished.mkdir()
             yield unfinished
             numbers = {path.name: path.stat().st_ino for path in sorted(unfinished.iterdir())}
             _make_last(unfinished)
@@ -82,7 +82,8 @@ def _named(path: Path, unfinished: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        told = str(error.filename or unfinished)  # a full disk is met by a write, without a name
+        # a full disk is met by a write, without a name, or by a copy, whose source comes first
+        told = str(error.filename2 or error.filename or unfinished)
         if error.errno is not None and told.startswith(str(unfinished)):
             error.filename = f"{path}{told.removeprefix(str(unfinished))}"
         raise

@@ -42,6 +42,21 @@ def small_disk(folder: Path, size: int) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@contextmanager
+def read_only(folder: Path, content: Path) -> Iterator[Path]:
+    """What is in another folder on a disk that cannot be written, else the test is skipped."""
+    folder.mkdir()
+    mounts = [["--bind", str(content), str(folder)], ["-o", "remount,bind,ro", str(folder)]]
+    done = [subprocess.run(["mount", *words], capture_output=True).returncode for words in mounts]
+    try:
+        if any(done):
+            pytest.skip("nothing may be mounted here")
+        yield folder
+    finally:
+        if not done[0]:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
 def enlarge(folder: Path, size: int) -> None:
     """Make room on a `small_disk`."""
     subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from overtile.pipelines.bundle.json_file import REPLACE, read_object
 from overtile.pipelines.bundle.values import shown
-from overtile.pipelines.errors import Advice, ConfigurationError, Setting
+from overtile.pipelines.errors import Advice, ConfigurationError, Setting, ran_out
 from overtile.pipelines.files import save_tensors, settle, together
 
 _SETTINGS = "settings.json"
@@ -198,6 +198,7 @@ def read_checkpoint(path: str | Path, hint: Advice = REPLACE) -> dict[str, Any]:
 
     Raises:
         ConfigurationError: if the file is missing, damaged, or no such checkpoint.
+        OvertileError: if it may not be read, or there is not enough memory.
     """
     settle(Path(path).parent)
     if not Path(path).is_file():
@@ -207,6 +208,8 @@ def read_checkpoint(path: str | Path, hint: Advice = REPLACE) -> dict[str, Any]:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
+        if (lacking := ran_out(error)) is not None:
+            raise lacking from error
         raise ConfigurationError(
             Path(path), "no checkpoint of tensors", _CHECKPOINT, hint
         ) from error

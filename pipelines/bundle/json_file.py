@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from overtile.pipelines.errors import Advice, ConfigurationError, DataError, Setting
+from overtile.pipelines.errors import Advice, ConfigurationError, DataError, Setting, ran_out
 from overtile.pipelines.files import settle
 
 REPLACE = "copy it again from where it came, or train again"  # of a damaged part of a bundle
@@ -21,11 +21,14 @@ def read_object(path: Path, hint: Advice | tuple[Advice, ...] = ()) -> dict[str,
 
     Raises:
         DataError: if it is.
+        OvertileError: if it may not be read.
     """
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if text.strip() else None
     except (OSError, ValueError, RecursionError) as error:
+        if (lacking := ran_out(error)) is not None:
+            raise lacking from error
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(path, f"no JSON ({reason})", "a JSON object", hint) from error
     if not isinstance(content, dict):

@@ -18,11 +18,12 @@ from overtile.pipelines.errors import (
     ANOTHER,
     ConfigurationError,
     Setting,
+    close_bars,
     exit_with,
     of_argument,
     users_mistake,
 )
-from overtile.pipelines.notices import keep_warnings
+from overtile.pipelines.notices import keep_warnings, print_warnings
 
 # PyTorch asserts that it was built with CUDA; MONAI imports a name when it is used
 _REFUSALS = (
@@ -111,6 +112,8 @@ def _report(
     mistake = users_mistake(error)
     if mistake is None and (told := wrong_value(error)) is not None:
         mistake = told.advising(*told.hint, _TRACEBACK)
+    close_bars()
+    print_warnings()
     if mistake is not None and not os.environ.get("OVERTILE_TRACEBACK"):
         exit_with(mistake, partial(as_override, parser=parser))
     sys.__excepthook__(kind, error, traceback)

@@ -6,6 +6,7 @@ checked: help and mistakes answer at once.
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 import sys
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     0 is success and 130 Ctrl-C. A user's mistake raises SystemExit(2) after one line on stderr.
     """
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a broken file is told in one line
+    _name_the_user()
     try:
         with remembered():
             code: int | None = overtile.main(arguments, prog_name="overtile", standalone_mode=False)
@@ -56,6 +58,14 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         exit_with(lacking, lambda _: None)
     return code or 0
+
+
+def _name_the_user() -> None:
+    """MONAI asks for the user's name when it is imported; that of a container may have none."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = str(os.getuid())
 
 
 def _mistake(error: click.UsageError) -> tuple[str, str]:

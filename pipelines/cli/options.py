@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from overtile.pipelines.errors import OvertileError, Setting, exit_with, printable
+from overtile.pipelines.errors import OvertileError, Setting, close_bars, exit_with, printable
 from overtile.pipelines.notices import keep_warnings, print_warnings
 
 _SIDES = range(16, 16385)
@@ -24,6 +24,7 @@ class Command(click.Command):
         try:
             return super().invoke(ctx)
         except OvertileError as error:
+            close_bars()
             print_warnings()
             exit_with(error, self.worded)
         finally:

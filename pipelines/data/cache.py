@@ -102,8 +102,8 @@ class CachedDataset(Dataset):
             return _load(path)
         except OSError as error:
             log.warning(
-                "%s: nothing more is kept there (%s), but in memory; make room, or give another "
-                "cache_dir",
+                "%s: nothing more is kept there (%s), but in memory; make room, or give "
+                "another one (cache_dir, OVERTILE_CACHE)",
                 self._folder,
                 error.strerror,
             )

@@ -6,6 +6,7 @@ import logging
 import os
 import stat
 import tempfile
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,10 +19,10 @@ def default_cache() -> Path:
         return Path(own)
     if base := os.environ.get("XDG_CACHE_HOME"):
         return Path(base) / "overtile"
-    try:
-        return Path.home() / ".cache" / "overtile"
-    except RuntimeError:  # a user without a home, as in a container
-        return Path(tempfile.gettempdir()) / f"overtile-{os.getuid()}"
+    with suppress(RuntimeError, OSError):  # a user without a home, as in a container
+        if Path.home().is_dir():
+            return Path.home() / ".cache" / "overtile"
+    return Path(tempfile.gettempdir()) / f"overtile-{os.getuid()}"
 
 
 def private(folder: Path) -> Path | None:
@@ -34,7 +35,7 @@ def private(folder: Path) -> Path | None:
         folder.mkdir(mode=0o700, exist_ok=True)
         seen = folder.stat()
     except OSError as error:
-        _warn(folder, f"no cache there ({error.strerror})")
+        _warn(folder, f"no cache there ({error.strerror}); let it be written")
         return None
     if seen.st_uid not in (os.getuid(), 0) or seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         _warn(folder, "others may write in it, so it is no cache; chmod go-w it")
@@ -44,4 +45,4 @@ def private(folder: Path) -> Path | None:
 
 @lru_cache  # once in a process
 def _warn(folder: Path, why: str) -> None:
-    log.warning("%s: %s, or give another cache_dir", folder, why)
+    log.warning("%s: %s, or give another one (cache_dir, OVERTILE_CACHE)", folder, why)

@@ -14,6 +14,7 @@ from overtile.networks.losses.ignored import IGNORED
 from overtile.pipelines.errors import DataError, Setting, size_text
 from overtile.pipelines.images.plane_name import Plane
 
+_HIGHEST = np.iinfo(np.int32).max
 UNLABELLED = ("background", "ignore", "band")
 
 
@@ -59,7 +60,7 @@ class Annotation:
             raise DataError(Path(str(path)), found, "integers, 0 = background", "convert it")
         gaps = None if self.ignore is None else array == self.ignore
         labels = array if gaps is None else np.where(gaps, array.dtype.type(0), array)
-        if labels.size and (int(labels.min()) < 0 or int(labels.max()) > np.iinfo(np.int32).max):
+        if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) <= _HIGHEST:
             raise self._beyond(path, labels)
         if (unknown := self._unknown(path, labels)) is not None:
             gaps = unknown if gaps is None else gaps | unknown
@@ -90,6 +91,6 @@ class Annotation:
         hint: tuple[Setting, ...] = ()
         if lowest < 0 and self.ignore is None:
             hint = (Setting("ignore", lowest, "if that is where nothing is annotated"),)
-        found = f"labels from {lowest} to {labels.max()}"
-        expected = f"0 (background) to {np.iinfo(np.int32).max}"
+        found = f"labels from {lowest} to {int(labels.max())}"
+        expected = f"0 (background) to {_HIGHEST}"
         return DataError(Path(str(path)), found, expected, hint)

@@ -207,11 +207,13 @@ def unreadable(path: Path | str, error: Exception, part: str = "") -> Unreadable
     """The error for a file, or a part of it, that its decoder gave up on."""
     # decoders name the file too, and in full
     told = " ".join(str(error).replace(str(path), Path(path).name).split()) or type(error).__name__
-    if isinstance(error, (TypeError, AttributeError, NameError, ArithmeticError, LookupError)):
+    expected = "an intact image file"
+    if isinstance(error, PermissionError):
+        told, expected = str(error.strerror), "the right to read it, as by chmod"
+    elif isinstance(error, (TypeError, AttributeError, NameError, ArithmeticError, LookupError)):
         # Python's words are about the decoder's own code
         told = "its header is not whole, or contradicts itself"
-    found = f"{part} cannot be read ({told})".strip()
-    return UnreadableError(path, found, "an intact image file", SKIP)
+    return UnreadableError(path, f"{part} cannot be read ({told})".strip(), expected, SKIP)
 
 
 def lossy_label(path: Path, kind: str) -> DataError:

@@ -221,8 +221,7 @@ def draw_cases(folder: Path) -> Path | None:
     if not cases:
         return None
     path = folder / FIGURES / "cases.png"
-    path.parent.mkdir(exist_ok=True)
-    figures.cases(cases).savefig(path, dpi=80, bbox_inches="tight")
+    figures.save(figures.cases(cases), path, dpi=80)
     return path
 
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from overtile.pipelines.bundle.checkpoints import check_settings, load_weights
 from overtile.pipelines.bundle.configuration import check_inferer
+from overtile.pipelines.data.workers import make_room_for_sockets
 from overtile.pipelines.errors import ConfigurationError, Setting
 from overtile.pipelines.notices import print_warnings
 
@@ -50,6 +51,7 @@ def make_ready(
         hint = Setting("dataset_dir", "DIR", "with images")
         raise ConfigurationError("dataset_dir", "it is not set", hint=hint)
     check_inferer(evaluator.inferer, evaluator.network)
+    make_room_for_sockets()
     load_weights(evaluator.network, checkpoint)
     check_settings(settings, checkpoint)
     _show_images(evaluator)

@@ -212,7 +212,6 @@ def serve(
     temporary = work / ".tmp"  # of this server alone: what a killed one left goes
     remove(temporary)
     temporary.mkdir()
-    os.environ["OVERTILE_LABEL_TMPDIR"] = tempfile.gettempdir()  # for trainings
     os.environ["TMPDIR"] = str(temporary)
     tempfile.tempdir = None  # it was looked up before
     from monailabel.main import Main

@@ -6,7 +6,6 @@ Uvicorn serves ``app``. MONAI Label's own routes answer where none of ours does.
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import json
 import os
@@ -22,7 +21,7 @@ from monailabel.endpoints.user.auth import get_current_user
 from monailabel.interfaces.exception import MONAILabelException
 
 from overtile.networks import GeometryError
-from overtile.pipelines.errors import OvertileError, users_mistake
+from overtile.pipelines.errors import FULL, OvertileError, users_mistake
 from overtile.pipelines.label.endpoints import (
     images_and_labels,
     login,
@@ -69,11 +68,12 @@ def _answer_invalid(request: Request, error: Exception) -> Response:
 
 def _answer_system(request: Request, error: Exception) -> Response:
     assert isinstance(error, OSError)
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    full = error.errno in FULL
     told = ForbiddenError(
         Path(os.fsdecode(error.filename)) if error.filename else "a file of the server",
         error.strerror or str(error),
         "a file or folder that the server can use",
+        "make room on its disk" if full else (),
     )
     answer = refused(told)
     missing = isinstance(error, FileNotFoundError)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -238,8 +237,6 @@ def why_it_failed(runs: Path, folder: Path) -> str:
 def _run(command: list[str], mistake: Path) -> tuple[int, str]:
     """Run a command to its end, with its lines on our own output; its code and last line."""
     environment = {**os.environ, HAND_OVER: str(mistake.absolute())}
-    # its workers have sockets there, whose paths a deep folder of work would make too long
-    environment["TMPDIR"] = os.environ.get("OVERTILE_LABEL_TMPDIR", tempfile.gettempdir())
     with (
         subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment

@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from overtile.pipelines.errors import printable
+from overtile.pipelines.files import whole
 from overtile.pipelines.reporting.colours import (
     ERROR_COLOURS,
     HATCH,
@@ -200,6 +201,17 @@ def outlined(
     picture[edge] = coloured(instances, classes)[edge]
     picture[hatched(instances < 0)] = np.array(HATCH) / 255
     return (picture * 255).round().astype(np.uint8)
+
+
+def save(figure: Figure, path: Path, dpi: int) -> None:
+    """Write a picture, whole or not at all, in a folder that is made if need be.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as unfinished:
+        figure.savefig(unfinished, dpi=dpi, bbox_inches="tight")
 
 
 def _count(instances: NDArray[Any]) -> int:

@@ -27,12 +27,11 @@ from overtile.pipelines.errors import (
     Wording,
     as_argument,
 )
-from overtile.pipelines.files import whole
 from overtile.pipelines.images.annotation import Annotation
 from overtile.pipelines.images.channels import Channel
 from overtile.pipelines.images.plane_name import Plane
 from overtile.pipelines.images.read import number_cells, read_image, read_label
-from overtile.pipelines.reporting.figures import outlined, write_title
+from overtile.pipelines.reporting.figures import outlined, save, write_title
 
 _SHEET = 12  # images on the contact sheet
 _VOLUMES = 4  # on one of volumes
@@ -171,8 +170,7 @@ def look(
         shown = [(item, split) for (item, _, _), split in zip(seen, named, strict=True)]
         draw = _contact_sheet if spatial_dims == 2 else _sheet_of_sections
         sheet = draw(shown, labels, channel, annotation or Annotation())
-        with whole(Path(picture)) as unfinished:
-            sheet.savefig(unfinished, dpi=80, bbox_inches="tight")
+        save(sheet, Path(picture), dpi=80)
         found.picture = str(picture)
     return found
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from overtile.pipelines.errors import DataError
+from overtile.pipelines.errors import DataError, ran_out
 from overtile.pipelines.metrics.gaps import annotated_instances
 from overtile.pipelines.reporting.colours import numbered
 
@@ -141,6 +141,8 @@ def load(path: Path) -> Layers:
         if len(shapes) != 1 or layers.image.ndim != 2 or len(counts) not in (0, len(COUNTS)):
             raise ValueError(f"layers of {shapes}")
     except _BROKEN as error:
+        if (lacking := ran_out(error)) is not None:
+            raise lacking from error
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DataError(
             path,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from overtile.pipelines.bundle.json_file import read_object
-from overtile.pipelines.errors import DataError
+from overtile.pipelines.errors import DataError, ran_out
 from overtile.pipelines.files import settle, together, whole
 from overtile.pipelines.metrics.score_names import DEFINITIONS
 
@@ -235,6 +235,8 @@ def _table(path: Path, hint: str) -> list[dict[str, str]]:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file, strict=True))
     except (OSError, ValueError, csv.Error) as error:
+        if (lacking := ran_out(error)) is not None:
+            raise lacking from error
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(path, f"no table ({reason})", "CSV with a header", hint) from error
     for number, row in enumerate(rows, 2):

@@ -12,7 +12,14 @@ from contextlib import ExitStack
 from typing import Any
 
 from overtile.networks import GeometryError
-from overtile.pipelines.errors import DataError, OvertileError, Setting, of_argument, ran_out
+from overtile.pipelines.errors import (
+    FULL,
+    DataError,
+    OvertileError,
+    Setting,
+    of_argument,
+    ran_out,
+)
 from overtile.pipelines.files import whole
 from overtile.pipelines.segment.job import is_whole
 from overtile.pipelines.segment.local import LocalRunner
@@ -60,7 +67,7 @@ def segment(request: Request, runner: Runner | None = None) -> Result:
             raise
         raise DataError(
             request.target,
-            f"{lacking.found}; what is done is kept in {request.work}",
+            f"{lacking.found}{_kept(request)}",
             hint=(
                 "end other programs, and give the same command again",
                 Setting("chunk", "a smaller side", "to start anew in smaller parts"),
@@ -69,10 +76,17 @@ def segment(request: Request, runner: Runner | None = None) -> Result:
     except OSError as error:
         raise DataError(
             request.target,
-            f"cannot be written ({error.strerror or error}); what is done is kept in "
-            f"{request.work}",
-            hint="make room, and give the same command again",
+            f"cannot be written ({error.strerror or error}){_kept(request)}",
+            hint=(
+                "make room, and give the same command again"
+                if error.errno in FULL
+                else "let it be written, or name another target"
+            ),
         ) from error
+
+
+def _kept(request: Request) -> str:
+    return f"; what is done is kept in {request.work}" if request.work.is_dir() else ""
 
 
 def _finished(request: Request, runner: Runner | None) -> tuple[dict[str, Any], bool]:

@@ -57,8 +57,7 @@ def draw_predictions(folder: Path) -> Path | None:
     if not rows:
         return None
     path = folder / FIGURES / "predictions.png"
-    path.parent.mkdir(exist_ok=True)
-    figures.predictions(rows).savefig(path, dpi=100, bbox_inches="tight")
+    figures.save(figures.predictions(rows), path, dpi=100)
     return path
 
 

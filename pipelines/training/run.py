@@ -18,6 +18,7 @@ from overtile.pipelines.bundle.checkpoints import Checkpoints
 from overtile.pipelines.bundle.configuration import check_inferer, current_parser
 from overtile.pipelines.bundle.run_bundle import check_bundle, write_bundle, write_scores
 from overtile.pipelines.data.samples import TileDataset
+from overtile.pipelines.data.workers import make_room_for_sockets
 from overtile.pipelines.errors import ConfigurationError, size_text
 from overtile.pipelines.files import settle
 from overtile.pipelines.inference.evaluation import (
@@ -75,6 +76,7 @@ def run_training(
         DataError: if a file to resume from is damaged.
     """
     _check(trainer, evaluator, bundle_root)
+    make_room_for_sockets()
     without_reference_no_score(evaluator, metrics or {})
     folder = tracker.output_dir
     with alone_in(folder), stoppable(trainer, evaluator, checkpoints):

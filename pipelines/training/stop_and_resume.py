@@ -175,5 +175,12 @@ def _move_aside(folder: Path) -> None:
     while folder.with_name(f"{folder.name}.{number}").exists():
         number += 1
     aside = folder.with_name(f"{folder.name}.{number}")
-    folder.rename(aside)
+    try:
+        folder.rename(aside)
+    except OSError as error:  # a disk of its own cannot be renamed
+        raise ConfigurationError(
+            "output_dir",
+            (folder, f"holds an earlier run, which cannot be moved aside ({error.strerror})"),
+            hint=Setting("output_dir", "DIR", "to write elsewhere, as into a folder in it"),
+        ) from error
     log.info("%s holds an earlier run: moved to %s", printable(folder), printable(aside))

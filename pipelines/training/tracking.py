@@ -28,8 +28,8 @@ from torch.optim import Optimizer
 from overtile.pipelines.bundle.checkpoints import steps_of
 from overtile.pipelines.bundle.configuration import as_json, current_parser, resolved_values
 from overtile.pipelines.data.find import DataSet
-from overtile.pipelines.errors import Advice, ConfigurationError, Setting, printable
-from overtile.pipelines.files import whole
+from overtile.pipelines.errors import Advice, ConfigurationError, Setting, printable, ran_out
+from overtile.pipelines.reporting.figures import save
 from overtile.pipelines.reporting.tables import FIGURES, HISTORY, append_epoch
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,8 @@ class RunTracker:
     def client(self) -> MlflowClient:
         """The connection to the store, made when it is first needed."""
         if self._client is None:
-            logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+            # what it logs as an error, with a traceback, it raises too
+            logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
             logging.getLogger("alembic").setLevel(logging.WARNING)
             self._client = MlflowClient(self.uri)
         return self._client
@@ -112,8 +113,24 @@ class RunTracker:
             raise
         finally:
             with _undisturbed():
-                self._flush()
-                self.client.set_terminated(self.run_id, status)
+                self._end(self.run_id, status)
+
+    def _end(self, run_id: str, status: str) -> None:
+        try:
+            self._flush()
+            self.client.set_terminated(run_id, status)
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            if status == "FINISHED":
+                raise
+            # the store may lack what the run did, which is what there is to tell
+            said = str(error).partition("\n")[0]
+            log.warning(
+                "run %s: %s does not know that it %s (%s)",
+                self.run_id,
+                self.uri,
+                status.lower(),
+                said,
+            )
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``, the trainer; attach behind the validation."""
@@ -132,9 +149,7 @@ class RunTracker:
     def log_figure(self, figure: Figure, name: str) -> Path:
         """Keep a picture with the run and under ``figures/`` in its folder."""
         path = self.output_dir / FIGURES / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as unfinished:
-            figure.savefig(unfinished, dpi=100, bbox_inches="tight")
+        save(figure, path, dpi=100)
         self.log_file(path, FIGURES)
         return path
 
@@ -167,6 +182,7 @@ class RunTracker:
         """
         try:
             with self._setting_up():
+                _check_writable(self.uri)
                 return self._find_experiment()
         except (MlflowException, SQLAlchemyError, OSError) as error:
             raise self._refused(error) from error
@@ -183,6 +199,9 @@ class RunTracker:
     def _refused(self, error: MlflowException | SQLAlchemyError | OSError) -> ConfigurationError:
         code = getattr(error, "error_code", "")
         said = error.message if isinstance(error, MlflowException) else str(error).split("\n")[0]
+        where = f"MLflow store {self.uri}"
+        if (lacking := ran_out(error)) is not None:
+            return ConfigurationError(where, lacking.found, hint=lacking.hint)
         hint: tuple[Advice, ...]
         if code in _NOT_ALLOWED:
             hint = (
@@ -201,7 +220,7 @@ class RunTracker:
                 "start that server",
                 "unset MLFLOW_TRACKING_URI and tracking_uri for a local store",
             )
-        return ConfigurationError(f"MLflow store {self.uri}", said, hint=hint)
+        return ConfigurationError(where, said, hint=hint)
 
     def _find_experiment(self) -> str:
         found = self.client.get_experiment_by_name(self.experiment)
@@ -296,6 +315,22 @@ def store_of(output_dir: Path, tracking_uri: str | None = None) -> str:
     """Address of the MLflow store for the run in a folder."""
     own = f"sqlite:///{output_dir.resolve().parent / 'mlflow.db'}"
     return os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri or own
+
+
+def _check_writable(uri: str) -> None:
+    """Refuse a file that SQLite could not write, which MLflow would try for long, and not say why.
+
+    Raises:
+        ConfigurationError: naming what cannot be written.
+    """
+    if not uri.startswith("sqlite:///"):
+        return
+    file = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    for place in (file.parent, file):  # a journal lies beside the file
+        if not os.access(place, os.W_OK) and (place.exists() or place != file):
+            found = "cannot be written" if place.exists() else "there is no such folder"
+            another = Setting("tracking_uri", "URI", "for another store")
+            raise ConfigurationError(f"MLflow store {uri}", (place, found), hint=another)
 
 
 def end_abandoned(output_dir: Path, status: str, tracking_uri: str | None = None) -> None:

@@ -389,7 +389,7 @@ def test_labels_of_floats_are_taken_if_they_are_whole(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"label.tif: labels of float32; expected integers"):
             read_label(tmp_path / "label.tif")
     tifffile.imwrite(tmp_path / "label.tif", np.full((4, 5), 3e9, np.float32))
-    with pytest.raises(DataError, match=r"label.tif: labels from 3000000000.0 to 3000000000.0"):
+    with pytest.raises(DataError, match=r"label.tif: labels from 3000000000 to 3000000000"):
         read_label(tmp_path / "label.tif")
     tifffile.imwrite(tmp_path / "label.tif", np.full((4, 5), 0.5, np.float32))
     with pytest.raises(DataError, match=r"label.tif: labels of float32"):

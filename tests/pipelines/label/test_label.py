@@ -29,12 +29,13 @@ import psutil
 import pytest
 import tifffile
 import zarr
+from exhausted import small_disk
 from killed import killed_everywhere
 from labelling import Server, needs_label, save, serving
 from mlflow import MlflowClient
 from PIL import Image
 from scipy import ndimage
-from toy import toy_bundle
+from toy import files, toy_bundle
 
 from overtile.pipelines.errors import DataError, Setting
 from overtile.pipelines.files import together
@@ -1511,3 +1512,31 @@ def test_a_server_that_is_killed_leaves_no_run_open(
     assert [run.info.status for run in runs(server)] == ["RUNNING"]
     with serving(studies, tmp_path / "log") as server:
         assert [run.info.status for run in runs(server)] == ["FAILED"]
+
+
+def test_a_label_for_a_full_disk_leaves_the_old_one(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, 2**21):
+        studies = disk / "studies"
+        studies.mkdir()
+        save(studies / "a.tif", np.random.default_rng(0).integers(0, 99, (64, 64)).astype(np.uint8))
+        old = np.zeros((64, 64), np.uint16)
+        old[4:20, 4:20], old[30:50, 30:50] = 1, 2
+        new = (np.arange(64 * 64).reshape(64, 64) // 40 + 1).astype(np.uint16)
+        with serving(studies, tmp_path / "log", "--work", str(tmp_path / "work")) as server:
+            assert server.label("a", save(tmp_path / "old.tif", old)).status == 200
+            kept = files(studies)
+            with (
+                (disk / "filling").open("wb", buffering=0) as filling,
+                contextlib.suppress(OSError),
+            ):
+                while True:
+                    filling.write(bytes(4096))
+            answer = server.label("a", save(tmp_path / "new.tif", new))
+            assert answer.status == 507
+            assert answer.json["detail"].startswith("labels/final/a.tif: No space left on device")
+            assert answer.json["detail"].endswith(": make room on its disk")
+            assert files(studies) == kept
+            (disk / "filling").unlink()
+            assert server.label("a", tmp_path / "new.tif").status == 200
+            assert np.array_equal(tifffile.imread(studies / "labels/final/a.tif"), new)

@@ -99,6 +99,7 @@ def test_what_ran_out_is_known_by_what_systems_and_libraries_raise() -> None:
         torch.empty(2**50, dtype=torch.uint8)
     assert "not enough memory" in told(failed.value)
     assert "not enough memory" in told(MemoryError())
+    assert "no further thread" in told(RuntimeError("can't start new thread"))
     assert told(RuntimeError("shapes differ")) == ""
     assert told(OSError(errno.ENOENT, "No such file", "x.tif")) == ""
 
