@@ -107,7 +107,7 @@ def class_counts(label: ArrayLike, prediction: ArrayLike, num_classes: int) -> C
 
     Args:
         label: class map ``[*S]`` of two or three axes, 0 to ``num_classes`` - 1 or `IGNORED`.
-        prediction: class map of the same size, 0 to ``num_classes`` - 1.
+        prediction: class map of the same size, 0 to ``num_classes`` - 1; anything in a gap.
         num_classes: K, 2 or more, with the background.
 
     Raises:
@@ -299,25 +299,27 @@ def _checked(
         raise DataError(
             found=f"class maps of {maps[0].ndim} axes", expected="2 in an image, 3 in a volume"
         )
-    for name, array, lowest in zip(("label", "prediction"), maps, (IGNORED, 0), strict=True):
+    annotated = np.asarray(maps[0] != IGNORED)
+    for name, array in zip(("label", "prediction"), maps, strict=True):
         told = f"classes 0 to {num_classes - 1}"
         if name == "label":
             told += f", or {IGNORED} where it is not annotated"
         if array.dtype.kind not in "iub":
             raise DataError(name, f"of {array.dtype}", f"integers, {told}")
-        if array.size and not lowest <= int(array.min()) <= int(array.max()) < num_classes:
-            wrong = np.argwhere((array < lowest) | (array >= num_classes))[0]
-            place = tuple(int(i) for i in wrong)
+        wrong = annotated & ((array < 0) | (array >= num_classes))
+        if wrong.any():
+            place = tuple(int(i) for i in np.argwhere(wrong)[0])
             raise DataError(name, f"{array[place]} at {place}", told)
-    return *maps, np.asarray(maps[0] != IGNORED)
+    return *maps, annotated
 
 
 def _counted(label: Labels, prediction: Labels, annotated: Mask, num_classes: int) -> ClassCounts:
-    places = label[annotated].astype(np.intp) * num_classes + prediction[annotated]
+    labelled, predicted = (map_[annotated].astype(np.intp) for map_ in (label, prediction))
+    places = labelled * num_classes + predicted
     table = np.bincount(places, minlength=num_classes**2).reshape(num_classes, num_classes)
-    both, labelled, predicted = table.diagonal(), table.sum(1), table.sum(0)
-    neither = table.sum() - labelled - predicted + both
-    return ClassCounts(both, predicted - both, labelled - both, neither)
+    both = table.diagonal()
+    missed, extra = table.sum(1) - both, table.sum(0) - both
+    return ClassCounts(both, extra, missed, table.sum() - both - extra - missed)
 
 
 def _masks(
@@ -369,8 +371,8 @@ def _distances(places: Mask, others: Mask, spacing: Spacing) -> Labels:
 
 def _at_corners(mask: Mask, gap: Mask, areas: Values) -> Values:
     """The area at each corner of a pixel, those at the edge of the image included."""
-    state = np.pad(np.where(gap, 2, mask).astype(np.intp), 1)
-    code = np.zeros([size + 1 for size in mask.shape], np.intp)
+    state = np.pad(np.where(gap, 2, mask).astype(np.int16), 1)
+    code = np.zeros([size + 1 for size in mask.shape], np.int16)
     for part in product((slice(None, -1), slice(1, None)), repeat=mask.ndim):
         code = 3 * code + state[part]
     found: Values = areas[code]
