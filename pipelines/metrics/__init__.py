@@ -1,4 +1,4 @@
-"""Numbers that the field compares: membranes, instances, and MONAI's classes of them.
+"""Numbers that the field compares: membranes, instances, classes, and MONAI's metrics of them.
 
 Its names are loaded when they are asked for: what a score is called takes no PyTorch.
 """
@@ -9,6 +9,20 @@ from importlib import import_module
 from typing import Any
 
 _NAMES = {
+    "class_metrics": (
+        "ClassMean",
+        "ClassMetric",
+        "OneClass",
+        "class_handlers",
+    ),
+    "classes": (
+        "CLASS_SCORES",
+        "ClassCounts",
+        "class_counts",
+        "class_hd95",
+        "class_scores",
+        "class_surface_dice",
+    ),
     "instances": (
         "AveragePrecision",
         "DetMeasure",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,11 @@ def _precision(percent: int) -> Definition:
     )
 
 
+_MEAN = "mean over the classes of each one's mean over the images that have it"
+
 # Sources: SEG and DET: Cell Tracking Challenge; AP: Data Science Bowl 2018; PQ: Kirillov 2019;
-# warping, Rand and pixel error: ISBI 2012; V_rand and V_info: Arganda-Carreras 2015.
+# warping, Rand and pixel error: ISBI 2012; V_rand and V_info: Arganda-Carreras 2015; surface Dice:
+# Nikolov 2018.
 DEFINITIONS = {
     "loss": Definition(
         "loss",
@@ -87,6 +92,55 @@ DEFINITIONS = {
         "F-score of the information that label and prediction share about which cell a pixel lies "
         "in, with thinned borders and at the best threshold; 1 is perfect.",
     ),
+    "dice": Definition(
+        "Dice",
+        "Twice the pixels that label and prediction both give to a class, divided by the pixels of "
+        f"the class in either, added up; {_MEAN}; 1 is perfect.",
+    ),
+    "iou": Definition(
+        "IoU",
+        "Pixels that label and prediction both give to a class, divided by those that either "
+        f"gives to it; {_MEAN}; 1 is perfect.",
+    ),
+    "tpr": Definition(
+        "TPR",
+        f"Share of the pixels of a class that are found (sensitivity, recall); {_MEAN}; "
+        "1 is perfect.",
+    ),
+    "tnr": Definition(
+        "TNR",
+        "Share of the pixels outside of a class that are not taken for it (specificity), high for "
+        f"any small class; {_MEAN}; 1 is perfect.",
+    ),
+    "fpr": Definition(
+        "FPR",
+        "Share of the pixels outside of a class that are taken for it, 1 - TNR, low for any small "
+        f"class; {_MEAN}; 0 is perfect.",
+        True,
+    ),
+    "fnr": Definition(
+        "FNR",
+        f"Share of the pixels of a class that are missed, 1 - TPR; {_MEAN}; 0 is perfect.",
+        True,
+    ),
+    "hd95": Definition(
+        "HD95",
+        "Distance to the other boundary that 95 % of the boundary of a class stay below, in label "
+        "and prediction alike, in units of the spacing; images in which only one of them has the "
+        f"class are left out; {_MEAN}; 0 is perfect.",
+        True,
+    ),
+    "surface_dice": Definition(
+        "surface Dice",
+        "Share of the surfaces of a class in label and prediction, by area, that lies within the "
+        f"tolerance of the other; {_MEAN}; 1 is perfect.",
+    ),
+    "volume_error": Definition(
+        "volume error",
+        "Pixels of a class that are predicted too many, divided by those of the label; below 0 too "
+        "few, and opposite errors cancel; images whose label lacks the class are left out; "
+        f"{_MEAN}; 0 is perfect.",
+    ),
     "learning_rate": Definition("learning rate", "Step size of the optimiser."),
     "train_loss": Definition(
         "training loss",
@@ -97,6 +151,30 @@ DEFINITIONS = {
 }
 
 
-def name_of(score: str) -> str:
+def of_class(score: str, number: int) -> str:
+    """How the score of one class is called in tables and configurations, e.g. ``dice_class1``."""
+    return f"{score}_class{number}"
+
+
+def definition_of(score: str, class_names: Sequence[str] = ()) -> Definition | None:
+    """What a score is, one class's own included; None for an unknown one.
+
+    Args:
+        score: as tables have it.
+        class_names: of all classes, from class 0; numbers where there are none.
+    """
+    if score in DEFINITIONS:
+        return DEFINITIONS[score]
+    parts = re.fullmatch(r"(.+)_class(\d+)", score)
+    if parts is None or parts[1] not in DEFINITIONS:
+        return None
+    whole, number = DEFINITIONS[parts[1]], int(parts[2])
+    named = class_names[number] if number < len(class_names) else f"class {number}"
+    sentence = whole.sentence.replace(_MEAN, f"of {named}, mean over the images that have it")
+    return replace(whole, name=f"{whole.name} of {named}", sentence=sentence)
+
+
+def name_of(score: str, class_names: Sequence[str] = ()) -> str:
     """How a score is printed; unknown ones as they are."""
-    return DEFINITIONS[score].name if score in DEFINITIONS else score
+    definition = definition_of(score, class_names)
+    return score if definition is None else definition.name
