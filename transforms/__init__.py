@@ -3,6 +3,10 @@
 Of a name, ``d``, ``D`` and ``Dict`` at its end are the same form for dictionaries, as in MONAI.
 """
 
+from overtile.transforms.class_weight_map import ClassWeightMap as ClassWeightMap
+from overtile.transforms.class_weight_map import ClassWeightMapD as ClassWeightMapD
+from overtile.transforms.class_weight_map import ClassWeightMapd as ClassWeightMapd
+from overtile.transforms.class_weight_map import ClassWeightMapDict as ClassWeightMapDict
 from overtile.transforms.classes import ClassesFromProbabilities as ClassesFromProbabilities
 from overtile.transforms.classes import ClassesFromProbabilitiesD as ClassesFromProbabilitiesD
 from overtile.transforms.classes import ClassesFromProbabilitiesd as ClassesFromProbabilitiesd
@@ -18,6 +22,12 @@ from overtile.transforms.elastic import RandElasticDeform as RandElasticDeform
 from overtile.transforms.elastic import RandElasticDeformD as RandElasticDeformD
 from overtile.transforms.elastic import RandElasticDeformd as RandElasticDeformd
 from overtile.transforms.elastic import RandElasticDeformDict as RandElasticDeformDict
+from overtile.transforms.foreground import ForegroundFromInstances as ForegroundFromInstances
+from overtile.transforms.foreground import ForegroundFromInstancesD as ForegroundFromInstancesD
+from overtile.transforms.foreground import ForegroundFromInstancesd as ForegroundFromInstancesd
+from overtile.transforms.foreground import (
+    ForegroundFromInstancesDict as ForegroundFromInstancesDict,
+)
 from overtile.transforms.instances import InstancesFromProbabilities as InstancesFromProbabilities
 from overtile.transforms.instances import InstancesFromProbabilitiesD as InstancesFromProbabilitiesD
 from overtile.transforms.instances import InstancesFromProbabilitiesd as InstancesFromProbabilitiesd

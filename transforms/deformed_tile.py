@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from overtile.networks.errors import ArgumentError
 from overtile.networks.geometry import padding_mode_of
+from overtile.networks.losses.ignored import IGNORED
 from overtile.transforms.deformation import Deformation, mode_of
 from overtile.transforms.elastic import DeformItems, RandElasticDeform, check_axes, deform, restore
 from overtile.transforms.metadata import Array, as_array, current, refuse_empty
@@ -48,7 +49,8 @@ class RandDeformedTile(RandomizableTransform, InvertibleTransform, MultiSampleTr
         num_samples: give a list of so many tiles instead of one tile.
         pos: how often a tile is placed around a pixel of the label, relative to ``neg``; as of
             `monai.transforms.RandCropByPosNegLabel`.
-        neg: how often a tile is placed around a pixel of the background.
+        neg: how often a tile is placed around a pixel of the background; never around one that
+            is not annotated (-1).
 
     Attributes:
         recorded: the `Deformation` of the last tile, to replay: ``transform(img, draw=recorded)``.
@@ -97,8 +99,9 @@ class RandDeformedTile(RandomizableTransform, InvertibleTransform, MultiSampleTr
         Args:
             spatial_size: of the image.
             label: ``[C, *S]`` whose pixels above 0 guide the tile: its output shows one of them
-                with the probability pos / (pos + neg), else one of the others. Where there is
-                none of the kind, one of the other kind.
+                with the probability pos / (pos + neg), else one of the others that are
+                annotated (not -1). Where there is none of the kind, one of the other kind, and
+                where nothing is annotated, any pixel.
         """
         dims = len(spatial_size)
         check_axes(dims)
@@ -120,13 +123,16 @@ class RandDeformedTile(RandomizableTransform, InvertibleTransform, MultiSampleTr
         return Deformation(shape, tuple(centre), self._draw_matrix(dims), elastic.nodes)
 
     def _draw_pixel(self, label: Array, spatial_size: Sequence[int]) -> tuple[int, ...]:
-        cell = (as_array(label) > 0).any(0)
+        array = as_array(label)
+        cell = (array > 0).any(0)
         if cell.shape != tuple(spatial_size):
             raise ArgumentError(f"label of {cell.shape}", f"{tuple(spatial_size)}, as the image")
         wanted = self.R.uniform() * (self.pos + self.neg) < self.pos
-        places = np.flatnonzero(cell == wanted)
-        number = self.R.randint(len(places) or cell.size)
-        place = places[number] if len(places) else number
+        annotated = cell | (array != IGNORED).all(0)
+        places = np.flatnonzero(annotated & (cell == wanted))
+        if not len(places):
+            places = np.flatnonzero(annotated) if annotated.any() else np.arange(cell.size)
+        place = places[self.R.randint(len(places))]
         return tuple(int(i) for i in np.unravel_index(place, cell.shape))
 
     def _draw_matrix(self, dims: int) -> NDArray[np.float64]:

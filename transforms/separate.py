@@ -25,7 +25,8 @@ class SeparateTouching(Transform):
     line, the larger one the rest (of two equal cells the higher label counts as the larger). A
     cell so small that nothing of it would be left gives up nothing to larger ones; none
     vanishes unless all its pixels are within ``width`` of cells that stayed. Cells that do not
-    touch are left as they are.
+    touch are left as they are, and so is what is not annotated (-1), which no cell gives up
+    pixels to.
 
     Args:
         width: of the line, in pixels, at least 1.
@@ -47,12 +48,13 @@ class SeparateTouching(Transform):
         """Instances ``[1, *S]`` -> instances ``[1, *S]`` of the same type and dtype."""
         labels = current(labels)
         array = instance_array(labels)
-        cells, compact, areas = np.unique(array, return_inverse=True, return_counts=True)
+        seen = np.where(array > 0, array, array.dtype.type(0))
+        cells, compact, areas = np.unique(seen, return_inverse=True, return_counts=True)
         rank = np.empty(len(cells), np.int64)  # by size, background 0
         rank[np.lexsort((cells, areas, cells != 0))] = np.arange(len(cells)) + (0 not in cells)
         ranks = rank[compact].reshape((1,) * (3 - array.ndim) + array.shape)
         left = self._separate(ranks).reshape(array.shape)
-        kept = np.where(left > 0, array, array.dtype.type(0))[None]
+        kept = np.where((left > 0) | (array < 0), array, array.dtype.type(0))[None]
         separated: Labels = like(kept, labels, labels.dtype)
         return separated
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from overtile.networks.errors import ArgumentError
 from overtile.transforms.compiled import compiled
-from overtile.transforms.instance_labels import whole_numbers
+from overtile.transforms.instance_labels import refuse_below_ignored, whole_numbers
 
 _FAR = np.float32(1e15)  # "no such cell"; its square is still a float32
 _NOTHING = _FAR * _FAR
@@ -41,7 +41,8 @@ def two_nearest_cells(
     """Distances of every pixel to the two nearest cells, and the label of the nearest.
 
     Args:
-        labels: ``[*S]`` of any number of axes, whole numbers; 0 is background.
+        labels: ``[*S]`` of any number of axes, whole numbers; 0 is background, and -1, where
+            nothing is annotated, no cell either.
         spacing: distance between pixels along each axis; default 1.
         cutoff: farther cells need not be found (they count as infinitely far); saves time
             where cells are sparse.
@@ -51,7 +52,7 @@ def two_nearest_cells(
         d1 is 0 inside a cell), and the nearest label ``[*S]``, 0 where there is none.
 
     Raises:
-        ValueError: for a ``spacing`` of another length, or not above 0, or other numbers.
+        ValueError: for a ``spacing`` of another length, or not above 0, or other labels.
     """
     planes, lengths, steps, values = _prepared(labels, spacing)
     first, second = np.empty(planes.shape, np.float32), np.empty(planes.shape, np.float32)
@@ -81,7 +82,7 @@ def squared_gap_widths(
         ``[*S]`` float32; infinite, or huge, where there are fewer than two cells.
 
     Raises:
-        ValueError: for a ``spacing`` of another length, or not above 0, or other numbers.
+        ValueError: for a ``spacing`` of another length, or not above 0, or other labels.
     """
     planes, lengths, steps, _ = _prepared(labels, spacing)
     widths = np.empty(planes.shape, np.float32)
@@ -96,6 +97,7 @@ def _prepared(
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64] | None]:
     """Labels as ``[first axis, the others]``, lengths of the others, steps, labels renamed."""
     labels = whole_numbers(labels)
+    refuse_below_ignored(labels)
     steps = [1.0] * labels.ndim if spacing is None else [float(s) for s in spacing]
     if len(steps) != labels.ndim or min(steps) <= 0:
         raise ArgumentError(f"spacing={spacing}", f"{labels.ndim} distances > 0, one an axis")
@@ -105,7 +107,7 @@ def _prepared(
     values = None
     largest = np.iinfo(np.int32).max
     wide = labels.dtype.itemsize > 4 or labels.dtype == np.uint32
-    if wide and labels.size and (labels.max() > largest or labels.min() < -largest):
+    if wide and labels.size and labels.max() > largest:
         found, labels = np.unique(np.append(labels.dtype.type(0), labels), return_inverse=True)
         values, labels = np.roll(found, -int(labels[0])), labels[1:] - labels[0]
     planes = np.ascontiguousarray(labels, np.int32).reshape(shape[0], int(np.prod(shape[1:])))
@@ -212,11 +214,11 @@ def _see(plane, z, seen):  # type: ignore[no-untyped-def]
     k1, z1, k2, z2 = seen[0], seen[1], seen[2], seen[3]
     for x in range(plane.size):
         label = plane[x]
-        fresh = label != 0 and label != k1[x]
+        fresh = label > 0 and label != k1[x]
         k2[x] = k1[x] if fresh else k2[x]
         z2[x] = z1[x] if fresh else z2[x]
-        k1[x] = label if label != 0 else k1[x]
-        z1[x] = z if label != 0 else z1[x]
+        k1[x] = label if label > 0 else k1[x]
+        z1[x] = z if label > 0 else z1[x]
 
 
 @compiled(error_model="numpy", fastmath={"contract"})

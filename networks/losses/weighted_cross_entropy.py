@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from overtile.networks.errors import ArgumentError, ClassesError
-
-_NONE = -(2**31)  # PyTorch would skip pixels labelled -100 without a word
+from overtile.networks.losses.ignored import IGNORED
 
 
 class PixelWeightedCrossEntropyLoss(nn.Module):
@@ -25,14 +24,18 @@ class PixelWeightedCrossEntropyLoss(nn.Module):
     other pixels, so a tile full of narrow gaps counts for more than an empty one, and the
     learning rate does not depend on the tile size.
 
+    Pixels labelled -1 are not annotated: they add 0 to the sum, and nothing to any gradient,
+    whatever logits and weights are there. They count in N, so that neither does the gradient of a
+    pixel depend on how many others are annotated.
+
     MONAI's trainer calls a loss with logits and labels alone: hand it
     ``LossOfPair(PixelWeightedCrossEntropyLoss())`` and ``prepare_batch=prepare_weighted_batch``,
     both of `overtile.pipelines`. A loss that is called without weights while a caller holds a
     batch with some warns, once.
 
     Raises:
-        ValueError: if the shapes do not match, or labels are a pair, as `prepare_weighted_batch`
-            makes for ``LossOfPair``.
+        ValueError: if the shapes do not match, labels are a pair, as `prepare_weighted_batch` makes
+            for ``LossOfPair``, or, on the CPU, for labels that are no classes.
 
     Example:
         >>> import torch
@@ -51,7 +54,7 @@ class PixelWeightedCrossEntropyLoss(nn.Module):
 
         Args:
             logits: ``[B, K, *S]``, any real numbers, K >= 2.
-            labels: ``[B, 1, *S]``, class of each pixel, integers in 0 .. K-1.
+            labels: ``[B, 1, *S]``, class of each pixel, integers in 0 .. K-1, or -1.
             weights: ``[B, 1, *S]``, w(x) >= 0; None weighs every pixel 1.
         """
         if not isinstance(labels, Tensor):
@@ -74,10 +77,28 @@ class PixelWeightedCrossEntropyLoss(nn.Module):
         if weights is None and not self._looked and not torch.compiler.is_compiling():
             self._looked = True
             _warn_of_weights(labels)
-        per_pixel = cross_entropy(logits, labels[:, 0].long(), ignore_index=_NONE, reduction="none")
+        classes = labels[:, 0].long()
+        if _may_be_hidden(labels):
+            hidden = labels == IGNORED  # 0 times what is no number is no number
+            logits = logits.masked_fill(hidden, 0)
+            weights = None if weights is None else weights.masked_fill(hidden, 0)
+        try:
+            per_pixel = cross_entropy(logits, classes, ignore_index=IGNORED, reduction="none")
+        except IndexError as error:  # of the CPU alone: asking for it would take time
+            raise ArgumentError(
+                f"labels from {classes.min()} to {classes.max()} for {logits.shape[1]} classes",
+                f"0 to {logits.shape[1] - 1}, or {IGNORED} where nothing is annotated",
+            ) from error
         if weights is not None:
             per_pixel = per_pixel * weights[:, 0].to(per_pixel.dtype)
         return per_pixel.mean()
+
+
+def _may_be_hidden(labels: Tensor) -> bool:
+    """Whether some pixels may be `IGNORED`; asking any other device would be to wait for it."""
+    if labels.device.type != "cpu" or torch.compiler.is_compiling() or not labels.numel():
+        return True
+    return labels.dtype.is_signed and bool(labels.amin() < 0)
 
 
 def _warn_of_weights(labels: Tensor) -> None:

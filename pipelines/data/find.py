@@ -74,13 +74,13 @@ class DataSet:
         self.facts.save()
         return state.hexdigest()
 
-    def class_weights(self) -> tuple[float, float]:
+    def class_weights(self) -> tuple[float, ...]:
         """Weights for (background, cell) that balance both over the training labels."""
         from overtile.transforms import class_weights_of_counts  # loads PyTorch
 
         found = [self.facts.label(**item) for item in self.train]
         background, cells = sum(f.background for f in found), sum(f.cells for f in found)
-        return class_weights_of_counts(background, cells)
+        return class_weights_of_counts((background, cells))
 
 
 def find_data(

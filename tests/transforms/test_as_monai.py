@@ -25,8 +25,10 @@ import overtile.transforms
 from overtile.networks import OverlapTileInferer, TileGeometry
 from overtile.transforms import (
     BorderWeightMap,
+    ClassWeightMap,
     CropToOutput,
     CropToOutputd,
+    ForegroundFromInstances,
     InstancesFromProbabilities,
     MirrorPad,
     MirrorPadd,
@@ -257,7 +259,10 @@ UNRECORDED: list[Callable[[], Any]] = [
     lambda: InstancesFromProbabilities(0.6),
     SeparateTouching,
     BorderWeightMap,
+    lambda: ClassWeightMap(border_classes=[1]),
+    ForegroundFromInstances,
 ]
+OF_LABELS = (SeparateTouching, BorderWeightMap, ClassWeightMap, ForegroundFromInstances)
 
 
 @pytest.mark.parametrize("make", UNRECORDED)
@@ -268,7 +273,7 @@ def test_pending_operations_are_applied_not_dropped(make: Callable[[], Any], who
     image = (image - 1) if not whole else image.new_tensor((image > 1.5).float().numpy())
     image = MetaTensor(image.as_tensor(), affine=placed((1, 1)).affine)
     made = make()
-    if isinstance(made, (SeparateTouching, BorderWeightMap)) and not whole:
+    if isinstance(made, OF_LABELS) and not whole:
         return  # no labels
     lazily = at_once = image
     for step in (Flip(0), SpatialCrop(roi_start=(2, 1), roi_end=(13, 16))):
@@ -321,7 +326,7 @@ def test_dictionaries_have_the_names_of_monai() -> None:
     found = vars(overtile.transforms)
     forms = [n for n, v in found.items() if isinstance(v, type) and issubclass(v, MapTransform)]
     short = {name[:-1] for name in forms if name.endswith("d")}
-    assert len(short) == 9
+    assert len(short) == 11
     assert set(forms) == {f"{name}{end}" for name in short for end in ("d", "D", "Dict")}
     for name in short:
         assert found[f"{name}D"] is found[f"{name}Dict"] is found[f"{name}d"]

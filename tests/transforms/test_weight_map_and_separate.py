@@ -19,6 +19,7 @@ from overtile.transforms import (
     SeparateTouching,
     SeparateTouchingd,
     balanced_class_weights,
+    class_weights_of_counts,
 )
 
 Labels = NDArray[np.int64]
@@ -173,6 +174,31 @@ def test_balanced_over_a_data_set() -> None:
     assert balanced_class_weights(images[-1:]) == (1, 1)
 
 
+@given(
+    counts=st.lists(st.integers(0, 10**9), min_size=1, max_size=6),
+    balance=st.sampled_from([0, 0.3, 0.5, 1, True, False]),
+)
+@settings(max_examples=100, deadline=None)
+def test_weights_of_counts_follow_the_frequency(counts: list[int], balance: float) -> None:
+    weights = class_weights_of_counts(counts, balance)
+    seen = [(count, weight) for count, weight in zip(counts, weights, strict=True) if count]
+    assert all(w == 1 for n, w in zip(counts, weights, strict=True) if not n)
+    if seen:  # a mean of 1 over all pixels
+        assert sum(n * w for n, w in seen) == pytest.approx(sum(counts))
+        first, of_first = seen[0]
+        for count, weight in seen:
+            assert weight / of_first == pytest.approx((first / count) ** balance)
+
+
+def test_weights_of_counts_by_hand() -> None:
+    assert class_weights_of_counts((75, 25)) == (100 / 150, 100 / 50)
+    assert class_weights_of_counts([800, 150, 0, 50], 0) == (1, 1, 1, 1)
+    assert class_weights_of_counts([900, 0, 100], 0.5) == pytest.approx((1000 / 1200, 1, 2.5))
+    for counts, balance, named in (([1, -1], 1, "counts="), ([1, 1], 1.5, "balance=1.5")):
+        with pytest.raises(ValueError, match=named):
+            class_weights_of_counts(counts, balance)
+
+
 def test_dictionary_keeps_the_labels_and_adds_weights() -> None:
     labels = grown(4, (1, 20, 20), 5, 4.0)
     result = BorderWeightMapd("label", sigma=3)({"label": labels, "name": "a"})
@@ -193,9 +219,9 @@ def test_dictionary_keeps_the_labels_and_adds_weights() -> None:
         (torch.full((1, 4, 4), math.nan), "with a nan"),
         (np.full((1, 4, 4), np.inf, np.float16), "with a inf"),
         (np.full((1, 4, 4), 1e30), "with a 1e\\+30"),
-        (np.full((1, 4, 4), -1.0), "down to -1"),
+        (np.full((1, 4, 4), -2.0), "down to -2"),
         (np.zeros((1, 4, 4), complex), "dtype complex128"),
-        (np.full((1, 4, 4), -1), "down to -1"),
+        (np.full((1, 4, 4), -2), "down to -2: expected 0 .*, or -1 where nothing is annotated"),
         (np.zeros((2, 4, 4), int), r"\(2, 4, 4\)"),
         (np.zeros((4, 4), int), r"\(4, 4\)"),
         (np.zeros((1, 4), int), r"\(1, 4\): expected \[1, H, W\]"),

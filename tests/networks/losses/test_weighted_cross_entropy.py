@@ -1,3 +1,4 @@
+import math
 from typing import Any
 
 import numpy as np
@@ -111,10 +112,83 @@ def test_shapes_that_do_not_match_are_named(name: str, shape: tuple[int, ...]) -
         LOSS(logits, **given_)
 
 
-def test_a_class_that_does_not_exist_is_refused() -> None:
-    logits, labels, _ = drawn(5, 1, 2, (4, 4))
-    with pytest.raises((IndexError, RuntimeError)):
-        LOSS(logits, labels * 0 + 255)  # masks read as 0 and 255
+@pytest.mark.parametrize("wrong", [255, 2, -2, -100])  # 255: masks; -100: skipped by PyTorch
+@pytest.mark.parametrize("gaps", [False, True])
+def test_a_class_that_does_not_exist_is_refused(wrong: int, gaps: bool) -> None:
+    logits, labels, weights = drawn(5, 1, 2, (4, 4))
+    labels[0, 0, 0] = -1 if gaps else 0
+    labels[0, 0, 2, 2] = wrong
+    expected = rf"labels from .*{wrong}.* for 2 classes: expected 0 to 1, or -1 where nothing"
+    for kind in (torch.int64, torch.int16, torch.float32):
+        with pytest.raises(ValueError, match=expected):
+            LOSS(logits, labels.to(kind), weights)
+
+
+# --- gaps -----------------------------------------------------------------------------------
+
+
+@given(
+    seed=st.integers(0, 999),
+    classes=st.integers(2, 4),
+    size=st.lists(st.integers(1, 5), min_size=2, max_size=3).map(tuple),
+    share=st.sampled_from([0.1, 0.5, 1.0]),
+    kind=st.sampled_from([torch.int8, torch.int32, torch.int64, torch.float32]),
+    junk=st.sampled_from([0.0, -1e30, math.inf, -math.inf, math.nan]),
+    weighted=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_what_is_not_annotated_costs_nothing(
+    seed: int,
+    classes: int,
+    size: tuple[int, ...],
+    share: float,
+    kind: torch.dtype,
+    junk: float,
+    weighted: bool,
+) -> None:
+    logits, labels, weights = drawn(seed, 2, classes, size)
+    weights = weights if weighted else torch.ones_like(weights)
+    hidden = torch.rand(labels.shape, generator=torch.Generator().manual_seed(seed)) < share
+    expected = formula(logits.numpy(), labels.numpy(), (weights * ~hidden).numpy())
+    clean = logits.clone().requires_grad_()
+    LOSS(clean, labels, weights * ~hidden).backward()  # weighs them 0: the same, all pixels in N
+    there = logits.masked_fill(hidden, junk).requires_grad_()
+    junked = weights.masked_fill(hidden, junk) if weighted else None
+    found = LOSS(there, labels.masked_fill(hidden, -1).to(kind), junked)
+    assert found.item() == pytest.approx(expected, rel=1e-6)
+    found.backward()
+    torch.testing.assert_close(there.grad, clean.grad)
+    assert (there.grad[hidden.expand_as(there)] == 0).all()
+
+
+def test_a_batch_without_annotation_costs_nothing() -> None:
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    loss = LOSS(logits, torch.full((1, 1, 4, 4), -1), torch.ones(1, 1, 4, 4))
+    loss.backward()
+    assert loss.item() == 0
+    assert (logits.grad == 0).all()
+
+
+def test_gradient_of_a_pixel_ignores_how_many_others_are_annotated() -> None:
+    logits, labels, weights = drawn(6, 1, 3, (4, 4))
+    gradients = []
+    for hidden in (0, 3):
+        a = logits.clone().requires_grad_()
+        known = labels.clone()
+        known[..., 1 : 1 + hidden, :] = -1
+        LOSS(a, known, weights).backward()
+        gradients.append(a.grad[..., 0, :])
+    assert torch.equal(*gradients)
+
+
+def test_compiled_loss_keeps_gaps() -> None:
+    logits, labels, weights = drawn(7, 2, 3, (4, 5))
+    compiled = torch.compile(PixelWeightedCrossEntropyLoss(), backend="eager", fullgraph=True)
+    for hidden in (False, True):
+        labels[0, 0, 0] = -1 if hidden else 0
+        assert compiled(logits, labels, weights).item() == pytest.approx(
+            LOSS(logits, labels, weights).item()
+        )
 
 
 def trained(batch: dict[str, torch.Tensor], **parts: Any) -> torch.Tensor:
