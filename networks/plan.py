@@ -131,7 +131,7 @@ def plan_unet(
     if not strides:
         raise ArgumentError(
             f"extent {_as_text(size)} at spacing {_as_text(spacing)}",
-            f"at least {2 * _SHORTEST} voxels along two axes of about the finest spacing, or "
+            f"at least {2 * _SHORTEST} voxels along two axes of about the same spacing, or "
             f"{int(2 * _SHORTEST * _ALONE)} along one, so that a U-Net can pool",
         )
     for depth in range(len(strides), 0, -1):
@@ -194,16 +194,19 @@ def _levels(
 
     while True:
         poolable = [axis for axis in axes if can_be_pooled(axis)]
-        # a single section has no neighbours that could be near or far
-        counted = poolable or [axis for axis in axes if extent[axis] > 1] or list(axes)
-        finest = min(now[axis] for axis in counted)
+        while True:
+            # a single section has no neighbours that could be near or far
+            counted = poolable or [axis for axis in axes if extent[axis] > 1] or list(axes)
+            finest = min(now[axis] for axis in counted)
+            pooled = [axis for axis in poolable if now[axis] < _CUBIC * finest]
+            if len(pooled) != 1 or can_be_pooled(pooled[0], _ALONE):
+                break
+            poolable.remove(pooled[0])
         near = [now[axis] < _CUBIC * finest for axis in axes]
         before = kernels[-1] if kernels else (1,) * len(extent)
         convolved = [extent[i] > 1 and (near[i] or before[i] == 3) for i in axes]
         kernels.append(tuple(3 if one else 1 for one in convolved))
-        pooled = [axis for axis in poolable if near[axis]]
-        alone = len(pooled) == 1 and not can_be_pooled(pooled[0], _ALONE)
-        if not pooled or alone or len(kernels) == most:
+        if not pooled or len(kernels) == most:
             return tuple(kernels), tuple(strides)
         strides.append(tuple(2 if axis in pooled else 1 for axis in axes))
         for axis in pooled:
