@@ -113,9 +113,9 @@ def plan_unet(
         GeometryError: if the budget allows no tile for any depth.
 
     Sources:
-        Isensee, Jaeger, Kohl, Petersen, Maier-Hein: nnU-Net (Nature Methods 2021), supplementary
-        note on the design of the network; Cicek, Abdulkadir, Lienkamp, Brox, Ronneberger: 3D U-Net
-        (MICCAI 2016), whose volumes were resampled instead.
+        Isensee, Jaeger, Kohl, Petersen, Maier-Hein: nnU-Net (Nature Methods 2021), its rules for
+        the topology of a network (`get_pool_and_conv_props` in its code); Cicek, Abdulkadir,
+        Lienkamp, Brox, Ronneberger: 3D U-Net (MICCAI 2016), the valid network of equal axes.
 
     Example:
         >>> plan = plan_unet((5.0, 1.0, 1.0), (30, 200, 200), features=(8, 16, 32, 64))
