@@ -68,6 +68,7 @@ APPENDED = {
                 "Concepts",
                 "concepts/tiles",
                 "concepts/mirrored-context",
+                "concepts/thick-sections",
                 "concepts/weight-map",
                 "concepts/deformation",
                 "concepts/training",

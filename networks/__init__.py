@@ -22,6 +22,8 @@ from overtile.networks.losses.weighted_cross_entropy import (
 from overtile.networks.nets.unet import PaddedUNet as PaddedUNet
 from overtile.networks.nets.unet import ValidUNet as ValidUNet
 from overtile.networks.network import geometry_of as geometry_of
+from overtile.networks.plan import UNetPlan as UNetPlan
+from overtile.networks.plan import plan_unet as plan_unet
 from overtile.networks.receptive_field import (
     ReceptiveField as ReceptiveField,
 )

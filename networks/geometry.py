@@ -19,9 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import SupportsIndex, overload
+from itertools import accumulate
+from operator import mul
+from typing import SupportsIndex, TypeAlias, overload
 
 from overtile.networks.errors import ArgumentError, GeometryError
+
+PerLevel: TypeAlias = int | Sequence[int | Sequence[int]]
+"""A number, or one a level, each for all axes or with one number an axis (as of DynUNet)."""
 
 
 @dataclass(frozen=True)
@@ -65,21 +70,61 @@ class TileGeometry:
                 )
 
     @classmethod
-    def unet(cls, depth: int, convolutions: int = 2, kernel_size: int = 3) -> TileGeometry:
-        """Geometry of a valid U-Net with ``depth`` poolings, same convolutions on every level.
+    def unet(
+        cls,
+        depth: int,
+        convolutions: int = 2,
+        kernel_size: PerLevel = 3,
+        strides: PerLevel = 2,
+    ) -> TileGeometry:
+        """Geometry of a valid U-Net with ``depth`` poolings.
 
-        Walking from the bottom (``b`` pixels after its convolutions, each level costing
-        ``c`` pixels) up gives ``out = 2^depth * b - c * (2^depth - 1)`` and down to the
-        input ``in = 2^depth * (b + c) + c * (2^depth - 1)``; for the paper (depth 4,
-        c = 4): in = 16 b + 124, out = 16 b - 60, margin 92, any integer b >= 4.
+        Along an axis level ``l`` costs ``c_l = convolutions * (kernel_l - 1)`` pixels on the way
+        down, and again on the way up; ``s_l``, the product of the strides above it, is how many
+        input pixels one of its pixels stands for. Let ``D`` be the bottom, ``b`` its pixels after
+        its convolutions, and ``E`` the sum of ``s_l * c_l`` over the levels above it. Walking up
+        gives ``out = s_D * b - E``, down to the input ``in = s_D * (b + c_D) + E``. For the paper
+        (depth 4, all c = 4): in = 16 b + 124, out = 16 b - 60, margin 92, any integer b >= 4.
+
+        Args:
+            depth: poolings.
+            convolutions: of each level, each way.
+            kernel_size: of these convolutions, odd: a number, or one a level from the top to the
+                bottom, each for all axes or with one number an axis.
+            strides: of the poolings: a number, or one a pooling, likewise.
+
+        Raises:
+            GeometryError: for a depth below 1.
+            ValueError: for sequences of another length, or other numbers.
+
+        Example:
+            >>> TileGeometry.unet(2, kernel_size=[(1, 3, 3), 3, 3], strides=[(1, 2, 2), 2]).margin
+            (8, 20, 20)
         """
         if depth < 1:
             raise GeometryError(f"depth {depth}", "depth >= 1, for a U-Net pools at least once")
-        scale, cost = 2**depth, convolutions * (kernel_size - 1)
-        bottom = cost * (scale - 1) // scale + 1  # smallest b with at least one output pixel
-        minimum = scale * (bottom + cost) + cost * (scale - 1)
-        margin = (scale * cost + 2 * cost * (scale - 1)) // 2
-        return cls(margin=margin, multiple=scale, minimum=minimum)
+        given = [v for v in (kernel_size, strides) if not isinstance(v, SupportsIndex)]
+        each = [one for levels in given for one in levels if isinstance(one, (tuple, list))]
+        axes = max(map(len, each), default=1)
+        kernels = per_level("kernel_size", kernel_size, depth + 1, axes)
+        pools = per_level("strides", strides, depth, axes)
+        if wrong := [k for kernel in kernels for k in kernel if k < 1 or k % 2 == 0]:
+            raise ArgumentError(
+                f"kernel_size {wrong[0]}", "odd numbers, so that kernels are centred"
+            )
+        if wrong := [s for pool in pools for s in pool if s < 1]:
+            raise ArgumentError(f"strides {wrong[0]}", "at least 1")
+        numbers = []
+        for axis in range(axes):
+            *costs, bottom = (convolutions * (kernel[axis] - 1) for kernel in kernels)
+            *scales, whole = accumulate((pool[axis] for pool in pools), mul, initial=1)
+            above = sum(scale * cost for scale, cost in zip(scales, costs, strict=True))
+            least = above // whole + 1  # smallest b with at least one output pixel
+            margin = above + whole * bottom // 2
+            numbers.append((margin, whole, whole * (least + bottom) + above))
+        if len(set(numbers)) == 1:
+            return cls(*numbers[0])
+        return cls(*zip(*numbers, strict=True))
 
     @classmethod
     def padded(cls, radius: int | Sequence[int], multiple: int | Sequence[int] = 1) -> TileGeometry:
@@ -177,6 +222,38 @@ class TileGeometry:
                     f"{len(v)} axes, as the geometry has",
                 )
         return [(int(n), self.axis(i)) for i, n in enumerate(sizes)]
+
+
+def per_level(name: str, value: PerLevel, levels: int, axes: int) -> tuple[tuple[int, ...], ...]:
+    """One number a level and axis.
+
+    Args:
+        name: of the argument, for the error.
+        value: as `PerLevel` says.
+        levels: how many there are.
+        axes: how many there are.
+
+    Raises:
+        ValueError: for sequences of another length, or what is no whole number.
+
+    >>> per_level("strides", [(1, 2), 2], levels=2, axes=2)
+    ((1, 2), (2, 2))
+    """
+    each = [value] * levels if isinstance(value, SupportsIndex) else value
+    expected = f"a whole number, or {levels} of them, one a level"
+    if axes > 1:
+        expected += f", each for all axes or with {axes} numbers, one an axis"
+    if not isinstance(each, (tuple, list)) or len(each) != levels:
+        raise ArgumentError(f"{name} {value!r}", expected)
+    numbers = [(one,) * axes if isinstance(one, SupportsIndex) else one for one in each]
+    if not all(
+        isinstance(one, (tuple, list))
+        and len(one) == axes
+        and all(isinstance(n, SupportsIndex) for n in one)
+        for one in numbers
+    ):
+        raise ArgumentError(f"{name} {value!r}", expected)
+    return tuple(tuple(map(int, one)) for one in numbers)
 
 
 def _round_up(n: int, multiple: int, minimum: int) -> int:

@@ -71,7 +71,27 @@ class Network(nn.Module):
         Raises:
             GeometryError: naming the nearest sizes that can.
         """
+        if not self.geometry.valid(x.shape[2:]):
+            self.check_sections(x)
         self.geometry.check(x.shape[2:])
+
+    def check_sections(self, x: Tensor) -> None:
+        """Refuse a single section for a network that pools across sections.
+
+        Raises:
+            GeometryError: naming the axis and what the network needs to be instead.
+        """
+        for axis, n in enumerate(x.shape[2:]):
+            multiple = self.geometry.axis(axis)[1]
+            if n == 1 and multiple > 1:
+                images = ", or spatial_dims=2 for images" if self.spatial_dims == 3 else ""
+                raise GeometryError(
+                    f"input of size {tuple(x.shape[2:])}: one pixel along axis {axis}, where the "
+                    f"network pools by {multiple}",
+                    "more pixels, or a network that does not pool there",
+                    f"give kernel_size and strides of 1 along that axis{images}; "
+                    "OverlapTileInferer extends any image by its mirror",
+                )
 
     def put_channels_innermost(self) -> None:
         """Store the weights in the layout in which CPU and GPU convolve fastest."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +16,9 @@ from overtile.networks.geometry import TileGeometry
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """What decides over a network's tiles, in pixels, the same along every axis.
+    """What decides over a network's tiles, in pixels.
+
+    Each is an ``int`` where it is the same along every axis, else a tuple with one an axis.
 
     Attributes:
         radius: the farthest pixel that any output pixel sees.
@@ -21,8 +26,8 @@ class ReceptiveField:
             poolings); tiles start multiples of it apart.
     """
 
-    radius: int
-    period: int
+    radius: int | tuple[int, ...]
+    period: int | tuple[int, ...]
 
     @property
     def geometry(self) -> TileGeometry:
@@ -31,7 +36,7 @@ class ReceptiveField:
 
 
 def measure_receptive_field(
-    network: nn.Module, size: int, in_channels: int = 1, spatial_dims: int = 2
+    network: nn.Module, size: int | Sequence[int], in_channels: int = 1, spatial_dims: int = 2
 ) -> ReceptiveField:
     """Run the network on shifted images, and on images with one pixel that is no number.
 
@@ -39,36 +44,46 @@ def measure_receptive_field(
         network: ``[B, C, *S] -> [B, K, *T]``, S and T concentric; is put into evaluation mode for
             the time being. One that replaces NaN, or normalises by statistics of the image, sees
             everything.
-        size: of the images along every axis, one that the network takes. It has to be more than
-            four times the radius that is found.
+        size: of the images, along every axis or one an axis, that the network takes. Along each
+            it has to be at least 8, and more than four times the radius that is found.
         in_channels: channels of the images.
         spatial_dims: 2 or 3.
 
     Raises:
         GeometryError: if the radius may be larger than what an image of this size shows.
     """
+    sizes = (int(size),) * spatial_dims if isinstance(size, SupportsIndex) else tuple(size)
+    if len(sizes) != spatial_dims:
+        raise GeometryError(f"size {sizes}", f"{spatial_dims} numbers, one an axis")
     training = network.training
     network.eval()
     try:
         with torch.no_grad():
-            period = _period(network, size, in_channels, spatial_dims)
-            return ReceptiveField(_radius(network, size, in_channels, spatial_dims, period), period)
+            periods = [_period(network, sizes, in_channels, axis) for axis in range(spatial_dims)]
+            radii = _radius(network, sizes, in_channels, periods)
     finally:
         network.train(training)
+    return ReceptiveField(_same(radii), _same(periods))
 
 
-def _period(network: nn.Module, size: int, channels: int, dims: int) -> int:
-    """The smallest shift, along all axes at once, that keeps the centre of the answer."""
+def _same(numbers: Sequence[int]) -> int | tuple[int, ...]:
+    return numbers[0] if len(set(numbers)) == 1 else tuple(numbers)
+
+
+def _period(network: nn.Module, sizes: Sequence[int], channels: int, axis: int) -> int:
+    """The smallest shift along an axis that keeps the centre of the answer."""
+    size, along = sizes[axis], axis + 2
     most = size // 4
     generator = torch.Generator().manual_seed(0)
-    canvas = torch.randn(1, channels, *[size + most] * dims, generator=generator)
-    first = network(_cut(canvas, 0, size))
+    whole = [n + most if i == axis else n for i, n in enumerate(sizes)]
+    canvas = torch.randn(1, channels, *whole, generator=generator)
+    first = network(canvas.narrow(along, 0, size))
     for shift in range(1, most):
-        shifted = network(_cut(canvas, shift, size))
-        n = first.shape[-1]
+        shifted = network(canvas.narrow(along, shift, size))
+        n = first.shape[along]
         low, high = n // 2 - n // 8, n // 2 + n // 8
-        one = _cut(first, low, high - low)
-        other = _cut(shifted, low - shift, high - low)
+        one = first.narrow(along, low, high - low)
+        other = shifted.narrow(along, low - shift, high - low)
         if torch.allclose(one, other, atol=1e-4 * float(one.abs().max())):
             return shift
     raise GeometryError(
@@ -78,26 +93,27 @@ def _period(network: nn.Module, size: int, channels: int, dims: int) -> int:
     )
 
 
-def _radius(network: nn.Module, size: int, channels: int, dims: int, period: int) -> int:
-    first, farthest = size // 2 // period * period, 0
-    for place in range(first, first + period):  # a pixel's place in its window matters
-        image = torch.zeros(1, channels, *[size] * dims)
-        _cut(image, place, 1).fill_(torch.nan)
-        answer = network(image)
+def _radius(
+    network: nn.Module, sizes: Sequence[int], channels: int, periods: Sequence[int]
+) -> list[int]:
+    first = [n // 2 // period * period for n, period in zip(sizes, periods, strict=True)]
+    farthest = [0] * len(sizes)
+    for step in range(math.lcm(*periods)):  # a pixel's place in its window matters
+        places = [start + step % period for start, period in zip(first, periods, strict=True)]
+        image = torch.zeros(1, channels, *sizes)
+        pixel: tuple[slice | int, ...] = (slice(None), slice(None), *places)
+        image[pixel] = torch.nan
+        answer: Tensor = network(image)
         spoilt = answer[0].isnan().any(0).nonzero()
-        inside = (size - answer.shape[-1]) // 2
-        if len(spoilt):
-            farthest = max(farthest, int((spoilt + inside - place).abs().max()))
-    if farthest >= size // 4:
-        raise GeometryError(
-            f"images of {size} pixels: an output pixel sees {farthest} pixels or more",
-            "less than a quarter of the image",
-            "give a larger size",
-        )
+        for axis, place in enumerate(places if len(spoilt) else ()):
+            inside = (sizes[axis] - answer.shape[axis + 2]) // 2
+            reach = int((spoilt[:, axis] + inside - place).abs().max())
+            farthest[axis] = max(farthest[axis], reach)
+    for size, radius in zip(sizes, farthest, strict=True):
+        if radius >= size // 4:
+            raise GeometryError(
+                f"images of {size} pixels: an output pixel sees {radius} pixels or more",
+                "less than a quarter of the image",
+                "give a larger size",
+            )
     return farthest
-
-
-def _cut(image: Tensor, start: int, size: int) -> Tensor:
-    for axis in range(2, image.ndim):
-        image = image.narrow(axis, start, size)
-    return image

@@ -9,13 +9,17 @@ from overtile.networks.blocks.convolution import CONVOLUTION
 
 
 class _MaxPool2d(nn.MaxPool2d):
+    kernel_size: tuple[int, int]
+
     def forward(self, x: Tensor) -> Tensor:
         scripting = torch.jit.is_scripting()  # type: ignore[attr-defined]
         # a trace is compared with one without gradients
         tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         if not scripting and not tracing and _pools_by_maximum(x):
-            return _maximum_of_two(_maximum_of_two(x, 2), 3)
-        return nn.functional.max_pool2d(x, 2)
+            for axis, stride in enumerate(self.kernel_size, start=2):
+                x = _maximum_of_two(x, axis) if stride == 2 else x
+            return x
+        return nn.functional.max_pool2d(x, self.kernel_size)
 
 
 def _pools_by_maximum(x: Tensor) -> bool:
@@ -30,8 +34,12 @@ def _maximum_of_two(x: Tensor, axis: int) -> Tensor:
     return torch.maximum(even, odd)
 
 
-def downsampling(dims: int, width: int, kind: str) -> nn.Module:
-    """Half the size: ``"maxpool"``, or ``"conv"``, a 2x2 convolution of stride 2."""
+def downsampling(width: int, kind: str, stride: tuple[int, ...]) -> nn.Module:
+    """A ``stride``-th of the size along each axis, 1 or 2.
+
+    ``kind`` is ``"maxpool"``, or ``"conv"``, a convolution whose kernel is its stride.
+    """
+    dims = len(stride)
     if kind == "maxpool":
-        return _MaxPool2d(kernel_size=2) if dims == 2 else nn.MaxPool3d(kernel_size=2)
-    return CONVOLUTION[dims](width, width, kernel_size=2, stride=2)
+        return _MaxPool2d(stride) if dims == 2 else nn.MaxPool3d(stride)
+    return CONVOLUTION[dims](width, width, kernel_size=stride, stride=stride)

@@ -168,7 +168,8 @@ def _mallopt() -> Callable[[int, int], int] | None:
 def _device_of(network: Any) -> torch.device:
     if isinstance(network, nn.Module):
         for weight in network.parameters():
-            return weight.device
+            if not weight.is_meta:  # which has no autocast
+                return weight.device
     return torch.device("cpu")
 
 

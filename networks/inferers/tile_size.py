@@ -54,6 +54,27 @@ def choose_tile(
     return next(size for work, size in plans if work <= 1.05 * least)
 
 
+def largest_tile(
+    peak: Callable[[tuple[int, ...]], int],
+    image: Sequence[int],
+    geometry: TileGeometry,
+    memory_limit: int,
+) -> tuple[int, ...]:
+    """The largest tile of use to an image; its output grows by alignments, as many on each axis.
+
+    Args:
+        peak: bytes that a pass takes, for a tile's spatial size.
+        image: spatial size of the image; no axis gets larger than one pass over it needs.
+        geometry: of the network.
+        memory_limit: in bytes.
+
+    Raises:
+        GeometryError: if even the smallest aligned tile needs more.
+    """
+    whole = geometry.input_size(image)
+    return _square(_most_steps(peak, whole, geometry, memory_limit), whole, geometry)
+
+
 def _square(steps: int, whole: Sequence[int], geometry: TileGeometry) -> tuple[int, ...]:
     """A tile as square as ``whole`` allows; its output has (steps + 1) alignments."""
     axes = [geometry.axis(i) for i in range(len(whole))]

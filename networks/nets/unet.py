@@ -18,7 +18,7 @@ from overtile.networks.blocks.downsampling import downsampling
 from overtile.networks.blocks.initialisation import initialise
 from overtile.networks.blocks.upsampling import upsampling
 from overtile.networks.errors import ArgumentError, GeometryError
-from overtile.networks.geometry import TileGeometry
+from overtile.networks.geometry import PerLevel, TileGeometry, per_level
 from overtile.networks.network import Network, choose
 
 
@@ -41,6 +41,13 @@ class ValidUNet(Network):
         down: ``"maxpool"``, the paper's, or ``"conv"``, a 2x2 convolution of stride 2.
         dropout: probability of the dropout layers at the end of the contracting path, that
             is behind the convolutions of its last two levels (the last alone for depth 1).
+        kernel_size: of the two convolutions of each level, both ways: 3, the paper's, or a
+            sequence with one entry a level, top to bottom, each 1 or 3, for all axes or with one
+            number an axis. As of nnU-Net and of MONAI's ``DynUNet``.
+        strides: of the poolings and up-convolutions: 2, the paper's, or a sequence with one entry
+            a pooling, each 1 or 2, likewise. Along an axis where both are 1 a level neither
+            consumes context nor pools: thick sections are kept apart until voxels are about
+            cubic. `overtile.networks.plan_unet` chooses both.
 
     Attributes:
         geometry: the `TileGeometry` of valid sizes.
@@ -63,6 +70,8 @@ class ValidUNet(Network):
         up: str = "deconv",
         down: str = "maxpool",
         dropout: float = 0.5,
+        kernel_size: PerLevel = 3,
+        strides: PerLevel = 2,
     ) -> None:
         choose("up", up, ("deconv", "nearest"))
         choose("down", down, ("maxpool", "conv"))
@@ -70,23 +79,32 @@ class ValidUNet(Network):
             raise ArgumentError(f"features {tuple(features)}", "at least two positive numbers")
         if not 0 <= dropout < 1:
             raise ArgumentError(f"dropout {dropout}", "a probability, 0 <= dropout < 1")
-        depth = len(features) - 1
-        super().__init__(spatial_dims, in_channels, TileGeometry.unet(depth))
-        dims, widths = spatial_dims, list(features)
+        choose("spatial_dims", spatial_dims, (2, 3))
+        depth, dims, widths = len(features) - 1, spatial_dims, list(features)
+        kernels = _choices("kernel_size", kernel_size, depth + 1, dims, (1, 3))
+        pools = _choices("strides", strides, depth, dims, (1, 2))
+        geometry = TileGeometry.unet(depth, kernel_size=kernels, strides=pools)
+        super().__init__(spatial_dims, in_channels, geometry)
         pairs = list(pairwise(widths))  # (upper, lower) level
         drop = [dropout if level >= max(1, depth - 1) else 0.0 for level in range(depth + 1)]
 
         contract = [
-            double_convolution(dims, before, width, p)
-            for before, width, p in zip([in_channels, *widths], widths, drop, strict=False)
+            double_convolution(before, width, kernel, p)
+            for before, width, kernel, p in zip(
+                [in_channels, *widths], widths, kernels, drop, strict=False
+            )
         ]
         self.contract, self.bottom = nn.ModuleList(contract[:-1]), contract[-1]
-        self.down = nn.ModuleList(downsampling(dims, upper, down) for upper, _ in pairs)
+        self.down = nn.ModuleList(
+            downsampling(upper, down, pool) for (upper, _), pool in zip(pairs, pools, strict=True)
+        )
         self.up = nn.ModuleList(
-            upsampling(dims, lower, upper, up) for upper, lower in reversed(pairs)
+            upsampling(lower, upper, up, pool)
+            for (upper, lower), pool in zip(reversed(pairs), reversed(pools), strict=True)
         )
         self.expand = nn.ModuleList(
-            double_convolution(dims, 2 * upper, upper) for upper, _ in reversed(pairs)
+            double_convolution(2 * upper, upper, kernel)
+            for (upper, _), kernel in zip(reversed(pairs), reversed(kernels[:-1]), strict=True)
         )
         self.head = CONVOLUTION[dims](widths[0], out_channels, kernel_size=1)
         self.apply(initialise)
@@ -111,8 +129,23 @@ class ValidUNet(Network):
         return logits
 
 
+def _choices(
+    name: str, value: PerLevel, levels: int, axes: int, choices: tuple[int, int]
+) -> tuple[tuple[int, ...], ...]:
+    """One number a level and axis, each one of the choices."""
+    try:
+        numbers = per_level(name, value, levels, axes)
+    except ArgumentError as error:
+        first = name == "strides" and isinstance(value, (tuple, list)) and len(value) == levels + 1
+        hint = "leave out the first, which DynUNet has for its first convolution" if first else ""
+        raise ArgumentError(error.found, error.expected, hint) from None
+    if any(n not in choices for level in numbers for n in level):
+        raise ArgumentError(f"{name} {value!r}", "{} or {} along an axis".format(*choices))
+    return numbers
+
+
 class PaddedUNet(ValidUNet):
-    """The same network with zeros around every 3x3 convolution: output as large as the input.
+    """The same network with zeros around every convolution: output as large as the input.
 
     The common variant. Near the border it answers from zeros instead of context. Its geometry
     counts the pixels that see them as margin, so an `OverlapTileInferer` gives the same seamless
@@ -122,18 +155,25 @@ class PaddedUNet(ValidUNet):
         arguments: as of `ValidUNet`.
 
     Shape:
-        ``[B, in_channels, *S] -> [B, out_channels, *S]``, S a multiple of 2^(number of poolings).
+        ``[B, in_channels, *S] -> [B, out_channels, *S]``, S along each axis a multiple of the
+        product of its strides, 2^(number of poolings).
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Conv3d)) and module.kernel_size[0] == 3:
-                module.padding = (1,) * self.spatial_dims
-        valid = TileGeometry.unet(len(self.contract))
-        margin, multiple, _ = valid.axis(0)
+            if isinstance(module, (nn.Conv2d, nn.Conv3d)):  # poolings' kernels of 2 need nothing
+                module.padding = tuple((k - 1) // 2 for k in module.kernel_size)
+        alike = isinstance(self.geometry.margin, int)
+        axes = [self.geometry.axis(axis) for axis in range(1 if alike else self.spatial_dims)]
         # a pixel sees the margin around its aligned block
-        self.geometry = TileGeometry.padded(margin + multiple - 1, multiple)
+        radius = [margin + multiple - 1 for margin, multiple, _ in axes]
+        multiples = [multiple for _, multiple, _ in axes]
+        self.geometry = (
+            TileGeometry.padded(radius[0], multiples[0])
+            if alike
+            else TileGeometry.padded(radius, multiples)
+        )
 
     def check_size(self, x: Tensor) -> None:
         """Refuse an image that cannot be pooled evenly.
@@ -141,6 +181,11 @@ class PaddedUNet(ValidUNet):
         Raises:
             GeometryError: naming what its sides have to be multiples of.
         """
-        multiple = self.geometry.axis(0)[1]
-        if any(n % multiple for n in x.shape[2:]):
-            raise GeometryError(f"input of size {tuple(x.shape[2:])}", f"multiples of {multiple}")
+        size = tuple(x.shape[2:])
+        multiples = [self.geometry.axis(axis)[1] for axis in range(len(size))]
+        if any(n % multiple for n, multiple in zip(size, multiples, strict=True)):
+            self.check_sections(x)
+            wanted = multiples[:1] if len(set(multiples)) == 1 else multiples
+            raise GeometryError(
+                f"input of size {size}", f"multiples of {', '.join(map(str, wanted))}"
+            )

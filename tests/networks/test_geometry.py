@@ -108,6 +108,10 @@ def test_facts_of_the_paper() -> None:
     assert not paper.valid(16 * 3 + 124)
 
 
+def test_the_tile_of_the_3d_unet_of_2016() -> None:
+    assert TileGeometry.unet(depth=3).output_size((132, 132, 116)) == (44, 44, 28)
+
+
 @given(depth=st.integers(1, 5), steps=st.integers(0, 40))
 @settings(max_examples=100, deadline=None)
 def test_every_crop_difference_is_a_multiple_of_four(depth: int, steps: int) -> None:

@@ -137,3 +137,35 @@ def test_scale_out_of_range_is_named(scale: tuple[float, float]) -> None:
 def test_margin_that_leaves_no_output_is_refused(size: Any, margin: Any) -> None:
     with pytest.raises(ValueError, match=r"margin|size"):
         RandDeformedTiled("i", size, margin)({"i": np.zeros((1, 40, 40), np.float32)})
+
+
+@given(
+    seed=st.integers(0, 9999),
+    size=st.tuples(*[st.integers(1, 9)] * 3),
+    margin=st.tuples(*[st.sampled_from([0, 4, 20])] * 3),
+)
+@settings(max_examples=25, deadline=None)
+def test_volumes_shorter_than_the_margin_mirror_again_and_again(
+    seed: int, size: tuple[int, ...], margin: tuple[int, ...]
+) -> None:
+    rng = np.random.default_rng(seed)
+    image, labels = rng.random((1, *size)), rng.integers(-1, 3, (1, *size)).astype(np.int32)
+    tile = tuple(4 + 2 * m for m in margin)
+    options: dict[str, Any] = {"mode": ["bilinear", "nearest"], "label_key": "l"}
+    still = RandDeformedTiled(
+        ["i", "l"], tile, margin, sigma=0, rotate=0, scale=(1, 1), flip=False, **options
+    ).set_random_state(seed=seed)
+    result, drawn = still({"i": image, "l": labels}), still.recorded
+    first = [round(c - (n - 1) / 2) for c, n in zip(drawn.centre, tile, strict=True)]
+    for start, n, m in zip(first, size, margin, strict=True):
+        # its output lies in the volume, or the volume in the middle of its output
+        assert 0 <= start + m <= n - 4 if n >= 4 else start + m <= 0 <= n <= start + m + 4
+    far = [(60, 60)] * 3
+    cut = tuple(slice(60 + start, 60 + start + n) for start, n in zip(first, tile, strict=True))
+    for key, whole in (("i", image[0]), ("l", labels[0])):
+        assert np.array_equal(result[key][0], np.pad(whole, far, mode="reflect")[cut])
+    moved = RandDeformedTiled(["i", "l"], tile, margin, **options).set_random_state(seed=seed)
+    result, at = moved({"i": image, "l": labels}), positions(moved.recorded)
+    np.testing.assert_allclose(result["i"][0], resample(image[0], at, 1), atol=2e-3)
+    clear = (abs(at - np.floor(at) - 0.5) > 1e-3).all(axis=0)
+    assert np.array_equal(result["l"][0][clear], resample(labels[0], at, 0)[clear])

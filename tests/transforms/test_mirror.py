@@ -78,3 +78,25 @@ def test_dictionaries() -> None:
     cropped = CropToOutputd("image", geometry)(padded)
     assert np.array_equal(cropped["image"], data["image"])
     assert data["image"].shape == (1, 10, 12)
+
+
+@given(
+    size=st.tuples(*[st.integers(1, 9)] * 3),
+    margin=st.tuples(*[st.integers(0, 25)] * 3),
+    multiple=st.tuples(*[st.sampled_from([1, 2, 4])] * 3),
+)
+@settings(max_examples=40, deadline=None)
+def test_volumes_shorter_than_the_margin_mirror_again_and_again(
+    size: tuple[int, ...], margin: tuple[int, ...], multiple: tuple[int, ...]
+) -> None:
+    least = tuple(2 * m + step for m, step in zip(margin, multiple, strict=True))
+    geometry = TileGeometry(margin, multiple, least)
+    volume = np.random.default_rng(0).random((1, *size))
+    transform = MirrorPad(geometry)
+    padded = transform(MetaTensor(torch.from_numpy(volume)))
+    pads = [(m, p - n - m) for m, n, p in zip(margin, size, padded.shape[1:], strict=True)]
+    assert all(
+        m <= after < m + step for m, step, (_, after) in zip(margin, multiple, pads, strict=True)
+    )
+    assert np.array_equal(padded.numpy(), np.pad(volume, [(0, 0), *pads], mode="reflect"))
+    assert np.array_equal(transform.inverse(padded).numpy(), volume)

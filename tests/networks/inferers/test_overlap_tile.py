@@ -484,3 +484,12 @@ def test_tiles_run_on_another_device() -> None:
     found = OverlapTileInferer(34, sw_device="cuda")(image, network.cuda())
     assert found.device.type == "cpu"
     assert_same(found, expected)
+
+
+@given(size=st.tuples(st.integers(1, 6), st.integers(1, 7), st.integers(1, 6)))
+@settings(max_examples=8, deadline=None)
+@torch.no_grad()
+def test_volumes_far_shorter_than_the_margin(size: tuple[int, ...]) -> None:
+    network = network_of(0, dims=3, depth=2)  # margin 20
+    image = torch.randn(1, 1, *size)
+    assert_same(OverlapTileInferer(48)(image, network), whole(network, image))
