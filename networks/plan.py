@@ -72,8 +72,8 @@ def plan_unet(
 
     1. The kernel is 1 until the spacing on that level is less than twice the finest, then 3:
        neighbours that lie far apart say less about a voxel than those nearby, and a kernel should
-       look about equally far in space. From the first 3 on it stays. The finest is taken over the
-       axes that can still be pooled; others would stay the finest for ever (nnU-Net).
+       look about equally far in space. From the first 3 on it stays (nnU-Net). The finest is taken
+       over the axes that can still be pooled; others would stay the finest for ever.
     2. Of the axes that can be pooled, those whose spacing is less than twice the finest are pooled,
        so that voxels become about cubic and stay so (nnU-Net).
     3. An axis can be pooled while 4 voxels of the volume are left on the coarser level: with
