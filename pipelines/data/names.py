@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from overtile.pipelines.errors import DataError, printable
-from overtile.pipelines.images.formats import image_suffix, is_image, stem
+from overtile.pipelines.images.formats import format_of, image_suffix, is_image, stem
 
 log = logging.getLogger(__name__)
 
@@ -115,14 +115,18 @@ def check_partners(ones: dict[str, Path], others: dict[str, Path], folder: Path)
 
 
 def log_strangers(folder: Path) -> None:
-    """Say that images of a folder are in formats that are not read."""
-    others = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in _STRANGERS]
-    if others:
-        log.warning(
-            "left out: %d files in formats that are not read, as %s",
-            len(others),
-            printable(others[0]),
-        )
+    """Say which images of a folder are left out: by their format, or by their names."""
+    files = [f for f in sorted(folder.iterdir()) if f.is_file() and not f.name.startswith(".")]
+    unread = [f for f in files if f.suffix.lower() in _STRANGERS]
+    named = {stem(f) for f in files if is_image(f)}  # which may have a header beside them
+    rest = [f for f in files if f not in unread and stem(f) not in named and f.stem not in named]
+    for others, why in (
+        (unread, "in formats that are not read"),
+        ([f for f in rest if format_of(f)], "with an image inside and a name that says otherwise"),
+    ):
+        if others:
+            many = f"{len(others)} file{'s' * (len(others) > 1)}"
+            log.warning("left out: %s %s, as %s", many, why, printable(others[0]))
 
 
 def log_remarks(remarks: Mapping[str, Sequence[Path]]) -> None:

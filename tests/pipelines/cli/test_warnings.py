@@ -28,7 +28,7 @@ def test_looking_tells_what_it_left_out(
     (tmp_path / "images").mkdir()
     tifffile.imwrite(tmp_path / "images" / "a.tif", IMAGE)
     (tmp_path / "images" / "b.czi").write_bytes(b"none")
-    remark = "left out: 1 files in formats that are not read, as images/b.czi"
+    remark = "left out: 1 file in formats that are not read, as images/b.czi"
     for _ in range(2):  # the second command does not know the warnings of the first
         assert main(["data", "look", "images"]) == 0
         assert said(capsys)[1] == [f"overtile: warning: {remark}"]

@@ -279,12 +279,17 @@ def test_formats_that_are_not_read_are_named(
             array = np.full((8, 9), number, np.uint16)
             tifffile.imwrite(tmp_path / name / f"{number}.tif", array)
     (tmp_path / "images" / "a.czi").write_bytes(b"ZISRAWFILE")
+    shutil.copy(tmp_path / "images" / "0.tif", tmp_path / "images" / "b.dat")
+    (tmp_path / "images" / "notes.txt").write_text("no image")
     for ask in (lambda: find_data(tmp_path), lambda: images_in(tmp_path / "images")):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             ask()
-        assert "1 files in formats that are not read, as" in caplog.text
+        assert "1 file in formats that are not read, as" in caplog.text
         assert "a.czi" in caplog.text
+        assert "1 file with an image inside and a name that says otherwise, as" in caplog.text
+        assert "b.dat" in caplog.text
+        assert "notes.txt" not in caplog.text
     with pytest.raises(DataError, match=r"a\.czi: no image file; expected"):
         open_image(tmp_path / "images" / "a.czi")
 
