@@ -139,6 +139,7 @@ def other_value(key: Key, value: Any, run: Run) -> Any:
         "tracking_uri": "http://127.0.0.1:9",
         "initial_weights": run.out / "models" / "model.pt",
         "layout": "pairs",
+        "unlabelled": "band",
         "device": "cpu:0",
         "scale": [0.9, 1.1],
         "threshold": 0.6,
