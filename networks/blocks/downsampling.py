@@ -7,15 +7,14 @@ from torch import Tensor, nn
 
 from overtile.networks.blocks.convolution import CONVOLUTION
 
+_is_tracing = torch.jit.is_tracing  # type: ignore[attr-defined]
+
 
 class _MaxPool2d(nn.MaxPool2d):
     kernel_size: tuple[int, int]
 
     def forward(self, x: Tensor) -> Tensor:
-        scripting = torch.jit.is_scripting()  # type: ignore[attr-defined]
-        # a trace is compared with one without gradients
-        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        if not scripting and not tracing and _pools_by_maximum(x):
+        if not torch.jit.is_scripting() and _pools_by_maximum(x):  # type: ignore[attr-defined]
             for axis, stride in enumerate(self.kernel_size, start=2):
                 x = _maximum_of_two(x, axis) if stride == 2 else x
             return x
@@ -24,8 +23,10 @@ class _MaxPool2d(nn.MaxPool2d):
 
 def _pools_by_maximum(x: Tensor) -> bool:
     # PyTorch's pooling on CPU also stores where each maximum was, in 64 bits: four times slower,
-    # and as large as the map itself. Training needs these places.
-    return x.device.type == "cpu" and not torch.is_grad_enabled()
+    # and as large as the map itself. Training needs these places. A trace is compared with one that
+    # was made with gradients.
+    tracing = _is_tracing()  # type: ignore[no-untyped-call]
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and not tracing
 
 
 def _maximum_of_two(x: Tensor, axis: int) -> Tensor:
