@@ -303,9 +303,19 @@ def test_the_geometry_of_a_volumes_network_is_that_which_is_measured(
     assert_measured(SECTIONS, kind)
 
 
-@given(shape=shapes(dims=2, depth=2), kind=st.sampled_from([ValidUNet, PaddedUNet]))
-@settings(max_examples=8, deadline=None)
-def test_any_geometry_is_that_which_is_measured(shape: Shape, kind: type[ValidUNet]) -> None:
+# of fixed shapes: with random weights and kernels of 1 alone, a ReLU may hide what a network sees
+@pytest.mark.parametrize("kind", [ValidUNet, PaddedUNet])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Shape(((3, 3), (3, 3)), ((2, 2),)),
+        Shape(((1, 3), (3, 3)), ((1, 2),)),
+        Shape(((1, 3), (3, 3), (3, 3)), ((1, 2), (2, 2))),
+    ],
+)
+def test_the_geometry_of_a_plane_is_that_which_is_measured(
+    shape: Shape, kind: type[ValidUNet]
+) -> None:
     assert_measured(shape, kind)
 
 
