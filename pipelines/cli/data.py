@@ -21,7 +21,6 @@ from overtile.pipelines.cli.options import (
 from overtile.pipelines.data.layouts import all_layouts
 from overtile.pipelines.data.write import check_format, check_target, write_data, written_layouts
 from overtile.pipelines.errors import DataError, as_argument, printable
-from overtile.pipelines.images.annotation import UNLABELLED, Annotation
 from overtile.pipelines.interrupts import check_interrupt
 from overtile.pipelines.notices import kept_warnings
 
@@ -84,7 +83,7 @@ def data() -> None:
 )
 @click.option(
     "--unlabelled",
-    type=click.Choice(UNLABELLED),
+    type=click.Choice(["background", "ignore", "band"]),
     default="background",
     show_default=True,
     help="What 0 in labels means; band: background near to cells, else not annotated.",
@@ -127,6 +126,7 @@ def look(
         hint = ("make it", "name another")
         raise DataError(picture, f"no folder {picture.parent}", hint=hint)
 
+    from overtile.pipelines.images.annotation import Annotation
     from overtile.pipelines.reporting.look import as_text
     from overtile.pipelines.reporting.look import look as look_at
 

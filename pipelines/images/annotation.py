@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from overtile.networks.losses.ignored import IGNORED
 from overtile.pipelines.errors import DataError, Setting, size_text
 from overtile.pipelines.images.plane_name import Plane
 
@@ -66,6 +65,8 @@ class Annotation:
             gaps = unknown if gaps is None else gaps | unknown
         if gaps is None or not gaps.any():
             return array.astype(np.int32) if floats else array
+        from overtile.networks.losses.ignored import IGNORED  # loads PyTorch
+
         labels = labels.astype(np.int32)
         labels[gaps] = IGNORED
         return labels

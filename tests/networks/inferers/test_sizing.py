@@ -166,9 +166,8 @@ def assert_answers_as(twin: nn.Module, network: nn.Module, image: Tensor, *args:
         seed()
         inferer = OverlapTileInferer(geometry=whole(image))
         outputs = [] if expected is None else tree_leaves(expected)
-        if outputs and all(
-            isinstance(one, Tensor) and one.shape[2:] == image.shape[2:] for one in outputs
-        ):
+        sizes = [one.shape[2:] if isinstance(one, Tensor) else () for one in outputs]
+        if image.shape[2:] in sizes and all(divides(size, image.shape[2:]) for size in sizes):
             answers = tree_leaves(inferer(image, network, *args))
             for found, one in zip(answers, outputs, strict=True):
                 assert found.device == one.device
@@ -180,6 +179,11 @@ def assert_answers_as(twin: nn.Module, network: nn.Module, image: Tensor, *args:
             after = State(network)
             assert before.has_bytes_of(after) or State(twin).has_bytes_of(after)
     return expected is not None
+
+
+def divides(size: tuple[int, ...], image: tuple[int, ...]) -> bool:
+    """Whether an output is of the image's size or of a lower resolution."""
+    return len(size) == len(image) and all(n % m == 0 for n, m in zip(image, size, strict=True))
 
 
 def assert_region_answers_as(twin: nn.Module, network: nn.Module, image: Tensor) -> None:

@@ -270,7 +270,7 @@ def save_text(path: Path, text: str) -> Path:
     ("make", "said"),
     [
         (lambda label: label[:64], "64x128 pixels for image '02' of 128x128"),
-        (lambda label: label.astype(np.float32), "float32"),
+        (lambda label: label + np.float32(0.5), "float32"),
         (lambda label: label.astype(np.uint64) << 40, "expected 0 (background) to 2147483647"),
         (lambda label: (label > 0).astype(np.uint8) * 255, "1 value(s) for "),
         (lambda label: np.stack([label, label * 2, label * 3], -1).astype(np.uint8), "3 channels"),
