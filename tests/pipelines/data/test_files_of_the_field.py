@@ -126,9 +126,11 @@ def test_a_grey_picture_of_16_bits_with_opacity(cases: Path) -> None:
         assert np.array_equal(read()[0], expected), "of one channel any number is that one"
 
 
-def test_pictures_lie_under_their_labels(cases: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_pictures_lie_under_their_labels(
+    cases: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
-        data = find_data(cases / "made/exif_orientation", cache_dir="/nonexistent")
+        data = find_data(cases / "made/exif_orientation", cache_dir=tmp_path)
     assert "m1.jpg (and 2 more): turned upright, as its orientation 6 says" in caplog.text
     for item in data.items:
         cells = read_label(item["label"], 2, item["image"])[0] > 0

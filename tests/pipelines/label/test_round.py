@@ -18,7 +18,9 @@ pytestmark = needs_label
 
 
 def proposed(server: Server, image: str, folder: Path) -> np.ndarray[Any, Any]:
-    (folder / "found.tif").write_bytes(server.infer(image).body)
+    answer = server.infer(image)
+    assert answer.status == 200, answer.body
+    (folder / "found.tif").write_bytes(answer.body)
     return tifffile.imread(folder / "found.tif")
 
 
