@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from overtile.pipelines.bundle.json_file import read_object
 from overtile.pipelines.data.facts import LabelFacts
 from overtile.pipelines.errors import DataError, Setting
+from overtile.pipelines.images.annotation import Annotation
 
 DESCRIPTION = "dataset.json"  # of the Medical Segmentation Decathlon and of nnU-Net
 _SAME = "name every class once, from 0 on without a gap"
 
 
 def class_names(
-    root: Path, given: Sequence[str] | None, labels: Sequence[tuple[Path, LabelFacts]]
+    root: Path,
+    given: Sequence[str] | None,
+    labels: Sequence[tuple[Path, LabelFacts]],
+    ignore: int | None = None,
 ) -> tuple[str, ...]:
     """Names of the classes 0 .. K-1.
 
@@ -26,16 +31,20 @@ def class_names(
         root: folder of the data set.
         given: by the user.
         labels: what is known of the labels to train with.
+        ignore: the number of pixels that are not annotated.
 
     Raises:
         DataError: if there are fewer than two, two have one name, the file describes something
-            else, or numbers are left out that nobody has named.
+            else, ``ignore`` is one of them, or numbers are left out that nobody has named.
     """
     file = root / DESCRIPTION
-    if given is not None:
-        return _checked("class_names", list(given))
-    if file.is_file():
-        return _checked(file, _described(file))
+    if given is not None or file.is_file():
+        told = ("class_names", list(given)) if given is not None else (file, _described(file))
+        names = _checked(*told)
+        if ignore is not None and 0 <= ignore < len(names):
+            found = f"{ignore}, which is the class {names[ignore]}"
+            raise DataError("ignore", found, f"a number that is no class, 0 to {len(names) - 1}")
+        return names
     numbers = {n for _, facts in labels for n, count in enumerate(facts.counts) if count}
     if not numbers:
         where, facts = labels[0]
@@ -93,9 +102,18 @@ def _described(file: Path) -> list[str]:
     return [numbers[n] for n in range(len(numbers))]
 
 
-def ignored_class(root: Path) -> int | None:
-    """The number that a ``dataset.json`` calls ``ignore``, as nnU-Net's may; None without one."""
+def annotation_of(root: Path, labels: str, annotation: Annotation) -> Annotation:
+    """Which pixels are annotated: a ``dataset.json`` may call a number of classes ``ignore``, too.
+
+    Args:
+        root: folder of the data set.
+        labels: the kind of labels.
+        annotation: as the user has it.
+    """
     file = root / DESCRIPTION
-    labels = read_object(file, "mend it").get("labels") if file.is_file() else None
-    number = labels.get("ignore") if isinstance(labels, dict) else None
-    return number if isinstance(number, int) and not isinstance(number, bool) else None
+    if annotation.ignore is not None or labels != "classes" or not file.is_file():
+        return annotation
+    described = read_object(file, "mend it").get("labels")
+    number = described.get("ignore") if isinstance(described, dict) else None
+    known = isinstance(number, int) and not isinstance(number, bool)
+    return replace(annotation, ignore=number) if known else annotation

@@ -12,8 +12,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from overtile.pipelines.data.cache_folder import default_cache
+from overtile.pipelines.data.classes import annotation_of
 from overtile.pipelines.data.classes import class_names as class_names_of
-from overtile.pipelines.data.classes import ignored_class
 from overtile.pipelines.data.facts import FactBook, Item
 from overtile.pipelines.data.label_kinds import check_labels
 from overtile.pipelines.data.layout import Pair
@@ -136,12 +136,20 @@ def find_data(
             too few images for what is asked.
     """
     check_labels_kind(labels)
-    annotation = _annotation(dataset_dir, labels, ignore, unlabelled, band)
+    annotation = Annotation(ignore, unlabelled, band)
     if not 0 <= val_fraction < 1:
         raise DataError("val_fraction", str(val_fraction), "at least 0 and less than 1")
     handed_on.only(())  # what an earlier call left
     root, found, splits, skipped, facts = _labelled(
-        dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir, annotation, True
+        dataset_dir,
+        layout,
+        spatial_dims,
+        channel,
+        skip_unreadable,
+        cache_dir,
+        labels,
+        annotation,
+        True,
     )
     splits = folded(root, splits, fold, folds)
     train = splits["train"]
@@ -154,7 +162,8 @@ def find_data(
             "training label",
             "one in one of them at least",
         )
-    if unlabelled == "ignore" and not any(facts.label(**item).background for item in train):
+    no_background = unlabelled == "ignore" or ignore == 0
+    if no_background and not any(facts.label(**item).background for item in train):
         hint = Setting("unlabelled", "band", "to take what is near to cells for background")
         raise DataError(
             Path(train[0]["label"]),
@@ -172,15 +181,6 @@ def find_data(
     return DataSet(name, found, root, train, val, test, skipped, classes, facts=facts)
 
 
-def _annotation(
-    dataset_dir: str | Path | None, labels: str, ignore: int | None, unlabelled: str, band: float
-) -> Annotation:
-    """Which pixels of labels are annotated: a ``dataset.json`` may say so of classes, too."""
-    if ignore is None and labels == "classes" and dataset_dir is not None:
-        ignore = ignored_class(Path(dataset_dir))
-    return Annotation(ignore, unlabelled, band)
-
-
 def _classes(
     root: Path, labels: str, given: Sequence[str] | None, train: list[Item], facts: FactBook
 ) -> tuple[str, ...]:
@@ -190,7 +190,8 @@ def _classes(
         DataError: as of `class_names`, and for names of others than classes.
     """
     if labels == "classes":
-        return class_names_of(root, given, [(Path(i["label"]), facts.label(**i)) for i in train])
+        known = [(Path(item["label"]), facts.label(**item)) for item in train]
+        return class_names_of(root, given, known, facts.annotation.ignore)
     if given is not None:
         classes = Setting("labels", "classes", "to tell several apart")
         raise DataError("class_names", f"{list(given)} of {labels}", "names of classes", classes)
@@ -227,9 +228,9 @@ def labelled_images(
     """
     if dataset_dir is None:
         return []
-    annotation = _annotation(dataset_dir, labels, ignore, unlabelled, band)
+    annotation = Annotation(ignore, unlabelled, band)
     root, _, splits, _, facts = _labelled(
-        dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir, annotation
+        dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir, labels, annotation
     )
     splits = folded(root, splits, fold, folds)
     check_labels_kind(labels)
@@ -252,6 +253,7 @@ def _labelled(
     channel: Channel,
     skip_unreadable: bool,
     cache_dir: str | Path | None,
+    labels: str,
     annotation: Annotation,
     hand_on: bool = False,
 ) -> tuple[Path, str, dict[str, list[Item]], list[str], FactBook]:
@@ -261,9 +263,9 @@ def _labelled(
     if not root.is_dir():
         hint = "give one that holds images and labels"
         raise DataError(("dataset_dir", root), "no such folder", hint=hint)
-    facts = FactBook(
-        Path(cache_dir or default_cache()), root, spatial_dims, channel, annotation, hand_on
-    )
+    annotation = annotation_of(root, labels, annotation)
+    cache = Path(cache_dir or default_cache())
+    facts = FactBook(cache, root, spatial_dims, channel, annotation, hand_on)
     found, pairs = find_pairs(root, layout)
     skipped: list[str] = []
     splits: dict[str, list[Item]] = {}

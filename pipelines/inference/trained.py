@@ -68,43 +68,25 @@ class Trained:
     channel: Channel
     facts: dict[str, str]
 
-    def probabilities(
-        self,
-        window: NDArray[np.float32],
-        region: tuple[slice, ...],
-        image: Sequence[int],
-        roi: Sequence[int],
-    ) -> NDArray[np.float32]:
-        """P(cell) ``[*R]`` of a region; arguments as `RegionInferer`, the window ``[*W]``."""
-        plain: NDArray[np.float32] = self._answer(window, region, image, roi)[-1]
-        return plain
-
-    def classes(
-        self,
-        window: NDArray[np.float32],
-        region: tuple[slice, ...],
-        image: Sequence[int],
-        roi: Sequence[int],
-    ) -> NDArray[np.uint8]:
-        """The class ``[*R]`` of each pixel of a region; arguments as of `probabilities`."""
-        assert self.to_classes is not None  # else nobody asks
-        found = self.to_classes(self._answer(window, region, image, roi))
-        plain: NDArray[np.uint8] = np.asarray(found)[0].astype(np.uint8)
-        return plain
-
     @torch.no_grad()
-    def _answer(
+    def answer(
         self,
         window: NDArray[np.float32],
         region: tuple[slice, ...],
         image: Sequence[int],
         roi: Sequence[int],
-    ) -> NDArray[np.float32]:
-        """Probabilities ``[K, *R]``."""
+    ) -> NDArray[Any]:
+        """P(cell) ``[*R]`` float32 of a region, or the class of each pixel, uint8.
+
+        Arguments as `RegionInferer`, the window ``[*W]``.
+        """
         inputs = torch.from_numpy(window)[None, None].to(self.device)
         answer = self.inferer(inputs, region, image, roi)[0]
-        found: torch.Tensor = self.activation({"pred": answer})["pred"]
-        return np.asarray(found.float().cpu())
+        found: torch.Tensor = self.activation({"pred": answer})["pred"].float().cpu()
+        plain: NDArray[Any] = np.asarray(found[-1])
+        if self.to_classes is not None:
+            plain = np.asarray(self.to_classes(found))[0].astype(np.uint8)
+        return plain
 
     @torch.no_grad()
     def instances(self, image: NDArray[np.float32]) -> NDArray[np.int32]:

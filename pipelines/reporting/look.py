@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from overtile.pipelines.data.cache_folder import default_cache
+from overtile.pipelines.data.classes import annotation_of
 from overtile.pipelines.data.classes import class_names as class_names_of
 from overtile.pipelines.data.facts import SPECK, FactBook, ImageFacts, Item, LabelFacts
 from overtile.pipelines.data.find import items_of
@@ -110,6 +111,7 @@ def look(
     root = Path(folder)
     if not root.is_dir():
         raise DataError(root, "no such folder", hint="give one that holds images")
+    annotation = annotation_of(root, labels, annotation or Annotation())
     facts = FactBook(default_cache(), root, spatial_dims, channel, annotation)
     found = Look(str(root), "")
     try:
@@ -142,15 +144,16 @@ def look(
     if not seen:
         raise found.suspicious[0].within(f"nothing in {root} can be read")
     _sum_up(found, seen, labels)
+    known = {item["label"]: label for item, _, label in seen if label is not None}
     classes: tuple[str, ...] = ()
-    labelled = [(Path(item["label"]), label) for item, _, label in seen if label is not None]
-    if labels == "classes" and labelled:
-        try:
-            classes = class_names_of(root, class_names, labelled)
+    train = [i["label"] for i in items.get("train", []) if i["label"] in known]
+    if labels == "classes" and train:
+        try:  # others are compared with those that train
+            of_train = [(Path(label), known[label]) for label in train]
+            classes = class_names_of(root, class_names, of_train, annotation.ignore)
         except DataError as error:
             found.suspicious.append(error)
-        found.classes = _table_of(classes, [label for _, label in labelled])
-    known = {item["label"]: label for item, _, label in seen if label is not None}
+        found.classes = _table_of(classes, list(known.values()))
     faults = [
         fault
         for members in items.values()
@@ -169,7 +172,7 @@ def look(
         named = splits if len(items) > 1 else [""] * len(seen)
         shown = [(item, split) for (item, _, _), split in zip(seen, named, strict=True)]
         draw = _contact_sheet if spatial_dims == 2 else _sheet_of_sections
-        sheet = draw(shown, labels, channel, annotation or Annotation())
+        sheet = draw(shown, labels, channel, annotation)
         save(sheet, Path(picture), dpi=80)
         found.picture = str(picture)
     return found

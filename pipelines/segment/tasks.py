@@ -82,12 +82,11 @@ def read_window(here: Opened, key: Key) -> NDArray[np.float32] | None:
 
 def predict(here: Opened, key: Key, window: NDArray[np.float32] | None) -> NDArray[Any]:
     """Probabilities of a chunk, or its classes; 0 where its window could not be read."""
-    box, trained = here.grid.box(key), here.trained
+    box = here.grid.box(key)
     if window is None:
         return np.zeros([s.stop - s.start for s in box], np.float32)
-    answer = trained.probabilities if trained.to_classes is None else trained.classes
     with _NETWORK:
-        return answer(window, box, here.grid.plane, here.job.roi)
+        return here.trained.answer(window, box, here.grid.plane, here.job.roi)
 
 
 def write_probabilities(here: Opened, key: Key, probabilities: NDArray[Any]) -> None:

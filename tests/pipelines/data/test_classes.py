@@ -122,6 +122,39 @@ def test_a_number_that_is_no_class_is_named_with_its_place(tmp_path: Path) -> No
         classes_in(folder)
 
 
+def test_a_look_and_a_training_agree_on_what_is_ignored(tmp_path: Path) -> None:
+    hidden = ORGANS.copy()
+    hidden[:, :2] = 3
+    folder = write(tmp_path / "set", hidden, ORGANS)
+    described = {"labels": {"background": 0, "liver": 1, "spleen": 2, "ignore": 3}}
+    (folder / "dataset.json").write_text(json.dumps(described))
+    found = look(folder, labels="classes")
+    assert found.suspicious == []
+    assert found.ignored_fraction == (hidden == 3).sum() / (2 * hidden.size)
+    assert list(found.classes) == ["liver", "spleen"]
+
+
+def test_a_class_that_only_tests_have_is_suspicious(tmp_path: Path) -> None:
+    more = ORGANS.copy()
+    more[0, 5] = 3
+    for split, label in (("train", ORGANS), ("val", ORGANS), ("test", more)):
+        write(tmp_path / "set" / split, label)
+    found = look(tmp_path / "set", labels="classes")
+    assert any("3 at (0, 5)" in str(remark) for remark in found.suspicious)
+    with pytest.raises(DataError, match=r"3 at \(0, 5\)"):
+        classes_in(tmp_path / "set")
+
+
+def test_what_is_ignored_is_no_class(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", ORGANS, ORGANS)
+    names = ["background", "liver", "spleen"]
+    with pytest.raises(DataError, match="ignore: 1, which is the class liver; expected a number"):
+        classes_in(folder, class_names=names, ignore=1)
+    cells = ndimage.label(ORGANS)[0].astype(np.uint8)
+    with pytest.raises(DataError, match="no background in it"):
+        find_data(write(tmp_path / "cells", cells, cells), ignore=0, cache_dir=tmp_path / "cache")
+
+
 @pytest.mark.parametrize(
     ("label", "told"),
     [
