@@ -123,7 +123,8 @@ def cases(rows: Sequence[Case]) -> Figure:
         axes[1].set_title(f"found: {_count(found)} cells")
         errors = np.zeros_like(layers.image) if layers.errors is None else layers.errors
         kinds = [ERROR_COLOURS[kind] for kind in ERRORS[1:]]
-        axes[2].imshow(_over(layers.image, errors, errors > 0, kinds), interpolation="nearest")
+        over = _over(layers.image, errors, errors > 0, kinds) / 255
+        axes[2].imshow(_with_gaps(over, layers), interpolation="nearest")
         axes[2].set_title("errors" if counts else "errors: no cells to compare")
         axes[2].legend(
             handles=[
@@ -155,7 +156,7 @@ def _over(
 
 
 def _with_gaps(picture: NDArray[np.float64], layers: Layers) -> NDArray[np.float64]:
-    """A picture of the label, ``[h, w, 3]``, hatched where nothing is annotated."""
+    """What comes of a label, ``[h, w, 3]`` in [0, 1], hatched where nothing is annotated."""
     if layers.gaps is not None:
         picture[hatched(layers.gaps > 0)] = np.array(HATCH) / 255
     return picture

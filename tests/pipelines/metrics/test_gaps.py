@@ -25,6 +25,8 @@ from overtile.pipelines.metrics.monai_metrics import (
     WarpingErrorMetric,
     cell_masks,
 )
+from overtile.pipelines.reporting.colours import HATCH, hatched
+from overtile.pipelines.reporting.figures import Case, cases
 from overtile.pipelines.reporting.predictions import compare, layers_of, load, store
 
 OBJECTS = (SegMetric, DetMetric, AveragePrecisionMetric, PanopticQuality)
@@ -102,5 +104,10 @@ def test_a_report_shows_where_nothing_is_annotated(tmp_path: Any) -> None:
     kept = load(tmp_path / "0.npz")
     assert kept.gaps is not None
     assert np.array_equal(kept.gaps, label < 0)
+    for column in (0, 2):  # of the label, and of the errors
+        picture = cases([Case("best", kept)]).axes[column].images[0].get_array()
+        assert picture is not None
+        stripes = np.asarray(picture)[hatched(label < 0)]
+        assert np.allclose(stripes, np.array(HATCH) / 255)
     assert kept.label is not None
     assert np.array_equal(kept.label, np.maximum(label, 0))
