@@ -446,7 +446,7 @@ def test_finished_chunks_are_not_computed_again(
     """A run that fails half way leaves what it has; another one computes the rest alone."""
     from overtile.pipelines.inference.trained import Trained
 
-    computed, compute = [], Trained.probabilities
+    computed, compute = [], Trained.answer
 
     def failing(self: Trained, window: Any, region: Any, *rest: Any) -> Any:
         if len(computed) == 9:
@@ -454,12 +454,12 @@ def test_finished_chunks_are_not_computed_again(
         computed.append(region)
         return compute(self, window, region, *rest)
 
-    monkeypatch.setattr(Trained, "probabilities", failing)
+    monkeypatch.setattr(Trained, "answer", failing)
     with pytest.raises(DataError, match=r"No space left.*make room, and give the same command"):
         run(tiled, tmp_path / "labels.zarr", toy)
     assert not (tmp_path / "labels.zarr").exists()
     monkeypatch.setattr(
-        Trained, "probabilities", lambda *a: (computed.append(a[2]), compute(*a))[1]
+        Trained, "answer", lambda *a: (computed.append(a[2]), compute(*a))[1]
     )
     run(tiled, tmp_path / "labels.zarr", toy)
     chunks = 4 * 5
@@ -473,7 +473,7 @@ def test_too_little_memory_keeps_what_is_done(
     from overtile.pipelines.inference.trained import Trained
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trained, "probabilities", lambda *_: torch.empty(2**50).numpy())
+        patched.setattr(Trained, "answer", lambda *_: torch.empty(2**50).numpy())
         with pytest.raises(DataError, match=r"not enough memory; what is done is kept .*chunk="):
             run(tiled, tmp_path / "labels.zarr", toy)
     assert run(tiled, tmp_path / "labels.zarr", toy).any()
@@ -486,7 +486,7 @@ def test_other_settings_or_another_source_are_not_mixed_in(
 
     target = tmp_path / "labels.zarr"
     with monkeypatch.context() as patched:
-        patched.setattr(Trained, "probabilities", lambda *_: (_ for _ in ()).throw(OSError(5, "x")))
+        patched.setattr(Trained, "answer", lambda *_: (_ for _ in ()).throw(OSError(5, "x")))
         with pytest.raises(DataError):
             run(tiled, target, toy)
     with pytest.raises(ConfigurationError, match=r"begun with threshold 0\.5, but now it is 0\.9"):
@@ -1096,7 +1096,7 @@ def test_a_target_is_replaced_only_once_the_new_one_is_whole(
     from overtile.pipelines.inference.trained import Trained
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trained, "probabilities", lambda *_: (_ for _ in ()).throw(OSError(5, "x")))
+        patched.setattr(Trained, "answer", lambda *_: (_ for _ in ()).throw(OSError(5, "x")))
         with pytest.raises(DataError):
             run(tiled, target, toy, overwrite=True, settings={"threshold": 0.8})
     assert files(target) == before
