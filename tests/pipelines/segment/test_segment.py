@@ -458,9 +458,7 @@ def test_finished_chunks_are_not_computed_again(
     with pytest.raises(DataError, match=r"No space left.*make room, and give the same command"):
         run(tiled, tmp_path / "labels.zarr", toy)
     assert not (tmp_path / "labels.zarr").exists()
-    monkeypatch.setattr(
-        Trained, "answer", lambda *a: (computed.append(a[2]), compute(*a))[1]
-    )
+    monkeypatch.setattr(Trained, "answer", lambda *a: (computed.append(a[2]), compute(*a))[1])
     run(tiled, tmp_path / "labels.zarr", toy)
     chunks = 4 * 5
     assert len(computed) <= chunks + 3  # those that were to be written when it failed
