@@ -18,6 +18,9 @@ from overtile.transforms.deformed_tile import RandDeformedTile as RandDeformedTi
 from overtile.transforms.deformed_tile import RandDeformedTileD as RandDeformedTileD
 from overtile.transforms.deformed_tile import RandDeformedTiled as RandDeformedTiled
 from overtile.transforms.deformed_tile import RandDeformedTileDict as RandDeformedTileDict
+from overtile.transforms.each_channel import RandEachChannelD as RandEachChannelD
+from overtile.transforms.each_channel import RandEachChanneld as RandEachChanneld
+from overtile.transforms.each_channel import RandEachChannelDict as RandEachChannelDict
 from overtile.transforms.elastic import RandElasticDeform as RandElasticDeform
 from overtile.transforms.elastic import RandElasticDeformD as RandElasticDeformD
 from overtile.transforms.elastic import RandElasticDeformd as RandElasticDeformd

@@ -20,7 +20,7 @@ PERCENTILES = (1, 99.8)
 
 
 class NormalizeImage(Transform):
-    """Normalise each image by its own grey values.
+    """Normalise each channel of an image by its own grey values.
 
     Args:
         method: ``"zscore"``: mean 0 and standard deviation 1, the default of this package;
@@ -39,10 +39,18 @@ class NormalizeImage(Transform):
         self.method = method
 
     def __call__(self, image: NDArray[Any] | Tensor) -> NDArray[np.float32] | Tensor:
-        """Image ``[1, *S]`` -> the same shape, float32. A constant image becomes 0."""
+        """Image ``[C, *S]`` -> the same shape, float32. A constant channel becomes 0."""
         image = current(image)
         refuse_empty(image.shape)
-        values = as_array(image).astype(np.float64)
+        given = as_array(image)
+        result = np.empty(given.shape, np.float32)
+        for channel, values in zip(result, given, strict=True):
+            channel[...] = self._normalised(values.astype(np.float64))
+        normalised: NDArray[np.float32] | Tensor
+        normalised = like(result, image)
+        return normalised
+
+    def _normalised(self, values: NDArray[np.float64]) -> NDArray[np.float32]:
         low, width = 0.0, 1.0
         if self.method == "zscore":
             spread = float(values.min()), float(values.max())
@@ -51,10 +59,7 @@ class NormalizeImage(Transform):
             wanted = ranks(values.size)
             ordered = np.partition(values.ravel(), wanted)
             low, width = percentile_scale({r: float(ordered[r]) for r in wanted}, values.size)
-        result = scaled(values, low, width)
-        normalised: NDArray[np.float32] | Tensor
-        normalised = like(result, image)
-        return normalised
+        return scaled(values, low, width)
 
 
 def moment_scale(

@@ -79,7 +79,7 @@ def check_configuration(parser: ConfigParser | None = None) -> None:
         check_kind(parser, KEYS[name], value)
     _check_names(parser, config, by_user)
     for name in present:
-        if name not in values and not KEYS[name].part:
+        if name not in values and not KEYS[name].part and not _is_of_data(parser, name):
             values[name] = _evaluated(parser, KEYS[name])
             check_value(KEYS[name], values[name])
     _check_together(values)
@@ -172,6 +172,17 @@ def _evaluated(parser: ConfigParser, key: Key) -> Any:
             allowed(key.type),
         ) from error
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _is_of_data(parser: ConfigParser, name: str) -> bool:
+    """Whether a value follows from the images, which are looked at later."""
+    todo, seen = [name.replace("#", "::")], set[str]()
+    while todo:
+        place = todo.pop()
+        if place not in seen and place in parser:
+            seen.add(place)
+            todo += ReferenceResolver.find_refs_in_config(parser[place], place)
+    return "data" in seen
 
 
 def _check_together(values: Mapping[str, Any]) -> None:

@@ -94,7 +94,7 @@ def one_line_errors() -> None:
 
 
 def as_override(setting: Setting, parser: ConfigParser | None = None) -> str | None:
-    """As MONAI's command takes it: ``--channel 1``; None for what the configuration has not."""
+    """As MONAI's command takes it: ``--channels 1``; None for what the configuration has not."""
     if setting == _TRACEBACK:
         return f"{setting.name}={setting.value}"
     known = setting == ANOTHER or setting.name in (KEYS if parser is None else parser)

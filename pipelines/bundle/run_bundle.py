@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ def write_bundle(
     folder: Path,
     network: Module,
     channels: tuple[int, int],
+    channel_names: Sequence[str] | None = None,
 ) -> None:
     """Copy a bundle into the folder of a run, set as the run was; all of it, or nothing.
 
@@ -51,6 +52,7 @@ def write_bundle(
         folder: of the run.
         network: whose geometry, if it has one, gives the sizes in ``metadata.json``.
         channels: of the network's input and output.
+        channel_names: of the input, where these are known.
     """
     source = check_bundle(bundle_root)
     merged = {k: v for k, v in parser.get().items() if k != parser.meta_key}
@@ -61,6 +63,8 @@ def write_bundle(
         if merged.get("validate", {}).get(name) != shipped.get("validate", {}).get(name)
         and name in merged["validate"]
     }
+    names = None if channel_names is None else list(channel_names)
+    found = merged | {"in_channels": channels[0], "channel_names": names}  # in the run's images
     with together(folder) as unfinished:
         if (folder / "configs").is_dir():  # with files of the user's own, perhaps
             shutil.copytree(folder / "configs", unfinished / "configs")
@@ -68,7 +72,7 @@ def write_bundle(
         configs.mkdir(exist_ok=True)
         for path in sorted((source / "configs").iterdir()):
             if path.name in ("inference.json", "evaluation.json"):
-                config = _used(read_object(path, REPLACE), merged, own)
+                config = _used(read_object(path, REPLACE), found, own)
                 if config is None:
                     (configs / path.name).unlink(missing_ok=True)
                     log.warning(
@@ -81,6 +85,9 @@ def write_bundle(
             elif path.name == "metadata.json":
                 metadata = read_object(path, REPLACE)
                 _describe(metadata, network, channels, int(parser.get("spatial_dims", 2)))
+                if names:
+                    image = metadata["network_data_format"]["inputs"]["image"]
+                    image["channel_def"] = {str(i): name for i, name in enumerate(names)}
                 _write(configs / path.name, metadata)
             elif path.name == "logging.conf":
                 shutil.copyfile(path, configs / path.name)

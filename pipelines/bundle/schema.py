@@ -15,12 +15,14 @@ from typing import Any
 from overtile.networks.geometry import PADDING_MODES
 from overtile.networks.inferers.precision import PRECISIONS
 from overtile.pipelines.bundle.values import (
+    CHANNELS,
     COMPONENT,
     COMPONENTS,
     DEVICE,
     FEATURES,
     LAYOUT,
     LIST,
+    NAMES,
     PART,
     PATH,
     SCALE,
@@ -242,15 +244,37 @@ SETTINGS = (
         resumed=Resumed.REFUSED,
     ),
     Key(
-        "channel",
-        whole(0, 65535) | one_of("luminance") | None,
+        "channels",
+        CHANNELS | None,
         _all(
-            "of several channels or colours the one to take, or `luminance`; none: images are grey",
-            "for colour images",
+            "which channels are read, in their order: `all`, one or several by number (from 0) or "
+            "name, or the `luminance` of colours; none: images are grey",
+            "for colours, stains and contrasts",
             _AS,
         ),
         carried=True,
         resumed=Resumed.REFUSED,
+    ),
+    Key(
+        "in_channels",
+        whole(1, 4096),
+        _all(
+            "how many channels the network takes: those of the data",
+            "no",
+            ("as in training; an image with others is refused", "with training"),
+        ),
+        carried=True,
+        resumed=Resumed.REFUSED,
+    ),
+    Key(
+        "channel_names",
+        NAMES | None,
+        _using(
+            "what these are called, in their order; none: that is not known",
+            "with training",
+            ("as in training; an image with others is refused", "with training"),
+        ),
+        carried=True,
     ),
     Key(
         "normalize",
@@ -871,7 +895,7 @@ PARTS = (
 KEPT = tuple(
     replace(key, name=f"settings#{key.name}", told=_all(*_UNTOLD, _UNTOLD), carried=False)
     for key in SETTINGS
-    if key.name in ("spatial_dims", "normalize")
+    if key.name in ("spatial_dims", "normalize", "channel_names")
 )
 
 KEYS = {key.name: key for key in (*SETTINGS, *PARTS, *KEPT)}

@@ -146,6 +146,26 @@ def _is_path(value: Any) -> bool:
     return _is_text(str(value)) and not any(mark in str(value) for mark in ("#", "::", "\0"))
 
 
+def _are_channels(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(map(_is_channel, value)) and not _repeats(value)
+    return _is_channel(value)
+
+
+def _is_channel(value: Any) -> bool:
+    return _is_name(value) or (
+        isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**16
+    )
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and _is_text(value)
+
+
+def _repeats(values: Any) -> bool:
+    return any(one == other for i, one in enumerate(values) for other in values[:i])
+
+
 LAYOUT = Annotated[str, _checked(_is_text), Words("auto, or the name of a layout, as pairs")]
 TEXT = Annotated[str, _checked(_is_text), Words("a text")]
 PATH = Annotated[str | Path, _checked(_is_path), Words("a path with no # or :: in it")]
@@ -161,6 +181,16 @@ FEATURES = Annotated[
     Any,
     _checked(lambda value: _are_whole(value, range(2, 17))),
     Words(f"a list of at least two whole numbers from 1 to {SIDE}, as [32, 64, 128]"),
+]
+CHANNELS = Annotated[
+    Any,
+    _checked(_are_channels),
+    Words("all, luminance, a number from 0, a name, or a list of these without repeats, as [0, 2]"),
+]
+NAMES = Annotated[
+    Any,
+    _checked(lambda value: isinstance(value, (list, tuple)) and all(map(_is_name, value))),
+    Words("a list of names"),
 ]
 SIDES = Annotated[
     Any, _checked(lambda value: _are_whole(value, range(2, 4))), Words("one for each axis")
@@ -240,8 +270,8 @@ def choices(kind: Any) -> list[Any]:
 
 
 def takes_text(kind: Any) -> bool:
-    """Whether a type allows any text."""
-    return not refuses(kind, "text of any kind")
+    """Whether a type allows any text, and no number."""
+    return not refuses(kind, "text of any kind") and refuses(kind, 0)
 
 
 def meant(kind: Any, value: Any) -> tuple[Any, ...]:

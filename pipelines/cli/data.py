@@ -12,7 +12,7 @@ import click
 from overtile.pipelines.cli.options import (
     Command,
     Size,
-    channel_option,
+    channels_option,
     examples,
     is_,
     loudness,
@@ -42,7 +42,7 @@ def data() -> None:
     epilog=examples(
         "overtile data look nuclei",
         "overtile data look stack --labels mask --json",
-        "overtile data look colour --channel luminance --picture sheet.png",
+        "overtile data look colour --channels luminance --picture sheet.png",
     ),
 )
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
@@ -74,7 +74,7 @@ def data() -> None:
     show_default=True,
     help="Take volumes plane by plane, or whole.",
 )
-@channel_option
+@channels_option
 @click.option(
     "--ignore",
     type=int,
@@ -109,7 +109,7 @@ def look(
     labels: str,
     class_names: str | None,
     spatial_dims: str,
-    channel: int | str | None,
+    channels: int | str | tuple[int | str, ...] | None,
     ignore: int | None,
     unlabelled: str,
     band: float,
@@ -133,7 +133,7 @@ def look(
     annotation = Annotation(ignore, unlabelled, band)
     names = None if class_names is None else [name.strip() for name in class_names.split(",")]
     dims = int(spatial_dims)
-    found = look_at(folder, layout, labels, dims, channel, picture, annotation, names)
+    found = look_at(folder, layout, labels, dims, channels, picture, annotation, names)
     command = click.get_current_context().command
     wording = command.worded if isinstance(command, Command) else as_argument
     if as_json:

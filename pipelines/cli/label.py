@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from overtile.pipelines.cli.options import Command, channel_option, examples, is_, loudness, note
+from overtile.pipelines.cli.options import Command, channels_option, examples, is_, loudness, note
 from overtile.pipelines.errors import DataError, Setting
 
 
@@ -16,7 +16,7 @@ from overtile.pipelines.errors import DataError, Setting
     epilog=examples(
         "overtile label --studies nuclei",
         "overtile label --studies nuclei --bundle runs/mine --port 8080 --no-open",
-        "overtile label --studies colour --channel luminance",
+        "overtile label --studies colour --channels luminance",
         "overtile label --studies /archive/slides --read-only --work ./proposals",
     ),
 )
@@ -40,7 +40,7 @@ from overtile.pipelines.errors import DataError, Setting
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
-@channel_option
+@channels_option
 @click.option("--read-only", "--read_only", is_flag=True, help="Propose labels, but keep none.")
 @click.option("--open/--no-open", "show_it", help="Open the page in the browser.")
 @loudness
@@ -50,7 +50,7 @@ def label(
     work: Path | None,
     host: str,
     port: int,
-    channel: int | str | None,
+    channels: int | str | tuple[int | str, ...] | None,
     read_only: bool,
     show_it: bool,
 ) -> None:
@@ -83,4 +83,4 @@ def label(
             click.echo(f"{address}  (Ctrl-C ends it; models: {', '.join(models)})")
         if show_it:
             open_page(address, host, port)
-        serve(studies, work, models, host, port, read_only, channel)
+        serve(studies, work, models, host, port, read_only, channels)

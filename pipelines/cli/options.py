@@ -9,7 +9,15 @@ from typing import Any
 
 import click
 
-from overtile.pipelines.errors import OvertileError, Setting, close_bars, exit_with, printable
+from overtile.pipelines.errors import (
+    DataError,
+    OvertileError,
+    Setting,
+    close_bars,
+    exit_with,
+    printable,
+)
+from overtile.pipelines.images.channels import check_channels
 from overtile.pipelines.notices import keep_warnings, print_warnings
 
 _SIDES = range(16, 16385)
@@ -95,28 +103,42 @@ class Size(click.ParamType[tuple[int, int]]):
         return int(sides[0]), int(sides[-1])
 
 
-class _Channel(click.ParamType[int | str]):
-    """A number from 0, or ``luminance``."""
+class _Channels(click.ParamType[Any]):
+    """``all``, ``luminance``, a number from 0 or a name; ``0,2`` are two, as ``[0, 2]``."""
 
-    name = "channel"
+    name = "channels"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | str:
-        """The number or the word."""
+    ) -> int | str | tuple[int | str, ...]:
+        """The number, the word, or several."""
         given = str(value)
-        if given != "luminance" and not given.isdecimal():
-            self.fail(f"{given!r}; expected a number from 0, or luminance", param, ctx)
-        return int(given) if given.isdecimal() else given
+        try:
+            found = ast.literal_eval(given) if given.startswith("[") else _listed(given)
+            chosen = check_channels(found)
+        except (ValueError, SyntaxError):
+            self.fail(f"{given!r}; expected e.g. 0,2 or [0, 'DAPI']", param, ctx)
+        except DataError as error:
+            self.fail(f"{error.found}; expected {error.expected}", param, ctx)
+        assert chosen is not None
+        return chosen
 
 
-def channel_option(command: Callable[..., None]) -> Callable[..., None]:
-    """The option ``--channel``."""
+def _listed(given: str) -> int | str | list[int | str]:
+    words = [word.strip() for word in given.split(",")]
+    several = len(words) > 1
+    words = words[:-1] if several and not words[-1] else words  # DAPI, is a list of one
+    found: list[int | str] = [int(word) if word.isdecimal() else word for word in words]
+    return found if several else found[0]
+
+
+def channels_option(command: Callable[..., None]) -> Callable[..., None]:
+    """The option ``--channels``."""
     return click.option(
-        "--channel",
-        type=_Channel(),
-        metavar="N|luminance",
-        help="Of several channels, the one to take.",
+        "--channels",
+        type=_Channels(),
+        metavar="A,B,...",
+        help="Those to take, by number or name: one, several, all, or the luminance.",
     )(command)
 
 

@@ -13,7 +13,7 @@ from overtile.pipelines.cli.options import (
     Command,
     KeyValue,
     Memory,
-    channel_option,
+    channels_option,
     examples,
     is_,
     loudness,
@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
     help="Numbered cells, or P(cell).",
 )
 @click.option("--level", type=click.IntRange(0), default=0, show_default=True, help="Of a pyramid.")
-@channel_option
+@channels_option
 @click.option(
     "--set",
     "settings",
@@ -86,7 +86,7 @@ def segment(
     bundle: Path,
     output: Literal["labels", "probabilities"],
     level: int,
-    channel: int | str | None,
+    channels: int | str | tuple[int | str, ...] | None,
     settings: tuple[tuple[str, Any], ...],
     memory: int,
     chunk: int | None,
@@ -107,7 +107,7 @@ def segment(
         bundle=bundle,
         output=output,
         level=level,
-        channel=channel,
+        channels=channels,
         settings=dict(settings),
         memory=memory,
         chunk=chunk,

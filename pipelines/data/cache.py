@@ -26,7 +26,7 @@ from overtile.pipelines.data.cache_folder import default_cache, private
 from overtile.pipelines.files import save_tensors, whole
 from overtile.pipelines.images.handed_on import handed_on
 from overtile.pipelines.images.plane_name import Plane
-from overtile.pipelines.images.stored import stamp
+from overtile.pipelines.images.stored import files_of, stamp
 
 log = logging.getLogger(__name__)
 _VERSION = 3  # of the files in the cache
@@ -120,7 +120,7 @@ class CachedDataset(Dataset):
         parts = [self._transform_key]
         for key, name in sorted(item.items()):
             file = Plane.of(name).file.resolve()
-            if not file.exists():
+            if not all(part.exists() for part in files_of(file)):
                 return None
             parts += [key, str(Path(name).resolve()), stamp(file)]
         key = hashlib.sha256(os.fsencode("\n".join(parts))).hexdigest()

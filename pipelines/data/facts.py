@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -22,7 +23,13 @@ from overtile import __version__
 from overtile.pipelines.data.cache_folder import private
 from overtile.pipelines.files import whole
 from overtile.pipelines.images.annotation import Annotation
-from overtile.pipelines.images.channels import Channel, check_channel
+from overtile.pipelines.images.channels import (
+    Channels,
+    Taken,
+    check_channels,
+    check_fit,
+    takes_several,
+)
 from overtile.pipelines.images.handed_on import Reading, handed_on
 from overtile.pipelines.images.plane_name import Plane
 from overtile.pipelines.images.read import check_pixels, open_view, read_image
@@ -34,7 +41,7 @@ Item = dict[str, str]
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """Pixels of one image: size, type, grey values, pixel size as text."""
+    """Pixels of one image: size, type, grey values, pixel size as text, and channels as `Taken`."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -42,6 +49,8 @@ class ImageFacts:
     high: float
     mean: float
     spacing: str
+    channels: int
+    channel_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,7 @@ _F = TypeVar("_F", ImageFacts, LabelFacts)
 # of what is remembered: another version, or other facts, start anew
 _VERSION = " ".join(
     [
-        *(__version__, "remarks", "channels"),
+        *(__version__, "remarks", "coloured"),
         *(f.name for kind in (ImageFacts, LabelFacts) for f in dataclasses.fields(kind)),
     ]
 )
@@ -109,7 +118,7 @@ class FactBook:
         folder: of the cache, taken if it is `private`; None remembers nothing.
         root: of the data set.
         spatial_dims: as of `read_image`.
-        channel: as of `read_image`.
+        channels: as of `read_image`.
         annotation: as of `read_label`.
         hand_on: keep what is decoded here for whoever reads it next in this process.
 
@@ -122,11 +131,11 @@ class FactBook:
         folder: Path | None,
         root: Path,
         spatial_dims: int = 2,
-        channel: Channel = None,
+        channels: Channels = None,
         annotation: Annotation | None = None,
         hand_on: bool = False,
     ) -> None:
-        self.spatial_dims, self.channel = spatial_dims, check_channel(channel)
+        self.spatial_dims, self.channels = spatial_dims, check_channels(channels)
         self.annotation = annotation or Annotation()
         self.hand_on = hand_on
         name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
@@ -134,7 +143,7 @@ class FactBook:
         self._file = None if own is None else own / f"facts-{name}.json"
         self.remarks: dict[str, list[Path]] = {}
         self._known: dict[str, Any] = {}
-        self.channels = False  # whether one of the images seen so far has several
+        self.coloured = False  # whether one of the images seen so far has several
         self._stamps: dict[Path, str] = {}
         self._changed = False
         if self._file is not None and self._file.is_file():
@@ -161,9 +170,9 @@ class FactBook:
         if entry is None or entry["stamp"] != now:
             seen = open_view(path, self.spatial_dims, like)
             entry = {"stamp": now, "count": seen.count, "shape": seen.shape}
-            entry["remarks"], entry["channels"] = seen.remarks, seen.channel is not None
+            entry["remarks"], entry["coloured"] = seen.remarks, seen.channel is not None
             self._known[key], self._changed = entry, True
-        self.channels |= like is None and entry["channels"]
+        self.coloured |= like is None and entry["coloured"]
         for remark in entry["remarks"]:
             self.remarks.setdefault(remark, []).append(path)
         return entry["count"], tuple(entry["shape"])
@@ -176,17 +185,36 @@ class FactBook:
         """
 
         def find() -> ImageFacts:
-            array, meta = read_image(path, self.spatial_dims, self.channel)
+            array, meta = read_image(path, self.spatial_dims, self.channels)
             check_pixels(path, array)
             if self.hand_on:
-                handed_on.keep(Reading(path, self.spatial_dims, self.channel, None), array, meta)
-            low, high = float(array.min()), float(array.max())
-            spacing = meta.get("spacing", "")
+                handed_on.keep(Reading(path, self.spatial_dims, self.channels, None), array, meta)
+            several = takes_several(self.channels)
             return ImageFacts(
-                array.shape, str(array.dtype), low, high, float(array.mean()), spacing
+                shape=array.shape[several:],
+                dtype=str(array.dtype),
+                low=float(array.min()),
+                high=float(array.max()),
+                mean=float(array.mean()),
+                spacing=meta.get("spacing", ""),
+                channels=array.shape[0] if several else 1,
+                channel_names=tuple(meta.get("channel_names", ())),
             )
 
-        return self._remembered(path, f"image {self.spatial_dims} {self.channel}", ImageFacts, find)
+        kind = f"image {self.spatial_dims} {self.channels!r}"
+        return self._remembered(path, kind, ImageFacts, find)
+
+    def check_channels(
+        self, path: str, count: int | None, names: Sequence[str] | None, whose: str
+    ) -> None:
+        """`check_fit` of an image.
+
+        Raises:
+            DataError: as it, and as `image`.
+        """
+        facts = self.image(path)
+        found = Taken(tuple(range(facts.channels)), names=facts.channel_names)
+        check_fit(path, found, count, names, whose)
 
     def label(self, label: str, image: str) -> LabelFacts:
         """Facts of the label of ``image``.

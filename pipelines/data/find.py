@@ -22,7 +22,7 @@ from overtile.pipelines.data.names import log_remarks, log_strangers
 from overtile.pipelines.data.split import folded, thinned, validated
 from overtile.pipelines.errors import DataError, Setting, size_text
 from overtile.pipelines.images.annotation import Annotation
-from overtile.pipelines.images.channels import Channel, check_some_have
+from overtile.pipelines.images.channels import OF_THE_NETWORK, Channels, check_some_have
 from overtile.pipelines.images.handed_on import handed_on
 from overtile.pipelines.images.plane_name import Plane, planes_of
 from overtile.pipelines.images.read import check_labels_kind
@@ -43,6 +43,9 @@ class DataSet:
         test: likewise; may be empty.
         skipped: files that could not be read, where that was allowed.
         classes: names of the classes that a network tells apart, background first.
+        in_channels: channels that a network is given.
+        channel_names: of these, where they were asked for by name, or all taken and named; else
+            None.
         facts: of the images and labels.
     """
 
@@ -54,6 +57,8 @@ class DataSet:
     test: list[Item]
     skipped: list[str] = field(default_factory=list)
     classes: tuple[str, ...] = ("background", "cell")
+    in_channels: int = 1
+    channel_names: list[str] | None = None
     facts: FactBook = field(repr=False, compare=False, kw_only=True)
 
     @property
@@ -89,7 +94,7 @@ def find_data(
     val_fraction: float = 0.2,
     labels: str = "instances",
     spatial_dims: int = 2,
-    channel: Channel = None,
+    channels: Channels = None,
     skip_unreadable: bool = False,
     cache_dir: str | Path | None = None,
     fold: int | None = None,
@@ -115,7 +120,7 @@ def find_data(
             ``"membranes"``, the same, refusing labels of more than two values; or ``"classes"``,
             one number a class.
         spatial_dims: 2 takes volumes plane by plane, 3 whole.
-        channel: of the images, as of `read_image`.
+        channels: of the images, as of `read_image`.
         skip_unreadable: leave out what cannot be used, whatever is wrong with it, and list it,
             instead of raising.
         cache_dir: default: `default_cache`.
@@ -132,8 +137,8 @@ def find_data(
 
     Raises:
         DataError: if nothing is found, an image has no label or the reverse, sizes differ, a
-            file cannot be read, the training labels are not what ``labels`` says, or there are
-            too few images for what is asked.
+            file cannot be read, images differ in their channels, the training labels are not what
+            ``labels`` says, or there are too few images for what is asked.
     """
     check_labels_kind(labels)
     annotation = Annotation(ignore, unlabelled, band)
@@ -144,12 +149,12 @@ def find_data(
         dataset_dir,
         layout,
         spatial_dims,
-        channel,
+        channels,
         skip_unreadable,
         cache_dir,
         labels,
         annotation,
-        True,
+        hand_on=True,
     )
     splits = folded(root, splits, fold, folds)
     train = splits["train"]
@@ -178,7 +183,20 @@ def find_data(
         train = thinned(train, train_subset)
     handed_on.only({path for item in (*train, *val) for path in item.values()})
     name, test = root.resolve().name, splits.get("test", [])
-    return DataSet(name, found, root, train, val, test, skipped, classes, facts=facts)
+    first = facts.image(train[0]["image"])
+    return DataSet(
+        name=name,
+        layout=found,
+        root=root,
+        train=train,
+        val=val,
+        test=test,
+        skipped=skipped,
+        classes=classes,
+        in_channels=first.channels,
+        channel_names=list(first.channel_names) or None,
+        facts=facts,
+    )
 
 
 def _classes(
@@ -205,7 +223,7 @@ def labelled_images(
     val_fraction: float = 0.2,
     labels: str = "instances",
     spatial_dims: int = 2,
-    channel: Channel = None,
+    channels: Channels = None,
     skip_unreadable: bool = False,
     cache_dir: str | Path | None = None,
     fold: int | None = None,
@@ -214,6 +232,8 @@ def labelled_images(
     unlabelled: str = "background",
     band: float = 10.0,
     class_names: Sequence[str] | None = None,
+    in_channels: int | None = None,
+    channel_names: Sequence[str] | None = None,
 ) -> list[Item]:
     """Items ``{"image": path, "label": path}`` to score; arguments as of `find_data`.
 
@@ -222,15 +242,27 @@ def labelled_images(
         split: ``"train"``, ``"val"``, ``"test"`` or ``"all"``; None is the test images where the
             folder has such, else all. Without a ``val/`` the first two are what `find_data`
             makes of the training images with the same ``val_fraction``.
+        in_channels: of the network that is scored; None for any number that all images have.
+        channel_names: that it was trained with, in their order; None where that is not known.
 
     Raises:
-        DataError: as `find_data`, and for a split that is not there.
+        DataError: as `find_data`, for a split that is not there, and for images with other
+            channels than the network's.
     """
     if dataset_dir is None:
         return []
     annotation = Annotation(ignore, unlabelled, band)
+    wanted = None if in_channels is None else (in_channels, channel_names, OF_THE_NETWORK)
     root, _, splits, _, facts = _labelled(
-        dataset_dir, layout, spatial_dims, channel, skip_unreadable, cache_dir, labels, annotation
+        dataset_dir,
+        layout,
+        spatial_dims,
+        channels,
+        skip_unreadable,
+        cache_dir,
+        labels,
+        annotation,
+        wanted,
     )
     splits = folded(root, splits, fold, folds)
     check_labels_kind(labels)
@@ -250,11 +282,12 @@ def _labelled(
     dataset_dir: str | Path | None,
     layout: str,
     spatial_dims: int,
-    channel: Channel,
+    channels: Channels,
     skip_unreadable: bool,
     cache_dir: str | Path | None,
     labels: str,
     annotation: Annotation,
+    wanted: _Wanted | None = None,
     hand_on: bool = False,
 ) -> tuple[Path, str, dict[str, list[Item]], list[str], FactBook]:
     if dataset_dir is None:
@@ -265,7 +298,7 @@ def _labelled(
         raise DataError(("dataset_dir", root), "no such folder", hint=hint)
     annotation = annotation_of(root, labels, annotation)
     cache = Path(cache_dir or default_cache())
-    facts = FactBook(cache, root, spatial_dims, channel, annotation, hand_on)
+    facts = FactBook(cache, root, spatial_dims, channels, annotation, hand_on)
     found, pairs = find_pairs(root, layout)
     skipped: list[str] = []
     splits: dict[str, list[Item]] = {}
@@ -275,7 +308,11 @@ def _labelled(
             splits[split] = []
             for pair in members:
                 try:
-                    splits[split] += items_of(pair, facts)
+                    items = items_of(pair, facts)
+                    wanted = wanted or _channels_of(items[0]["image"], facts)
+                    for item in items:
+                        facts.check_channels(item["image"], *wanted)
+                    splits[split] += items
                 except DataError as error:
                     if not skip_unreadable:
                         raise
@@ -290,8 +327,17 @@ def _labelled(
     if not splits["train"]:
         found_none = f"none of its {len(skipped)} images can be read"
         raise DataError(root, found_none, hint="replace them")
-    check_some_have(root, channel, facts.channels)
+    check_some_have(root, facts.channels, facts.coloured)
     return root, found, splits, skipped, facts
+
+
+_Wanted = tuple[int, Sequence[str] | None, str]
+"""Which channels all images have: how many, what they are called, and whose they are."""
+
+
+def _channels_of(image: str, facts: FactBook) -> _Wanted:
+    seen = facts.image(image)
+    return seen.channels, seen.channel_names, f"as {Path(image).name} has"
 
 
 def items_of(pair: Pair, facts: FactBook) -> list[Item]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from overtile.pipelines.errors import DataError, printable
+from overtile.pipelines.images.case_name import as_case, numbered
 from overtile.pipelines.images.formats import format_of, image_suffix, is_image, stem
 
 log = logging.getLogger(__name__)
@@ -75,6 +77,35 @@ def images_by_stem(folder: Path) -> dict[str, Path]:
         for name, path in found.items()
         if not any(name.endswith(e) and name.removesuffix(e) in found for e in _BYPRODUCTS)
     }
+
+
+def cases(images: Mapping[str, Path]) -> dict[str, Path]:
+    """nnU-Net's ``a_0000`` and ``a_0001`` as one image ``a``, with the name of `channel_files`.
+
+    Args:
+        images: by their names without suffix; if not all are named so, they are left as they are.
+
+    Raises:
+        DataError: if a case lacks a channel that another has.
+    """
+    found: dict[str, dict[str, Path]] = {}
+    for name, path in images.items():
+        if (parts := numbered(name)) is None:
+            return dict(images)
+        found.setdefault(parts[0], {})[parts[1]] = path
+    every = sorted({number for files in found.values() for number in files})
+    for files in found.values():
+        for number in every:
+            if number not in files:
+                other = next(iter(files.values()))
+                lacking = other.with_name(re.sub(r"_\d{4}(?!.*_\d{4})", f"_{number}", other.name))
+                raise DataError(
+                    lacking,
+                    ("no such file, but", other.name),
+                    f"a file for each channel: {', '.join(every)}",
+                    "add it, or remove the files of the case",
+                )
+    return {name: as_case([files[n] for n in every]) for name, files in found.items()}
 
 
 def unlike(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from types import EllipsisType
 
 from overtile.pipelines.data.facts import Item
 from overtile.pipelines.data.names import (
+    cases,
     image_of,
     images_by_stem,
     images_of,
@@ -18,10 +19,24 @@ from overtile.pipelines.data.names import (
     log_strangers,
 )
 from overtile.pipelines.errors import DataError, Setting, size_text
-from overtile.pipelines.images.channels import Channel, check_some_have
+from overtile.pipelines.images.case_name import described_names, description_of, numbered
+from overtile.pipelines.images.channels import (
+    OF_THE_NETWORK,
+    Channels,
+    check_channels,
+    check_fit,
+    check_some_have,
+    takes_several,
+)
 from overtile.pipelines.images.formats import check_file, names_of_formats, stem
 from overtile.pipelines.images.plane_name import Plane, planes_of
-from overtile.pipelines.images.read import check_pixels, machine_memory, open_view, read_image
+from overtile.pipelines.images.read import (
+    check_pixels,
+    machine_memory,
+    open_taken,
+    open_view,
+    read_image,
+)
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +46,9 @@ def images_in(
     spatial_dims: int = 2,
     skip_unreadable: bool = False,
     image_memory_limit: int | None = None,
-    channel: Channel | Literal["any"] = "any",
+    channels: Channels | EllipsisType = ...,
+    in_channels: int | None = None,
+    channel_names: Sequence[str] | None = None,
 ) -> list[Item]:
     """The images of a folder, or the one image named, as items without labels.
 
@@ -44,12 +61,16 @@ def images_in(
             it, instead of raising. Every image is decoded for that.
         image_memory_limit: bytes that segmenting one image may take; None is the memory of the
             machine. An image takes about `BYTES_PER_PIXEL`.
-        channel: as of `read_image`: an image that has none such is refused before any is
-            segmented. ``"any"`` does not ask.
+        channels: as of `read_image`: an image that has none such is refused before any is
+            segmented; without it nobody asks. Where several are asked for and no image has more
+            than one, files ``a_0000``, ``a_0001`` are an image; so they are where a
+            ``dataset.json`` names several channels.
+        in_channels: of the network; None for any number.
+        channel_names: that it was trained with, in their order; None where that is not known.
 
     Raises:
         DataError: if there are none, two have the same name up to the suffix, one cannot be
-            read, or one is too large.
+            read, has other channels than the network, or is too large.
     """
     if source is None:
         return []
@@ -62,14 +83,15 @@ def images_in(
         files = [file]
     else:
         named = images_by_stem(path)
+        named = cases(named) if _are_cases(named, spatial_dims, channels) else named
         # beside the images of a data set may lie their labels
         labels = {n for n in named if {image_of(n), f"{image_of(n)}_img"} & named.keys()}
         files = [file for name, file in named.items() if name not in labels]
         if labels:
             log.warning("left out: %d labels of images beside them", len(labels))
         log_strangers(path)
-        cases = [f for folder in sorted(path.glob("*/images")) for f in images_of(folder)]
-        files += [f for f in cases if f.parents[1].name == stem(f)]  # Kaggle's
+        kaggle = [f for folder in sorted(path.glob("*/images")) for f in images_of(folder)]
+        files += [f for f in kaggle if f.parents[1].name == stem(f)]  # Kaggle's
     if not files:
         below = _images_below(path)
         if below is not None:
@@ -86,9 +108,12 @@ def images_in(
             for remark in seen.remarks:
                 remarks.setdefault(remark, []).append(file)
             several |= seen.channel is not None
-            asked = seen.channel is not None and channel != "any"
+            if channels is not ...:
+                found = open_taken(planes[0], spatial_dims, channels)[1]
+                check_fit(file, found, in_channels, channel_names, OF_THE_NETWORK)
+            asked = seen.channel is not None and channels in (None, "luminance")
             for plane in planes if skip_unreadable else planes[:asked]:
-                pixels, _ = read_image(plane, spatial_dims, 0 if channel == "any" else channel)
+                pixels, _ = read_image(plane, spatial_dims, 0 if channels is ... else channels)
                 if skip_unreadable:
                     check_pixels(plane, pixels)
         except DataError as error:
@@ -99,9 +124,9 @@ def images_in(
         items += [{"image": str(plane)} for plane in planes]
     log_remarks(remarks)
     if not items:
-        found = f"none of its {len(files)} images can be read"
-        raise DataError(path, found, hint="replace them")
-    check_some_have(path, channel, several)
+        told = f"none of its {len(files)} images can be read"
+        raise DataError(path, told, hint="replace them")
+    check_some_have(path, None if channels is ... else check_channels(channels), several)
     return items
 
 
@@ -111,6 +136,21 @@ def _images_below(folder: Path) -> Path | None:
     places = [folder / split / images for split in splits for images in ("images", "")][:-1]
     found = (p for p in places if p.is_dir() and (images_of(p) or any(p.glob("*/images"))))
     return next(found, None)
+
+
+def _are_cases(
+    named: Mapping[str, Path], spatial_dims: int, channels: Channels | EllipsisType
+) -> bool:
+    """Whether ``a_0000`` and ``a_0001`` are channels of one image, and not images of a series."""
+    numbers = [parts[1] for name in named if (parts := numbered(name))]
+    if not numbers or len(numbers) < len(named) or len(set(numbers)) == 1:
+        return False
+    description = description_of(next(iter(named.values())))
+    if description is not None and len(described_names(description)) > 1:
+        return True
+    if channels is ... or not takes_several(check_channels(channels)):
+        return False
+    return all(open_view(file, spatial_dims).channel is None for file in named.values())
 
 
 BYTES_PER_PIXEL = 64  # image, logits, probabilities, labels and what making them takes

@@ -24,7 +24,7 @@ class Reading(NamedTuple):
 
     path: str
     spatial_dims: int
-    channel: int | str | None
+    channels: int | str | tuple[int | str, ...] | None
     like: str | None
 
     def stamps(self) -> tuple[str, ...]:

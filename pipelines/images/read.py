@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from overtile.pipelines.errors import DataError, size_text
 from overtile.pipelines.images.annotation import Annotation
-from overtile.pipelines.images.channels import Channel, no_channel, one_channel
+from overtile.pipelines.images.channels import Channels, Taken, check_channels, one_grey, taken
 from overtile.pipelines.images.formats import open_image
 from overtile.pipelines.images.handed_on import Reading, handed_on
 from overtile.pipelines.images.orientation import oriented_like
@@ -28,25 +28,28 @@ _ALL = Annotation()
 def read_image(
     path: str | Path | Plane,
     spatial_dims: int = 2,
-    channel: Channel = None,
+    channels: Channels = None,
     like: str | Path | Plane | None = None,
 ) -> tuple[NDArray[Any], dict[str, Any]]:
-    """Pixels ``[*S]`` in the file's own dtype, and metadata.
+    """Pixels ``[*S]`` in the file's own dtype, or ``[C, *S]`` of several channels, and metadata.
 
     Args:
         path: ``stack.tif:3`` is plane 3 of a stack; without a number all planes
-            ``[planes, *S]``. TIFF and pictures give ``[Y, X]`` or ``[Z, Y, X]``, NIfTI and DICOM
-            ``[X, Y]`` or ``[X, Y, Z]``.
+            ``[planes, *S]`` or ``[planes, C, *S]``. TIFF and pictures give ``[Y, X]`` or
+            ``[Z, Y, X]``, NIfTI and DICOM ``[X, Y]`` or ``[X, Y, Z]``. ``a_{0000,0001}.tif`` are
+            channels in files of their own.
         spatial_dims: 2 or 3.
-        channel: number (from 0) of the channel to take, or ``"luminance"`` of three colours
-            (0.299 R + 0.587 G + 0.114 B). Equal channels are one grey channel.
+        channels: number (from 0) or name of the channel to take, or ``"luminance"`` of three
+            colours (0.299 R + 0.587 G + 0.114 B); None for grey images, and equal channels are one
+            grey channel. A list takes several in its order, ``"all"`` as many as there are.
         like: the image that this is the label of: turned as that one lies in space, and read as
             labels are (an indexed picture gives its indices, a folder holds one mask a cell).
 
     Raises:
-        DataError: if the file is missing, unreadable, or not of one channel.
+        DataError: if the file is missing, unreadable, or has not these channels.
     """
-    asked = Reading(str(path), spatial_dims, channel, None if like is None else str(like))
+    chosen = check_channels(channels)
+    asked = Reading(str(path), spatial_dims, chosen, None if like is None else str(like))
     if (known := handed_on.take(asked)) is not None:
         return known
     named, where = Plane.of(path), Path(str(path))
@@ -63,23 +66,28 @@ def read_image(
         place = np.unravel_index(plane, [stored.shape[i] for i in seen.stacked])
         for i, p in zip(seen.stacked, place, strict=True):
             index[i] = int(p)
-    if seen.channel is not None and isinstance(channel, int):
-        count = stored.shape[seen.channel]
-        if not 0 <= channel < count:
-            raise no_channel(where, count)
-        index[seen.channel] = channel
+    wanted = taken(where, stored, seen, chosen)
+    if seen.channel is not None:
+        index[seen.channel] = wanted.span
     lengths = (n for n, i in zip(stored.shape, index, strict=True) if isinstance(i, slice))
     _check_memory(where, tuple(lengths), stored.dtype)
     array = stored.pixels(tuple(index))
     kept = [i for i, selected in enumerate(index) if isinstance(selected, slice)]
     if seen.channel in kept:
         array = np.moveaxis(array, kept.index(seen.channel), -1)
-        array = one_channel(where, array, channel, label=like is not None)
+        if wanted.several:
+            array = wanted.of_span(array)
+        else:
+            array = one_grey(where, array, chosen, label=like is not None)
         kept.remove(seen.channel)
+    elif wanted.several:
+        array = array[..., None]
     stacks = [kept.index(i) for i in seen.stacked if i in kept]
     array = np.moveaxis(array, stacks, range(len(stacks)))
     if stacks:
-        array = array.reshape(-1, *seen.shape)
+        array = array.reshape(-1, *seen.shape, *array.shape[len(kept) :])
+    if wanted.several:
+        array = np.moveaxis(array, -1, 1 if stacks else 0)
     if array.dtype.kind not in "iufb":
         raise no_numbers(where, array.dtype)
     meta: dict[str, Any] = {
@@ -90,6 +98,8 @@ def read_image(
         meta["affine"] = stored.affine
     if spacing := _spacing(stored, seen):
         meta["spacing"] = spacing
+    if wanted.names:
+        meta["channel_names"] = list(wanted.names)
     return array, meta
 
 
@@ -190,6 +200,19 @@ def open_view(
     """
     stored = _open(Plane.of(path), None if like is None else Plane.of(like))
     return view(stored, Path(str(path)), spatial_dims)
+
+
+def open_taken(
+    path: str | Path | Plane, spatial_dims: int = 2, channels: Channels = None
+) -> tuple[View, Taken]:
+    """`open_view`, and which channels of the file `read_image` takes; from its header.
+
+    Raises:
+        DataError: as `read_image`, but for what only pixels say.
+    """
+    stored, where = _open(Plane.of(path), None), Path(str(path))
+    seen = view(stored, where, spatial_dims)
+    return seen, taken(where, stored, seen, check_channels(channels))
 
 
 def _open(plane: Plane, like: Plane | None) -> Stored:

@@ -14,7 +14,7 @@ from monai.utils import ensure_tuple_rep
 
 from overtile.pipelines.errors import DataError, Setting
 from overtile.pipelines.images.annotation import Annotation
-from overtile.pipelines.images.channels import Channel, check_channel
+from overtile.pipelines.images.channels import Channels, check_channels, takes_several
 from overtile.pipelines.images.plane_name import Plane
 from overtile.pipelines.images.read import (
     check_labels_kind,
@@ -26,13 +26,13 @@ from overtile.pipelines.images.read import (
 
 
 class ReadImaged(MapTransform):
-    """Read the files that the keys name into `MetaTensor` s ``[1, *S]``.
+    """Read the files that the keys name into `MetaTensor` s ``[C, *S]``, labels ``[1, *S]``.
 
     Args:
         keys: of file names; an item that already holds an array is left alone.
         dtype: one for all keys, or one a key: float32 for images, int32 for labels.
         spatial_dims: 2 reads planes, 3 volumes.
-        channel: as of `read_image`; of images.
+        channels: as of `read_image`; of images.
         labels: what label files hold: ``"instances"``, one number a cell; ``"mask"``, cells are
             what is not 0, and connected components (without diagonals) are numbered;
             ``"membranes"``, the same of maps that must not have more than two values; or
@@ -53,7 +53,7 @@ class ReadImaged(MapTransform):
         keys: KeysCollection,
         dtype: str | tuple[str, ...] = "float32",
         spatial_dims: int = 2,
-        channel: Channel = None,
+        channels: Channels = None,
         labels: str = "instances",
         ignore: int | None = None,
         unlabelled: str = "background",
@@ -63,7 +63,7 @@ class ReadImaged(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.dtype = tuple(np.dtype(d) for d in ensure_tuple_rep(dtype, len(self.keys)))
-        self.spatial_dims, self.channel = spatial_dims, check_channel(channel)
+        self.spatial_dims, self.channels = spatial_dims, check_channels(channels)
         self.labels, self.image_key = check_labels_kind(labels), image_key
         self.annotation = Annotation(ignore, unlabelled, band)
 
@@ -73,6 +73,7 @@ class ReadImaged(MapTransform):
         for key, dtype in self.key_iterator(data, self.dtype):
             if not isinstance(data[key], (str, Path)):
                 continue
+            several = False
             if dtype.kind in "iu":
                 image = data.get(self.image_key)
                 array, meta = read_label(data[key], self.spatial_dims, image, self.annotation)
@@ -82,9 +83,10 @@ class ReadImaged(MapTransform):
                 numbered = self.labels in ("instances", "classes")
                 array = array if numbered else number_cells(array)
             else:
-                array, meta = read_image(data[key], self.spatial_dims, self.channel)
+                array, meta = read_image(data[key], self.spatial_dims, self.channels)
                 check_pixels(data[key], array)
-            if array.ndim != self.spatial_dims:
+                several = takes_several(self.channels)
+            if array.ndim != self.spatial_dims + several:
                 raise DataError(
                     data[key],
                     f"{len(array)} planes",
@@ -94,5 +96,6 @@ class ReadImaged(MapTransform):
                         Setting("spatial_dims", 3, "to take the whole"),
                     ),
                 )
-            result[key] = MetaTensor(np.ascontiguousarray(array, dtype=dtype)[None], meta=meta)
+            pixels = np.ascontiguousarray(array, dtype=dtype)
+            result[key] = MetaTensor(pixels if several else pixels[None], meta=meta)
         return result

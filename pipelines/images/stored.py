@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from overtile.pipelines.errors import ConfigurationError, DataError, Setting, UnreadableError
 from overtile.pipelines.images.block_cache import BlockCache
+from overtile.pipelines.images.case_name import channel_files, description_of
 
 Index = tuple[Any, ...]
 Spacing = tuple[float, float, float]
@@ -47,6 +48,7 @@ class Stored:
         remarks: what a user should know of the file, a line each.
         close: closes what is kept open between calls of ``pixels``.
         format: that it was opened by.
+        channel_names: of its channels, in their order; empty where the file does not say.
     """
 
     axes: str
@@ -60,6 +62,7 @@ class Stored:
     remarks: tuple[str, ...] = ()
     close: Callable[[], None] = field(default=lambda: None, repr=False)
     format: Format | None = field(default=None, repr=False)
+    channel_names: tuple[str, ...] = ()
 
     def spacing_um(self, axes: str) -> dict[str, float]:
         """Micrometres a pixel along some of the axes, by letter, where the file says so."""
@@ -81,6 +84,7 @@ class Format:
         suffixes: of files (or folders) that are looked for in folders, in lower case.
         folders: whether an image is a folder.
         in_space: whether its volumes have a place in space.
+        first: whether it is asked before any other, whatever the name ends with.
         last: whether it is asked after all others, since it recognises by what is inside.
         written: names under which images can be made.
         dtypes: that they can be made from.
@@ -92,6 +96,7 @@ class Format:
     suffixes: ClassVar[tuple[str, ...]] = ()
     folders: ClassVar[bool] = False
     in_space: ClassVar[bool] = False
+    first: ClassVar[bool] = False
     last: ClassVar[bool] = False
     written: ClassVar[tuple[str, ...]] = ()
     dtypes: ClassVar[str] = "u1 i1 u2 i2 u4 i4 f4 f8"
@@ -258,6 +263,8 @@ def series_of(path: Path) -> tuple[Path, int | None]:
 
 def files_of(path: Path) -> list[Path]:
     """The files that one image is made of."""
+    if files := channel_files(path):
+        return [part for file in files for part in files_of(file)]
     path, _ = series_of(path)
     if path.is_dir():
         inside = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
@@ -269,11 +276,16 @@ def files_of(path: Path) -> list[Path]:
 def stamp(path: Path) -> str:
     """Changes when the files of an image are written again: names, sizes and times of change.
 
+    So it does with what says how channels in files of their own are called.
+
     Raises:
         UnreadableError: for a link that leads nowhere, or in a circle.
     """
+    files = files_of(path)
+    if channel_files(path) and (description := description_of(path)):
+        files = [*files, description]
     try:
-        stats = [(str(f), f.stat()) for f in files_of(path)]
+        stats = [(str(f), f.stat()) for f in files]
     except OSError as error:
         raise no_file(path, error, SKIP) from error
     # the time of the last change of a file cannot be set back, that of its content can

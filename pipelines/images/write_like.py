@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ def write_like(base: Path, array: NDArray[Any], stored: Stored | None) -> Path:
     Returns:
         The path.
     """
+    if stored is not None:
+        kept = [i for i, axis in enumerate(stored.axes) if axis not in "CS"]
+        axes, shape = "".join(stored.axes[i] for i in kept), tuple(stored.shape[i] for i in kept)
+        stored = replace(stored, axes=axes, shape=shape)
     format = None if stored is None else stored.format
     suffix = "" if format is None or stored is None else format.result_suffix(stored, array.ndim)
     if format is None or stored is None or not suffix:

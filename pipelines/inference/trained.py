@@ -29,7 +29,7 @@ from overtile.pipelines.errors import (
     size_text,
     users_mistake,
 )
-from overtile.pipelines.images.channels import Channel
+from overtile.pipelines.images.channels import Chosen
 from overtile.pipelines.images.read_transform import ReadImaged
 from overtile.transforms import (
     ClassesFromProbabilities,
@@ -53,7 +53,9 @@ class Trained:
         to_classes: likewise.
         normalize: how grey values are brought to a common range.
         spatial_dims: 2 or 3.
-        channel: of several the one that is read.
+        channels: which of an image are read.
+        in_channels: how many the network takes.
+        channel_names: that it was trained with, in their order; None where that is not known.
         facts: what decides over the result, as text, by name.
     """
 
@@ -65,7 +67,9 @@ class Trained:
     to_classes: ClassesFromProbabilities | None
     normalize: NormalizeImage
     spatial_dims: int
-    channel: Channel
+    channels: Chosen
+    in_channels: int
+    channel_names: tuple[str, ...] | None
     facts: dict[str, str]
 
     @torch.no_grad()
@@ -78,9 +82,9 @@ class Trained:
     ) -> NDArray[Any]:
         """P(cell) ``[*R]`` float32 of a region, or the class of each pixel, uint8.
 
-        Arguments as `RegionInferer`, the window ``[*W]``.
+        Arguments as `RegionInferer`, the window ``[C, *W]``.
         """
-        inputs = torch.from_numpy(window)[None, None].to(self.device)
+        inputs = torch.from_numpy(window)[None].to(self.device)
         answer = self.inferer(inputs, region, image, roi)[0]
         found: torch.Tensor = self.activation({"pred": answer})["pred"].float().cpu()
         plain: NDArray[Any] = np.asarray(found[-1])
@@ -90,7 +94,7 @@ class Trained:
 
     @torch.no_grad()
     def instances(self, image: NDArray[np.float32]) -> NDArray[np.int32]:
-        """Numbered cells ``[*S]`` of a whole image, its grey values scaled as in training.
+        """Numbered cells ``[*S]`` of a whole image ``[C, *S]``, scaled as in training.
 
         Raises:
             ConfigurationError: if the bundle makes no instances.
@@ -101,7 +105,7 @@ class Trained:
                 "no InstancesFromProbabilitiesd in it",
                 "a bundle that numbers cells",
             )
-        inputs = torch.from_numpy(np.ascontiguousarray(image))[None, None].to(self.device)
+        inputs = torch.from_numpy(np.ascontiguousarray(image))[None].to(self.device)
         answer = self.inferer.whole(inputs, self.network)[0]
         found = self.to_instances(self.activation({"pred": answer})["pred"].float().cpu())
         plain: NDArray[np.int32] = np.asarray(found[0])
@@ -165,11 +169,20 @@ def _load(file: Path, bundle: Path, settings: Mapping[str, Any]) -> Trained:
         last if isinstance(last, ClassesFromProbabilities) else None,
         normalize,
         reader.spatial_dims,
-        reader.channel,
+        reader.channels,
+        *_channels(parser, network),
         facts,
     )
     _try_out(trained)
     return trained
+
+
+def _channels(parser: ConfigParser, network: nn.Module) -> tuple[int, tuple[str, ...] | None]:
+    """How many channels a network takes, and what they are called."""
+    own = getattr(network, "in_channels", 1)
+    count = parser.get_parsed_content("in_channels") if "in_channels" in parser else own
+    names = parser.get_parsed_content("channel_names") if "channel_names" in parser else None
+    return int(count), None if names is None else tuple(names)
 
 
 def _steps(parser: ConfigParser, key: str) -> int:
@@ -228,22 +241,25 @@ def _whole_only(part: str, step: Any, known: str) -> ConfigurationError:
 
 def _try_out(trained: Trained) -> None:
     """One pass over the smallest tile, so that what does not fit says so at once."""
+    count = trained.in_channels
+    channels = "one channel" if count == 1 else f"{count} channels"
     smallest = tuple(minimum for _, _, minimum in trained.inferer.axes)
     try:
         with torch.no_grad():
-            answer = trained.network(torch.zeros((1, 1, *smallest), device=trained.device))
+            image = torch.zeros((1, count, *smallest), device=trained.device)
+            answer = trained.network(image)
     except (RuntimeError, ValueError, TypeError) as error:
         if isinstance(error, GeometryError):
             raise
         named = f"network {type(trained.network).__name__}"
         if isinstance(error, ArgumentError):
             told = of_argument(error, named)
-            raise told.advising(*told.hint, "give a bundle for images of one channel") from error
+            raise told.advising(*told.hint, f"give a bundle for images of {channels}") from error
         reason = " ".join(str(error).split())[:200]
         raise ConfigurationError(
             named,
-            f"refuses one grey channel of {size_text(smallest)} pixels ({reason})",
-            "a network for images of one channel",
+            f"refuses {channels} of {size_text(smallest)} pixels ({reason})",
+            f"a network for images of {channels}",
         ) from error
     if not isinstance(answer, torch.Tensor):
         raise ConfigurationError(

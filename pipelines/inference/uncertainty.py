@@ -54,7 +54,7 @@ def uncertainty(
 
     Args:
         trained: network and inferer.
-        image: grey values ``[*S]`` on the scale that the network was trained with.
+        image: grey values ``[C, *S]`` on the scale that the network was trained with.
         method: one of `METHODS`.
         passes: 2 or more, with ``"rotations"`` at most 8.
         seed: of the dropout.
@@ -67,7 +67,7 @@ def uncertainty(
     most = 8 if method == "rotations" else 100
     if not 2 <= passes <= most:
         raise ConfigurationError("passes", str(passes), f"2 to {most} for {method}")
-    inputs = torch.from_numpy(np.ascontiguousarray(image))[None, None].to(trained.device)
+    inputs = torch.from_numpy(np.ascontiguousarray(image))[None].to(trained.device)
     answers = _turned if method == "rotations" else _dropped
     return disagreement(answers(trained, inputs, passes, seed))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
 import overtile
+from overtile.pipelines.bundle.json_file import REPLACE, read_object
 from overtile.pipelines.errors import ConfigurationError, OvertileError, printable
-from overtile.pipelines.images.channels import Channel, check_channel
+from overtile.pipelines.images.channels import Chosen, check_channels, takes_several
 from overtile.pipelines.images.stored import stamp
 from overtile.pipelines.inference.uncertainty import METHODS
 from overtile.pipelines.label.datastore import FINAL, ImageFolderDatastore, check_tag
@@ -34,7 +36,7 @@ class OvertileLabel(MONAILabelApp):
         app_dir: the app's folder; runs go to ``runs/`` in it.
         studies: folder of the images.
         conf: of MONAI Label's command; ``models`` names bundles, separated by commas, all without;
-            ``channel`` is the one to take of images that have several.
+            ``channels``, as JSON, are those to take of images.
 
     Raises:
         ConfigurationError: if there is no such bundle.
@@ -44,7 +46,7 @@ class OvertileLabel(MONAILabelApp):
         self.home = Path(app_dir)
         conf = conf or {}
         self.bundles = _bundles(self.home / "model", conf.get("models", ""))
-        self.channel = _channel(conf.get("channel"))
+        self.channels = _channels(conf.get("channels"))
         super().__init__(
             app_dir,
             studies,
@@ -53,6 +55,15 @@ class OvertileLabel(MONAILabelApp):
             description="U-Net with exact tiles: touching cells, membranes, and your own",
             version=overtile.__version__,
         )
+
+    @property
+    def shown(self) -> Chosen:
+        """Which channels the page reads, of which it shows the first: as given, else as a bundle."""
+        if self.channels is not None:
+            return self.channels
+        configs = (read_object(b / "configs" / "inference.json", REPLACE) for b in self.bundles)
+        told = (check_channels(config.get("channels")) for config in configs)
+        return next((channels for channels in told if takes_several(channels)), None)
 
     @property
     def runs(self) -> Path:
@@ -65,11 +76,11 @@ class OvertileLabel(MONAILabelApp):
 
     def init_infers(self) -> dict[str, Segmenter]:
         """A model for every bundle."""
-        return {folder.name: Segmenter(folder, self.channel) for folder in self.bundles}
+        return {folder.name: Segmenter(folder, self.channels) for folder in self.bundles}
 
     def init_trainers(self) -> dict[str, Trainer]:
         """A training for every bundle."""
-        return {folder.name: Trainer(folder, self.runs, self.channel) for folder in self.bundles}
+        return {folder.name: Trainer(folder, self.runs, self.channels) for folder in self.bundles}
 
     def init_scoring_methods(self) -> dict[str, Uncertainty]:
         """Both kinds of uncertainty for every model."""
@@ -209,8 +220,8 @@ def _tag(request: dict[str, Any]) -> str:
     return check_tag("label_tag", request.get("label_tag") or "original")
 
 
-def _channel(text: str | None) -> Channel:
-    return check_channel(int(text) if text is not None and text.isdecimal() else text)
+def _channels(text: str | None) -> Chosen:
+    return None if text is None else check_channels(json.loads(text))
 
 
 def _bundles(folder: Path, names: str) -> list[Path]:

@@ -390,7 +390,7 @@ class ImageFolderDatastore(Datastore):
         self._check_free(name, target)
         dims = spatial_dims_of(source)
         check_memory(source, open_view(source, dims).shape)
-        check_pixels(source, read_image(source, dims, channel=0)[0])  # decodes all of it
+        check_pixels(source, read_image(source, dims, channels="all")[0])  # decodes all of it
         with self._noting() as noted:
             self._check_free(name, target)  # others may have sent the same meanwhile
             with whole(target) as unfinished:

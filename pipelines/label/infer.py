@@ -16,8 +16,8 @@ from overtile.pipelines.bundle.json_file import REPLACE, read_object
 from overtile.pipelines.data.annotations import spatial_dims_of, write_label
 from overtile.pipelines.data.unlabelled import check_memory
 from overtile.pipelines.errors import size_text
-from overtile.pipelines.images.channels import Channel
-from overtile.pipelines.images.read import check_pixels, open_view, read_image
+from overtile.pipelines.images.channels import OF_THE_NETWORK, Channels, check_channels, check_fit
+from overtile.pipelines.images.read import check_pixels, open_taken, open_view, read_image
 from overtile.pipelines.inference.trained import Trained, load_trained
 from overtile.pipelines.inference.uncertainty import uncertainty
 from overtile.pipelines.label.models import held
@@ -32,10 +32,10 @@ class Segmenter(InferTask):
 
     Args:
         bundle: folder, with ``configs/inference.json`` and ``models/model.pt``.
-        channel: of several the one to take; None for the bundle's own choice.
+        channels: which of an image are read; None for the bundle's own choice.
     """
 
-    def __init__(self, bundle: Path, channel: Channel = None) -> None:
+    def __init__(self, bundle: Path, channels: Channels = None) -> None:
         metadata = read_object(bundle / "configs" / "metadata.json", REPLACE)
         tensors = metadata["network_data_format"]
         pred = tensors["outputs"]["pred"]
@@ -47,7 +47,11 @@ class Segmenter(InferTask):
             description=metadata["description"],
             config={"device": ["cuda", "cpu"]},
         )
-        self.bundle, self.channel, self.version = bundle, channel, metadata["version"]
+        self.bundle, self.channels, self.version = (
+            bundle,
+            check_channels(channels),
+            metadata["version"],
+        )
         self._lock = threading.RLock()
         self._loaded: tuple[tuple[int, int], Trained] | None = None
 
@@ -83,10 +87,11 @@ class Segmenter(InferTask):
             return self._loaded[1]
 
     def read(self, path: Path) -> list[NDArray[np.float32]]:
-        """Grey values of the planes (or the volume) of an image, on the network's scale.
+        """The planes (or the volume) of an image, ``[C, *S]`` each, on the network's scale.
 
         Raises:
-            DataError: if it cannot be read or is too large.
+            DataError: if it cannot be read, has other channels than the network takes, or is too
+                large.
             RefusedError: if it is a volume in space and the network takes planes, or the reverse.
         """
         trained = self.trained
@@ -99,13 +104,14 @@ class Segmenter(InferTask):
                 f"{trained.spatial_dims} dimensions, which model {self.bundle.name} takes",
                 (f"choose a model of {dims}", "save the sections as images"),
             )
-        seen = open_view(path, dims)
+        channels = trained.channels if self.channels is None else self.channels
+        seen, found = open_taken(path, dims, channels)
         check_memory(path, seen.shape)
-        channel = trained.channel if self.channel is None else self.channel
-        grey, _ = read_image(path, dims, channel)
-        check_pixels(path, grey)
-        planes = grey[None] if grey.ndim == dims else grey
-        return [np.asarray(trained.normalize(p[None].astype(np.float32)))[0] for p in planes]
+        check_fit(path, found, trained.in_channels, trained.channel_names, OF_THE_NETWORK)
+        pixels, _ = read_image(path, dims, channels)
+        check_pixels(path, pixels)
+        planes = pixels.reshape(-1, found.count, *seen.shape)
+        return [np.asarray(trained.normalize(p.astype(np.float32))) for p in planes]
 
     def segment(self, path: Path) -> NDArray[np.int32]:
         """Numbered cells ``[*S]``, of a stack ``[planes, *S]``, each plane from 1 on.

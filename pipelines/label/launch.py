@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import ipaddress
+import json
 import logging
 import os
 import signal
@@ -22,7 +23,7 @@ from pathlib import Path
 from overtile.pipelines.data.names import IMAGE_FOLDERS, is_one_image
 from overtile.pipelines.errors import ConfigurationError, DataError, Setting
 from overtile.pipelines.files import alone, remove, whole
-from overtile.pipelines.images.channels import Channel
+from overtile.pipelines.images.channels import Channels
 from overtile.pipelines.images.formats import is_image
 from overtile.pipelines.label.models import copied
 
@@ -200,7 +201,7 @@ def serve(
     host: str,
     port: int,
     read_only: bool,
-    channel: Channel = None,
+    channels: Channels = None,
 ) -> None:
     """Run the server until it is told to stop, and end a training that still goes on."""
     os.environ.update(
@@ -222,8 +223,8 @@ def serve(
     sys.argv = ["monailabel", "start_server", "--app", str(work), "--studies", str(studies)]
     sys.argv += ["--host", host, "--port", str(port), "--verbose", "WARNING"]
     sys.argv += ["--conf", "models", ",".join(models), "--log_level", "warning"]
-    if channel is not None:
-        sys.argv += ["--conf", "channel", str(channel)]
+    if channels is not None:
+        sys.argv += ["--conf", "channels", json.dumps(channels)]
     sys.argv += ["--uvicorn_app", "overtile.pipelines.label.server:app"]
     logging.getLogger("timeloop").addFilter(lambda _: False)  # six lines on timers
     # the server ends by the signal that it was sent; as an exception, since a training goes first

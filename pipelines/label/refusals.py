@@ -7,7 +7,7 @@ from pathlib import Path
 from overtile.pipelines.errors import OvertileError, Setting
 
 # of `overtile label`, which lies above this room; tests/pipelines/cli/test_cli.py compares
-_OPTIONS = ("studies", "bundle", "work", "host", "port", "channel", "read_only")
+_OPTIONS = ("studies", "bundle", "work", "host", "port", "channels", "read_only")
 
 
 class RefusedError(OvertileError):

@@ -65,7 +65,7 @@ class Uncertainty(ScoringMethod):
 
     def _seen(self, image: Path) -> dict[str, str]:
         """What a score is of."""
-        network = f"{self.segmenter.trained.facts['weights']} {self.segmenter.channel}"
+        network = f"{self.segmenter.trained.facts['weights']} {self.segmenter.channels}"
         return {"network": network, "image": stamp(image)}
 
 

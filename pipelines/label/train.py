@@ -32,7 +32,7 @@ from overtile.pipelines.errors import (
     printable,
 )
 from overtile.pipelines.files import settle
-from overtile.pipelines.images.channels import Channel
+from overtile.pipelines.images.channels import Channels, check_channels
 from overtile.pipelines.images.formats import stem
 from overtile.pipelines.label.datastore import ImageFolderDatastore
 from overtile.pipelines.label.models import SHIPPED, VALIDATED, held, publish
@@ -62,12 +62,12 @@ class Trainer(TrainTask):
     Args:
         bundle: folder, as `overtile.pipelines.label.models.copied` made it.
         runs: folder of the runs.
-        channel: of several the one to take; None for the bundle's own choice.
+        channels: which of an image are read; None for the bundle's own choice.
     """
 
-    def __init__(self, bundle: Path, runs: Path, channel: Channel = None) -> None:
+    def __init__(self, bundle: Path, runs: Path, channels: Channels = None) -> None:
         super().__init__(f"Train {bundle.name} on the final labels")
-        self.bundle, self.runs, self.channel = bundle, runs, channel
+        self.bundle, self.runs, self.channels = bundle, runs, check_channels(channels)
 
     def config(self) -> dict[str, Any]:
         """What a request may say, with the defaults."""
@@ -137,9 +137,9 @@ class Trainer(TrainTask):
                 found="no image has a final label", hint="submit at least one, then train"
             )
         config = read_object(self.bundle / "configs" / "train.json", REPLACE)
-        channel = config.get("channel") if self.channel is None else self.channel
+        channels = config.get("channels") if self.channels is None else self.channels
         dims = config.get("spatial_dims", 2)
-        facts = FactBook(default_cache(), datastore.folder, dims, channel)
+        facts = FactBook(default_cache(), datastore.folder, dims, channels)
         pairs, left_out, cells = [], dict[str, DataError](), 0
         for image_id, (image, label) in labelled.items():
             try:
@@ -176,7 +176,7 @@ class Trainer(TrainTask):
             "output_dir": run,
             "val_fraction": 0.2 if images >= VALIDATED else 0,
             **({"initial_weights": start} if start is not None else {}),
-            **({"channel": self.channel} if self.channel is not None else {}),
+            **({"channels": self.channels} if self.channels is not None else {}),
         }
         config = self.bundle / "configs" / "train.json"
         words = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training"]

@@ -29,7 +29,7 @@ from overtile.pipelines.errors import (
     as_argument,
 )
 from overtile.pipelines.images.annotation import Annotation
-from overtile.pipelines.images.channels import Channel
+from overtile.pipelines.images.channels import Channels, check_channels, takes_several
 from overtile.pipelines.images.plane_name import Plane
 from overtile.pipelines.images.read import number_cells, read_image, read_label
 from overtile.pipelines.reporting.figures import outlined, save, write_title
@@ -50,6 +50,7 @@ class Look:
         images: number of images by split.
         sizes: how many images have which size.
         dtypes: how many image files have which type of pixels.
+        channels: how many images have which channels, where they have several or named ones.
         spacings: how many images state which pixel size.
         instances: cells over all labels; in masks their connected components.
         per_image: fewest, median and most cells of an image.
@@ -67,6 +68,7 @@ class Look:
     images: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     dtypes: dict[str, int] = field(default_factory=dict)
+    channels: dict[str, int] = field(default_factory=dict)
     spacings: dict[str, int] = field(default_factory=dict)
     instances: int = 0
     per_image: tuple[int, int, int] = (0, 0, 0)
@@ -88,7 +90,7 @@ def look(
     layout: str = "auto",
     labels: str = "instances",
     spatial_dims: int = 2,
-    channel: Channel = None,
+    channels: Channels = None,
     picture: str | Path | None = None,
     annotation: Annotation | None = None,
     class_names: Sequence[str] | None = None,
@@ -100,7 +102,7 @@ def look(
         layout: as of `overtile.pipelines.data.find.find_data`.
         labels: as of `find_data`.
         spatial_dims: as of `find_data`.
-        channel: as of `find_data`.
+        channels: as of `find_data`.
         picture: file for a contact sheet; None draws none.
         annotation: which pixels of labels are annotated; None: all.
         class_names: as of `find_data`.
@@ -112,7 +114,7 @@ def look(
     if not root.is_dir():
         raise DataError(root, "no such folder", hint="give one that holds images")
     annotation = annotation_of(root, labels, annotation or Annotation())
-    facts = FactBook(default_cache(), root, spatial_dims, channel, annotation)
+    facts = FactBook(default_cache(), root, spatial_dims, channels, annotation)
     found = Look(str(root), "")
     try:
         found.layout, pairs = find_pairs(root, layout)
@@ -172,7 +174,7 @@ def look(
         named = splits if len(items) > 1 else [""] * len(seen)
         shown = [(item, split) for (item, _, _), split in zip(seen, named, strict=True)]
         draw = _contact_sheet if spatial_dims == 2 else _sheet_of_sections
-        sheet = draw(shown, labels, channel, annotation)
+        sheet = draw(shown, labels, channels, annotation)
         save(sheet, Path(picture), dpi=80)
         found.picture = str(picture)
     return found
@@ -184,6 +186,8 @@ def _sum_up(
     images = [image for _, image, _ in seen]
     found.sizes = dict(Counter("x".join(map(str, i.shape)) for i in images).most_common())
     found.dtypes = dict(Counter(i.dtype for i in images).most_common())
+    told = [", ".join(i.channel_names) or str(i.channels) for i in images]
+    found.channels = dict(Counter(told).most_common()) if {*told} != {"1"} else {}
     found.spacings = dict(Counter(i.spacing for i in images if i.spacing).most_common())
     known = [label for _, _, label in seen if label is not None]
     if not known:
@@ -259,7 +263,7 @@ def _chosen(items: Sequence[tuple[Item, str]], most: int) -> list[tuple[Item, st
 
 
 def _contact_sheet(
-    items: Sequence[tuple[Item, str]], labels: str, channel: Channel, annotation: Annotation
+    items: Sequence[tuple[Item, str]], labels: str, channels: Channels, annotation: Annotation
 ) -> Figure:
     """Some images, evenly chosen, with the outlines of their cells; of several splits with each.
 
@@ -270,7 +274,7 @@ def _contact_sheet(
     rows = -(-len(chosen) // columns)
     figure = Figure(figsize=(3.2 * columns, 3.4 * rows), layout="constrained")
     for place, (item, split) in enumerate(chosen, start=1):
-        image = read_image(item["image"], channel=channel)[0]
+        image = _shown(read_image(item["image"], channels=channels)[0], channels)
         cells = _label_of(item, labels, annotation)
         axes = figure.add_subplot(rows, columns, place)
         label = np.zeros(image.shape, int) if cells is None else cells
@@ -284,14 +288,15 @@ def _contact_sheet(
 
 
 def _sheet_of_sections(
-    items: Sequence[tuple[Item, str]], labels: str, channel: Channel, annotation: Annotation
+    items: Sequence[tuple[Item, str]], labels: str, channels: Channels, annotation: Annotation
 ) -> Figure:
     """Some volumes, each by the middle sections across its three axes, as high as they are wide."""
     chosen = _chosen(items, _VOLUMES)
     figure = Figure(figsize=(9.6, 3.4 * len(chosen)), layout="constrained")
     rows = figure.subplots(len(chosen), 3, squeeze=False)
     for axes, (item, split) in zip(rows, chosen, strict=True):
-        image, meta = read_image(item["image"], 3, channel)
+        image, meta = read_image(item["image"], 3, channels)
+        image = _shown(image, channels)
         cells = _label_of(item, labels, annotation, 3)
         label = np.zeros(image.shape, int) if cells is None else cells
         steps = np.linalg.norm(np.asarray(meta.get("affine", np.eye(4)))[:3, :3], axis=0)
@@ -307,6 +312,12 @@ def _sheet_of_sections(
             write_title(shown, _short(Path(item["image"]).name), title, size=9)
             shown.set_axis_off()
     return figure
+
+
+def _shown(image: NDArray[Any], channels: Channels) -> NDArray[Any]:
+    """Of several channels the first."""
+    first: NDArray[Any] = image[0] if takes_several(check_channels(channels)) else image
+    return first
 
 
 def _short(name: str) -> str:
@@ -347,6 +358,8 @@ def as_text(
     rows = [("layout", found.layout or "images without labels")]
     rows += [("images", ", ".join(f"{n} {split}" for split, n in found.images.items()))]
     rows += [("sizes", counted(found.sizes)), ("pixels", counted(found.dtypes))]
+    if found.channels:
+        rows += [("channels", counted(found.channels))]
     if found.spacings:
         rows += [("pixel size", counted(found.spacings))]
     if found.classes:

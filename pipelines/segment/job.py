@@ -23,6 +23,7 @@ from zarr.storage import LocalStore, WrapperStore
 from overtile.networks.inferers.region import refuse_whole_image_layers
 from overtile.pipelines.errors import OvertileError
 from overtile.pipelines.files import settle, whole
+from overtile.pipelines.images.channels import Chosen
 from overtile.pipelines.inference.trained import Trained, load_trained
 from overtile.pipelines.segment.grid import Grid, Key, PlaneOf
 from overtile.pipelines.segment.stitching import Numbering, Stitching
@@ -37,7 +38,7 @@ class Job:
         name: of the image as the user gave it.
         source: the file or folder to read, uncompressed.
         level: of its pyramid.
-        channel: of several the one to take.
+        channels: which of the source are read; by number, since only its own name says names.
         bundle: folder of the bundle.
         settings: other values for its configuration, as JSON.
         labels: whether labels are wanted; else probabilities.
@@ -52,7 +53,7 @@ class Job:
     name: str
     source: str
     level: int
-    channel: int | str | None
+    channels: Chosen
     bundle: str
     settings: str
     labels: bool
@@ -87,7 +88,7 @@ class Opened:
         self._lock = threading.Lock()
         self._arrays: dict[str, Any] = {}
         self._numberings: dict[int, Numbering] = {}
-        self._scales: dict[int, tuple[float, float]] = {}
+        self._scales: dict[int, list[tuple[float, float]]] = {}
 
     @classmethod
     def of(cls, job: Job) -> Self:
@@ -99,7 +100,7 @@ class Opened:
         """
         trained = load_once(job.bundle, job.settings)
         planes = open_planes(
-            Path(job.source), job.name, job.level, job.cache, trained.spatial_dims, job.channel
+            Path(job.source), job.name, job.level, job.cache, trained.spatial_dims, job.channels
         )
         return cls(job, trained, planes)
 
@@ -158,11 +159,11 @@ class Opened:
                 self._numberings = {plane: Numbering.load(self.numbering_file(plane))}
             return self._numberings[plane]
 
-    def scale(self, plane: int) -> tuple[float, float]:
-        """The grey value of a plane that becomes 0, and the width that becomes 1."""
+    def scales(self, plane: int) -> list[tuple[float, float]]:
+        """Of each channel of a plane what becomes 0, and the width that becomes 1."""
         if plane not in self._scales:
             told = json.loads(self.scales_file.read_text())
-            self._scales = {int(k): (float(a), float(b)) for k, (a, b) in told.items()}
+            self._scales = {int(k): [(float(a), float(b)) for a, b in v] for k, v in told.items()}
         return self._scales[plane]
 
     @cached_property
@@ -177,16 +178,16 @@ class Opened:
 
     @property
     def scales_file(self) -> Path:
-        """Where `scale` is kept, for all planes."""
+        """Where `scales` are kept, for all planes."""
         return self.work / "grey_values.json"
 
-    def pixels(self, plane: int, box: Box) -> NDArray[Any]:
-        """Grey values of the source in a box of a plane.
+    def pixels(self, plane: int, box: Box, channel: int | None = None) -> NDArray[Any]:
+        """Grey values ``[C, *B]`` of the source in a box of a plane; of one channel if wanted.
 
         Raises:
             DataError: if they cannot be read, or are NaN or infinite.
         """
-        return self.planes.read(plane, box, self.grey)
+        return self.planes.read(plane, box, self.grey, channel)
 
     def note_unreadable(self, key: Key, error: OvertileError) -> None:
         """Keep the name of a chunk that could not be read."""

@@ -15,8 +15,16 @@ import numpy as np
 from overtile import __version__
 from overtile.pipelines.data.names import log_remarks
 from overtile.pipelines.errors import ChannelError, ConfigurationError, Setting, UnreadableError
-from overtile.pipelines.images.channels import Channel
+from overtile.pipelines.images.case_name import channel_files
+from overtile.pipelines.images.channels import (
+    OF_THE_NETWORK,
+    Chosen,
+    Taken,
+    check_channels,
+    check_fit,
+)
 from overtile.pipelines.images.formats import unpacked
+from overtile.pipelines.images.read import open_taken
 from overtile.pipelines.images.stored import files_of, sampled
 from overtile.pipelines.inference.trained import Trained
 from overtile.pipelines.segment.job import Job, Opened, load_once
@@ -29,6 +37,7 @@ CHUNK = {2: 1024, 3: 128}
 _TILE = 16  # sides of a TIFF's tiles are multiples of it
 _LEAST = 2**28  # bytes beside the program itself, for a network's pass and the chunks around it
 _A_PIXEL = 200  # bytes of a chunk: windows and answers that wait, and labelling in two threads
+_A_CHANNEL = 40  # bytes more for each further channel of the windows
 
 
 def plan(request: Request, source: dict[str, str]) -> tuple[Opened, bool]:
@@ -57,18 +66,24 @@ def plan(request: Request, source: dict[str, str]) -> tuple[Opened, bool]:
             "it tells classes apart, whose probabilities are not written in parts",
             hint=(Setting("output", "labels"), "take them from inference"),
         )
-    channel = trained.channel if request.channel is None else request.channel
-    asked = _asked(request, trained, channel, source)
+    given = check_channels(request.channels)
+    channels = trained.channels if given is None else given
+    asked = _asked(request, trained, channels, source)
     planned = go_on(request, asked)
     cache: int = planned["cache"] if planned else _cache(request, trained)
     with ExitStack() as stack:
         name, path = str(request.source), _unpacked(request)
         dims = trained.spatial_dims
-        planes = open_planes(path, name, request.level, cache, dims, channel)
+        found: Taken | None = None
+        if channel_files(request.source):
+            channels, found = _by_number(request, trained, channels)
+        planes = open_planes(path, name, request.level, cache, dims, channels)
         stack.callback(planes.stored.close)
         log_remarks({remark: [request.source] for remark in planes.seen.remarks})
-        if isinstance(request.channel, int) and request.channel >= planes.channels:
+        if isinstance(given, int) and given and planes.seen.channel is None:
             raise ChannelError(name, "one channel", "channel 0, or none")
+        wanted = trained.in_channels, trained.channel_names
+        check_fit(name, found or planes.taken, *wanted, OF_THE_NETWORK)
         sizes = planned or {
             "token": uuid.uuid4().hex,
             "cache": cache,
@@ -78,7 +93,7 @@ def plan(request: Request, source: dict[str, str]) -> tuple[Opened, bool]:
             name=name,
             source=str(path.absolute()),
             level=request.level,
-            channel=channel,
+            channels=channels,
             bundle=str(request.bundle.absolute()),
             settings=settings,
             labels=labels,
@@ -111,6 +126,15 @@ def _unreadable(request: Request, error: OSError) -> UnreadableError:
     found = f"cannot be read ({error.strerror})"
     expected = "a file with the right to read it"
     return UnreadableError(request.source, found, expected, "give the same command again then")
+
+
+def _by_number(request: Request, trained: Trained, channels: Chosen) -> tuple[Chosen, Taken]:
+    """Channels of a source in several files, by number: unpacked ones do not say their names."""
+    _, found = open_taken(request.source, trained.spatial_dims, channels)
+    if found.several:
+        return found.numbers, found
+    named = isinstance(channels, str) and channels != "luminance" and found.numbers is not None
+    return found.numbers[0] if named and found.numbers else channels, found
 
 
 def _settings(request: Request) -> dict[str, Any]:
@@ -146,7 +170,7 @@ def state_of_source(request: Request) -> dict[str, str]:
 
 
 def _asked(
-    request: Request, trained: Trained, channel: Channel, source: dict[str, str]
+    request: Request, trained: Trained, channels: Chosen, source: dict[str, str]
 ) -> dict[str, str]:
     """All that decides over the result, as text."""
     return {
@@ -156,7 +180,7 @@ def _asked(
         **{f"{name} of the source": state for name, state in source.items()},
         "output": request.output,
         "level": str(request.level),
-        "channel": str(channel),
+        "channels": str(channels),
         "chunk": str(request.chunk),
     }
 
@@ -164,7 +188,7 @@ def _asked(
 def _cache(request: Request, trained: Trained) -> int:
     """Bytes of the source to keep decoded, before its size is known: at most what is left then."""
     side = request.chunk or CHUNK[trained.spatial_dims]
-    left = request.memory - _resident() - _A_PIXEL * int(side**trained.spatial_dims)
+    left = request.memory - _resident() - _a_pixel(trained) * int(side**trained.spatial_dims)
     return max(left, _LEAST) // 4
 
 
@@ -177,7 +201,7 @@ def _sizes(request: Request, trained: Trained, plane: tuple[int, ...]) -> dict[s
         min(-(-side // unit), -(-n // unit)) * unit for unit, n in zip(units, plane, strict=True)
     )
     taken = _resident()
-    left = request.memory - taken - _A_PIXEL * int(np.prod(chunk))
+    left = request.memory - taken - _a_pixel(trained) * int(np.prod(chunk))
     if left < _LEAST:
         needed = (request.memory - left + _LEAST) / 2**30
         raise ConfigurationError(
@@ -188,7 +212,11 @@ def _sizes(request: Request, trained: Trained, plane: tuple[int, ...]) -> dict[s
                 Setting("chunk", f"less than {side}"),
             ),
         )
-    return {"chunk": chunk, "roi": inferer.tile_size(chunk, left // 2)}
+    return {"chunk": chunk, "roi": inferer.tile_size(chunk, left // 2, trained.in_channels)}
+
+
+def _a_pixel(trained: Trained) -> int:
+    return _A_PIXEL + _A_CHANNEL * (trained.in_channels - 1)
 
 
 def _resident() -> int:

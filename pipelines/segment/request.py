@@ -25,7 +25,7 @@ class Request:
         bundle: folder of a bundle or a run.
         output: what is wanted.
         level: of the source's pyramid.
-        channel: of several; None is what the bundle says.
+        channels: which of the source are read; None is what the bundle says.
         settings: other values for the bundle's configuration.
         memory: bytes that the process may take.
         chunk: side of a chunk in pixels; None is `CHUNK`.
@@ -40,7 +40,7 @@ class Request:
     bundle: Path
     output: Literal["labels", "probabilities"] = "labels"
     level: int = 0
-    channel: int | str | None = None
+    channels: int | str | tuple[int | str, ...] | None = None
     settings: dict[str, Any] | None = None
     memory: int = 2 * 2**30
     chunk: int | None = None

@@ -90,26 +90,30 @@ class Stages:
             file.write_text(json.dumps(grey))
 
     def grey_values(self) -> None:
-        """How the grey values of each plane are scaled."""
+        """How the grey values of each channel of each plane are scaled."""
         here = self.here
         told: dict[str, Any] = {}
         if is_whole(here.scales_file):
             told = json.loads(here.scales_file.read_text())
-        mixed = here.planes.mixed and not here.grey
-        dtype = np.dtype(np.float32) if mixed else here.planes.stored.dtype
+        dtype = here.planes.stored.dtype if here.grey else here.planes.dtype
         keys: dict[int, list[Key]] = {}
         for key in here.grid.every_chunk():
             keys.setdefault(key[0], []).append(key)
         for plane, own in keys.items():
             if str(plane) not in told:
-                each = partial(self._each, own)
-                told[str(plane)] = scale_of(here.trained.normalize.method, dtype, each)
+                told[str(plane)] = [
+                    scale_of(
+                        here.trained.normalize.method, dtype, partial(self._each, own, channel)
+                    )
+                    for channel in range(here.planes.taken.count)
+                ]
                 with whole(here.scales_file) as file:
                     file.write_text(json.dumps(told))
 
-    def _each(self, keys: list[Key], function: Callable[..., Any]) -> Iterable[Any]:
-        """What a function finds in all chunks that can be read."""
-        answers = self.runner.map(self.here, partial(seen, function=function), keys)
+    def _each(self, keys: list[Key], channel: int, function: Callable[..., Any]) -> Iterable[Any]:
+        """What a function finds in a channel of all chunks that can be read."""
+        task = partial(seen, function=function, channel=channel)
+        answers = self.runner.map(self.here, task, keys)
         return (a for _, a in self._shown("grey values", keys, answers) if a is not None)
 
     def probabilities(self) -> None:

@@ -23,9 +23,11 @@ _NETWORK = threading.Lock()  # one pass at a time in a process: a second would t
 _SKIP = Setting("skip_unreadable", True, "to fill such parts with 0")
 
 
-def seen(here: Opened, key: Key, function: Callable[[NDArray[Any]], Answer]) -> Answer | None:
-    """What a function finds in the grey values of one chunk; None where it cannot be read."""
-    array = _readable(here, key, partial(here.pixels, key[0], here.grid.box(key)))
+def seen(
+    here: Opened, key: Key, function: Callable[[NDArray[Any]], Answer], channel: int = 0
+) -> Answer | None:
+    """What a function finds in one channel of one chunk; None where it cannot be read."""
+    array = _readable(here, key, partial(here.pixels, key[0], here.grid.box(key), channel))
     return None if array is None else function(array)
 
 
@@ -59,7 +61,7 @@ def predict_chunk(here: Opened, key: Key) -> None:
 
 
 def read_window(here: Opened, key: Key) -> NDArray[np.float32] | None:
-    """The normalised window around a chunk, mirrored where the image ends."""
+    """The normalised window ``[C, *W]`` around a chunk, mirrored where the image ends."""
     box, shape = here.grid.box(key), here.grid.plane
     inferer = here.trained.inferer
     start = [s.start - r for s, r in zip(box, inferer.reach, strict=True)]
@@ -69,14 +71,16 @@ def read_window(here: Opened, key: Key) -> NDArray[np.float32] | None:
     grey = _readable(here, key, partial(here.pixels, key[0], inside))
     if grey is None:
         return None
-    low, width = here.scale(key[0])
-    window = scaled(grey.astype(np.float32).astype(np.float64), low, width)
-    window = window[np.ix_(*places)]
+    channels = (
+        scaled(one.astype(np.float32).astype(np.float64), low, width)[np.ix_(*places)]
+        for one, (low, width) in zip(grey, here.scales(key[0]), strict=True)
+    )
+    window = np.stack(list(channels))
     if mode == "constant":
         for axis, (a, b, n) in enumerate(zip(start, stop, shape, strict=True)):
             beyond = np.arange(a, b)
             outside = (beyond < 0) | (beyond >= n)
-            window[(slice(None),) * axis + (outside,)] = inferer.tiles.cval
+            window[(slice(None),) * (axis + 1) + (outside,)] = inferer.tiles.cval
     return window
 
 

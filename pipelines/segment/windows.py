@@ -1,4 +1,4 @@
-"""A stored image as planes or volumes of grey values, read in windows."""
+"""A stored image as planes or volumes of grey values, a channel or several, read in windows."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from overtile.pipelines.errors import (
     ChannelError,
     DataError,
     OvertileError,
-    Setting,
     UnreadableError,
     size_text,
 )
-from overtile.pipelines.images.channels import Channel
+from overtile.pipelines.images.channels import Chosen, channel_hint, luminance, taken
 from overtile.pipelines.images.formats import open_source
 from overtile.pipelines.images.read import check_pixels
 from overtile.pipelines.images.stored import Stored
@@ -28,7 +27,7 @@ Box = tuple[slice, ...]
 
 
 def open_planes(
-    path: Path, name: str, level: int, cache: int, spatial_dims: int, channel: Channel
+    path: Path, name: str, level: int, cache: int, spatial_dims: int, channels: Chosen
 ) -> Planes:
     """Open a stored image for reading in windows.
 
@@ -38,7 +37,7 @@ def open_planes(
         level: of a pyramid.
         cache: bytes to keep decoded.
         spatial_dims: as `Planes`.
-        channel: as `Planes`.
+        channels: as `Planes`.
 
     Raises:
         DataError: if it cannot be read, or is no such image.
@@ -46,7 +45,7 @@ def open_planes(
     """
     stored = open_source(path, level, cache, name)
     try:
-        return Planes(stored, path, name, spatial_dims, channel)
+        return Planes(stored, path, name, spatial_dims, channels)
     except OvertileError:
         stored.close()
         raise
@@ -60,16 +59,16 @@ class Planes:
         path: that it was opened from.
         name: of it, as the user knows it.
         spatial_dims: 2 takes every section and time point as a plane, 3 takes volumes.
-        channel: of several the one to take, or ``"luminance"``.
+        channels: as of `overtile.pipelines.images.read.read_image`.
 
     Raises:
         DataError: if the axes do not fit, or the pixels are no real numbers.
     """
 
     def __init__(
-        self, stored: Stored, path: Path, name: str, spatial_dims: int, channel: Channel
+        self, stored: Stored, path: Path, name: str, spatial_dims: int, channels: Chosen
     ) -> None:
-        self.stored, self.path, self.name, self.channel = stored, path, name, channel
+        self.stored, self.path, self.name, self.chosen = stored, path, name, channels
         try:
             self.seen = seen = view(stored, Path(name), spatial_dims)
         except (ChannelError, UnreadableError):
@@ -84,31 +83,41 @@ class Planes:
         if stored.dtype.kind not in "iufb":
             raise DataError(name, f"pixels of {stored.dtype}", "real numbers")
         self.shape, self.count = seen.shape, seen.count
-        self.channels = 1 if seen.channel is None else stored.shape[seen.channel]
-        if isinstance(channel, int) and channel >= self.channels > 1:
-            raise ChannelError(
-                name, f"{self.channels} channels", f"channel 0 to {self.channels - 1}"
-            )
+        self.taken = taken(Path(name), stored, seen, channels)
 
     @property
     def mixed(self) -> bool:
         """Whether one grey value has to be made of several channels."""
-        return self.channels > 1 and not isinstance(self.channel, int)
+        return self.taken.numbers is None
 
-    def read(self, plane: int, box: Box, grey: bool = False) -> NDArray[Any]:
-        """Grey values of a box inside of a plane, in the file's own dtype.
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of what `read` gives, unless mixed channels are equal."""
+        return np.dtype(np.float32) if self.mixed else self.stored.dtype
+
+    def read(
+        self, plane: int, box: Box, grey: bool = False, channel: int | None = None
+    ) -> NDArray[Any]:
+        """Grey values ``[C, *B]`` of a box inside of a plane, in the file's own dtype.
 
         Args:
             plane: its number.
             box: the pixels of it.
             grey: whether all channels are known to be equal.
+            channel: of those that are taken the only one wanted, from 0.
 
         Raises:
             DataError: if they cannot be read, or are NaN or infinite.
         """
-        array = self._pixels(plane, box, 0 if grey else self.channel)
-        if self.mixed and not grey:
-            array = (array[..., :3] @ np.array([0.299, 0.587, 0.114])).astype(np.float32)
+        numbers = self.taken.numbers
+        if numbers is None and not grey:
+            array = luminance(self._pixels(plane, box, slice(None)))[None]
+        elif channel is None and numbers is not None and self.taken.several:
+            apart = self.taken.of_span(self._pixels(plane, box, self.taken.span))
+            array = np.moveaxis(apart, -1, 0)
+        else:
+            number = 0 if numbers is None else numbers[channel or 0]
+            array = self._pixels(plane, box, number)[None]
         check_pixels(self.name, array)
         return array
 
@@ -118,7 +127,7 @@ class Planes:
         Raises:
             DataError: if they cannot be read.
         """
-        array = self._pixels(plane, box, None)
+        array = self._pixels(plane, box, slice(None))
         return bool((array == array[..., :1]).all())
 
     def refuse_colours(self) -> None:
@@ -127,20 +136,19 @@ class Planes:
         Raises:
             ChannelError: naming the choice.
         """
-        if self.channel == "luminance" and self.channels in (3, 4):
+        assert self.seen.channel is not None  # else nothing is mixed
+        count = self.stored.shape[self.seen.channel]
+        if self.chosen == "luminance" and count in (3, 4):
             return
-        choice: list[Setting] = [Setting("channel", f"0 to {self.channels - 1}")]
-        if self.channels in (3, 4):  # the fourth is opacity
-            choice.append(Setting("channel", "luminance"))
         raise ChannelError(
             self.name,
-            f"{self.channels} channels",
+            f"{count} channels",
             "one grey channel, as the bundle wants it",
-            tuple(choice),
+            channel_hint(count)[:-1],  # a network of one channel does not take all
         )
 
-    def _pixels(self, plane: int, box: Box, channel: Channel) -> NDArray[Any]:
-        """``[*S]``, or ``[*S, channels]`` where no single one is taken."""
+    def _pixels(self, plane: int, box: Box, channel: int | slice) -> NDArray[Any]:
+        """``[*B]``, or ``[*B, channels]`` of a slice of these."""
         seen, shape = self.seen, self.stored.shape
         index: list[Any] = [0] * len(shape)
         if seen.stacked:
@@ -149,11 +157,12 @@ class Planes:
                 index[axis] = int(number)
         for axis, part in zip(seen.spatial, box, strict=True):
             index[axis] = part
-        if seen.channel is not None:
-            index[seen.channel] = channel if isinstance(channel, int) else slice(None)
+        if seen.channel is None:
+            array = self.stored.pixels(tuple(index))
+            return array[..., None] if isinstance(channel, slice) else array
+        index[seen.channel] = channel
         array = self.stored.pixels(tuple(index))
-        if isinstance(index[seen.channel] if seen.channel is not None else 0, slice):
-            assert seen.channel is not None
+        if isinstance(channel, slice):
             array = np.moveaxis(array, sum(axis < seen.channel for axis in seen.spatial), -1)
         return array
 

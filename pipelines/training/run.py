@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def run_training(
             go_on(trainer, checkpoints, folder, tracker.data, initial_weights)
         else:
             begin(trainer, checkpoints, folder, tracker.data, initial_weights)
-        _make_a_bundle(folder, bundle_root, trainer, channels)
+        _make_a_bundle(folder, bundle_root, trainer, channels, tracker.data.channel_names)
         with tracker.recording(checkpoints.extra.get("mlflow_run")) as run:
             checkpoints.extra["mlflow_run"] = run
             seconds = _train(trainer, evaluator, checkpoints, tracker)
@@ -150,11 +150,12 @@ def _make_a_bundle(
     bundle_root: str | Path | None,
     trainer: SupervisedTrainer,
     channels: tuple[int, int],
+    channel_names: Sequence[str] | None,
 ) -> None:
     """Make the run's folder a bundle, if one trains."""
     parser = current_parser()
     if parser is not None and bundle_root is not None:
-        write_bundle(parser, bundle_root, folder, trainer.network, channels)
+        write_bundle(parser, bundle_root, folder, trainer.network, channels, channel_names)
 
 
 def _train(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from overtile.pipelines.data.layout import Layout, Pair, Splits
 from overtile.pipelines.data.names import (
     IMAGE_FOLDERS,
     LABEL_FOLDERS,
+    cases,
     check_partners,
     folder_of,
     image_of,
@@ -47,7 +47,7 @@ class Pairs(Layout):
         return folder_of(folder, LABEL_FOLDERS) is not None
 
     def pairs(self, folder: Path) -> list[Pair]:
-        """Of other tools' names, too: ``a_mask``, and nnU-Net's ``a_0000``."""
+        """Of other tools' names, too: ``a_mask``, and nnU-Net's ``a_0000``, a file a channel."""
         images_in, labels_in = (folder_of(folder, n) for n in (IMAGE_FOLDERS, LABEL_FOLDERS))
         others = [n for n in LABEL_FOLDERS if (folder / n).is_dir() and folder / n != labels_in]
         if labels_in is not None and others:
@@ -66,7 +66,7 @@ class Pairs(Layout):
         if not set(images) & set(labels):  # other tools' habits
             labels = unlike((image_of(name) or name, path) for name, path in labels.items())
         if not set(images) & set(labels):
-            images = _without_channel(images)
+            images = cases(images)
         check_partners(images, labels, labels_in)
         check_partners(labels, images, images_in)
         return [Pair(images[name], labels[name]) for name in images]
@@ -89,19 +89,3 @@ class Pairs(Layout):
 
 
 LAYOUT = Pairs()
-
-
-def _without_channel(images: dict[str, Path]) -> dict[str, Path]:
-    """nnU-Net's ``case_0000`` by ``case``."""
-    found = [re.fullmatch(r"(.+)_(\d{4})", name) for name in images]
-    if not all(found):
-        return images
-    channels = {match[2] for match in found if match}
-    if len(channels) > 1:
-        raise DataError(
-            next(iter(images.values())).parent,
-            f"channels {', '.join(sorted(channels))} in files of their own",
-            "one channel",
-            "keep the files of one",
-        )
-    return {m[1]: path for m, path in zip(found, images.values(), strict=True) if m}

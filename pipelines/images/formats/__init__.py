@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from overtile.pipelines.errors import DataError, OvertileError, Setting, UnreadableError, size_text
 from overtile.pipelines.images.block_cache import BlockCache
+from overtile.pipelines.images.case_name import case_of, channel_files
 from overtile.pipelines.images.stored import (
     SKIP,
     Format,
@@ -50,8 +51,8 @@ def image_suffix(name: str, single: bool = False) -> str:
 
 
 def stem(path: str | Path) -> str:
-    """File name without its suffix: ``a.nii.gz`` -> ``a``."""
-    name = Path(path).name
+    """File name without its suffix: ``a.nii.gz`` -> ``a``, of `channel_files` that of the case."""
+    name = case_of(Path(path).name)
     return name[: len(name) - len(image_suffix(name))]
 
 
@@ -68,6 +69,9 @@ def _named(name: str) -> tuple[str, Format | None]:
 def format_of(path: Path, labels: bool = False) -> Format | None:
     """The format of a file or folder: by its name, else by what is inside; None for no image."""
     path, _ = series_of(path)
+    early = next((one for one in all_formats() if one.first and one.recognises(path, labels)), None)
+    if early is not None:
+        return early
     _, named = _named(path.name.lower())
     if named is not None and (named.folders or not path.is_dir()):
         return named
@@ -155,7 +159,7 @@ def _opened(path: Path, shown: Path, labels: bool, open_it: Callable[[Format], S
         raise _renamed(error, path, shown) from error.__cause__
     except Exception as error:  # decoders raise whatever their formats suggest
         raise unreadable(shown, error) from error
-    return _checked(replace(stored, format=format), path, shown)
+    return _checked(replace(stored, format=stored.format or format), path, shown)
 
 
 def check_file(path: Path, shown: Path | None = None, hint: Setting | tuple[()] = ()) -> None:
@@ -169,6 +173,10 @@ def check_file(path: Path, shown: Path | None = None, hint: Setting | tuple[()] 
     Raises:
         UnreadableError: saying what it is.
     """
+    if files := channel_files(path):
+        for file in files:
+            check_file(file, None if shown is None else shown.with_name(file.name), hint)
+        return
     try:
         mode = series_of(path)[0].stat().st_mode
     except OSError as error:

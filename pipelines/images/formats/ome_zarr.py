@@ -184,7 +184,19 @@ def _open(path: Path, level: int) -> Stored:
     told = attributes.get("ome", attributes)
     if not told.get("multiscales"):
         return _open(_only_image(path, told), level)
-    return _level_of(path, opened, told["multiscales"][0], level)
+    found = _level_of(path, opened, told["multiscales"][0], level)
+    return replace(found, channel_names=_channel_names(told.get("omero")))
+
+
+def _channel_names(told: Any) -> tuple[str, ...]:
+    """What the metadata for viewers call the channels; none where they call them nothing."""
+    channels = told.get("channels") if isinstance(told, Mapping) else None
+    listed = channels if isinstance(channels, list) else []
+    names = tuple(
+        str(channel.get("label") or "") if isinstance(channel, Mapping) else ""
+        for channel in listed
+    )
+    return names if any(names) else ()
 
 
 def _only_image(path: Path, told: Mapping[str, Any]) -> Path:

@@ -290,6 +290,7 @@ def _image(path: Path, level: int = 0, labels: bool = False) -> _Image:
         if labels and page.compression in _LOSSY:
             raise lossy_label(path, "JPEG")
         spacing, tags, remarks = _spacing(tif, page, number or 0)
+        names = _channel_names(tif.ome_metadata, number or 0)
     one = parts[0]
     for axis, step in spacing.items():  # pixels of a level are larger
         if axis in one.axes:
@@ -300,7 +301,7 @@ def _image(path: Path, level: int = 0, labels: bool = False) -> _Image:
     tops = {"u": (1 << int(page.bitspersample)) - 1, "f": 0} if inverted else {}
     top = tops.get(one.dtype.kind)
     orientation = page.tags.valueof(_ORIENTATION, 1)
-    return _Image(path, parts, inverted, top, spacing, tags, remarks, orientation)
+    return _Image(path, parts, inverted, top, spacing, tags, remarks, orientation, names)
 
 
 def _main_series(path: Path, tif: TiffFile) -> list[Any]:
@@ -357,6 +358,7 @@ class _Image:
         tags: of its resolution.
         remarks: as of `Stored`.
         orientation: as of `upright`.
+        channel_names: as of `Stored`.
     """
 
     path: Path
@@ -367,6 +369,7 @@ class _Image:
     tags: dict[str, Any]
     remarks: tuple[str, ...]
     orientation: int
+    channel_names: tuple[str, ...]
 
     def stored(
         self, pixels: Callable[[Index], NDArray[Any]], close: Callable[[], None] = lambda: None
@@ -383,6 +386,7 @@ class _Image:
                 tags=self.tags,
                 remarks=self.remarks,
                 close=close,
+                channel_names=self.channel_names,
             ),
             self.orientation,
         )
@@ -688,3 +692,18 @@ def _ome_spacing(xml: str | None, number: int) -> dict[str, float]:
         for axis in "XYZ"
         if f"PhysicalSize{axis}" in sizes and sizes.get(f"PhysicalSize{axis}Unit", "µm") in _UNITS
     }
+
+
+def _channel_names(xml: str | None, number: int) -> tuple[str, ...]:
+    """What OME's metadata call the channels; none where they call them nothing."""
+    import tifffile
+
+    try:
+        image = tifffile.xml2dict(xml or "").get("OME", {}).get("Image", {})
+        told = (image[number] if isinstance(image, list) else image).get("Pixels", {})
+        channels = told.get("Channel", [])
+        channels = channels if isinstance(channels, list) else [channels]
+        names = tuple(str(channel.get("Name", "")) for channel in channels)
+    except Exception:  # whatever stands in them
+        return ()
+    return names if any(names) else ()

@@ -17,6 +17,7 @@ from monailabel.utils.async_tasks.utils import tasks
 from PIL import Image
 
 from overtile.pipelines.errors import OvertileError, size_text
+from overtile.pipelines.images.channels import takes_several
 from overtile.pipelines.images.read import check_pixels, open_view, read_image, read_label
 from overtile.pipelines.label.datastore import FINAL
 from overtile.pipelines.label.endpoints.dependencies import (
@@ -81,13 +82,16 @@ def data(user: User = user) -> dict[str, Any]:
 def picture(id: str, user: User = user) -> Response:
     """The grey values of an image as PNG of 8 bits, 0.5 % of them clipped at either end.
 
+    Of several channels it is the first of those that are read; proposals are of all of them.
+
     ``X-Version`` tells of which version of the file they are, for `submit`.
     """
     path = flat_image(id)
     version = {"X-Version": _version(path)}  # before it is read: what comes then is newer
-    pixels, _ = read_image(path, 2, instance().channel)
+    channels = instance().shown
+    pixels, _ = read_image(path, 2, channels)
     check_pixels(path, pixels)
-    grey = pixels.astype(np.float32)
+    grey = (pixels[0] if takes_several(channels) else pixels).astype(np.float32)
     low, high = np.percentile(grey[:: max(1, len(grey) // 1000)], (0.5, 99.5))
     bits = np.clip((grey - low) * (255 / max(high - low, 1e-6)), 0, 255).astype(np.uint8)
     if columns_first(path):

@@ -38,7 +38,7 @@ class Read(NamedTuple):
     what: str
     read_as: str
     make: Callable[[Path], list[tuple[Path, Array]]]
-    channel: int | None = None
+    channels: int | None = None
     label: bool = False
     spacing: dict[str, float] | None = None
     remark: str = ""
