@@ -66,8 +66,8 @@ def most_uncertain(run: Experiment, data: Path, pool: list[str], method: str) ->
     images = {stem(f): f for f in (data / "train" / "images").iterdir() if is_image(f)}
 
     def value(name: str) -> float:
-        grey = read_image(images[name], 2, network.channel)[0].astype(np.float32)
-        scaled = np.asarray(network.normalize(grey[None]))[0]
+        grey = read_image(images[name], 2, network.channels)[0].astype(np.float32)
+        scaled = np.asarray(network.normalize(grey[None]))
         return uncertainty(network, scaled, method).value
 
     return sorted(pool, key=value, reverse=True)

@@ -85,7 +85,7 @@ def at_once(grey: Any) -> None:
     """What ``inference`` does between reading and writing."""
     trained = load_trained(BUNDLE, {})
     with contextlib.redirect_stderr(io.StringIO()):  # its bar
-        trained.instances(np.asarray(trained.normalize(grey[None].astype(np.float32)))[0])
+        trained.instances(np.asarray(trained.normalize(grey[None].astype(np.float32))))
 
 
 def rate(folder: Path) -> Iterator[Figure]:

@@ -95,7 +95,7 @@ def instances() -> None:
     labels, maps = [], []
     for file in sorted((data / "images").iterdir()):
         labels.append(read_label(data / "labels" / file.name)[0])
-        grey = read_image(file, 2, trained.channel)[0].astype(np.float32)
+        grey = read_image(file, 2, trained.channels)[0].astype(np.float32)
         with torch.no_grad():
             image = torch.from_numpy(np.asarray(trained.normalize(grey[None])))[None]
             answer = trained.inferer.whole(image, trained.network)[0]

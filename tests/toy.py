@@ -16,17 +16,24 @@ from overtile.transforms import NormalizeImage
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def toy_bundle(folder: Path, image: NDArray[Any], seed: int = 3) -> Path:
-    """A bundle with a network of random weights, scaled so that a quarter of ``image`` is cell."""
+def toy_bundle(
+    folder: Path, image: NDArray[Any], seed: int = 3, channels: Any = None, names: Any = None
+) -> Path:
+    """A bundle with a network of random weights, scaled so that a quarter of ``image`` is cell.
+
+    With ``channels`` it takes several, and the image is ``[C, *S]``.
+    """
+    image = image[None] if channels is None else image
     config = json.loads((ROOT / "bundles/touching_cells/configs/inference.json").read_text())
-    config["spatial_dims"], config["precision"] = image.ndim, "float32"
+    config["spatial_dims"], config["precision"] = image.ndim - 1, "float32"
+    config.update(channels=channels, in_channels=len(image), channel_names=names)
     config["network_def"].update(features=[4, 8], dropout=0.0)
     (folder / "configs").mkdir(parents=True)
     (folder / "models").mkdir()
     (folder / "configs" / "inference.json").write_text(json.dumps(config))
     torch.manual_seed(seed)
-    network = ValidUNet(image.ndim, features=(4, 8)).eval()
-    grey = torch.from_numpy(NormalizeImage("percentile")(image[None].astype(np.float32)))[None]
+    network = ValidUNet(image.ndim - 1, len(image), features=(4, 8)).eval()
+    grey = torch.from_numpy(NormalizeImage("percentile")(image.astype(np.float32)))[None]
     with torch.no_grad():
         answer = OverlapTileInferer()(grey, network)[0]
         apart = (answer[1] - answer[0]).ravel()

@@ -58,7 +58,7 @@ class OvertileLabel(MONAILabelApp):
 
     @property
     def shown(self) -> Chosen:
-        """Which channels the page reads, of which it shows the first: as given, else as a bundle."""
+        """Which channels the page reads, of which it shows the first."""
         if self.channels is not None:
             return self.channels
         configs = (read_object(b / "configs" / "inference.json", REPLACE) for b in self.bundles)

@@ -12,6 +12,7 @@ from typing import Any
 
 from overtile import __version__
 from overtile.pipelines.errors import ConfigurationError, DataError
+from overtile.pipelines.images.case_name import channel_files
 from overtile.pipelines.segment.grid import Key
 from overtile.pipelines.segment.job import Job, Opened
 from overtile.pipelines.segment.runner import Answer, Item, windowed
@@ -97,11 +98,11 @@ class ClusterRunner:
     def _asked(self, job: Job) -> dict[str, tuple[str, list[str]]]:
         """What each worker answers; again without one that is lost meanwhile."""
         left = _TRIES
+        sources = channel_files(Path(job.source)) or [job.source]
+        paths = (*map(str, sources), job.bundle, job.work)
         while True:
             try:
-                answers: dict[str, tuple[str, list[str]]] = self.client.run(
-                    _look, (job.source, job.bundle, job.work)
-                )
+                answers: dict[str, tuple[str, list[str]]] = self.client.run(_look, paths)
                 return answers
             except OSError:  # CommClosedError is one
                 left -= 1

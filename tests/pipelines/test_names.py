@@ -50,7 +50,7 @@ def test_what_is_shown_does_nothing(name: str) -> None:
 
 @given(ANY, ANY)
 def test_an_error_names_a_file_as_it_is(where: str, found: str) -> None:
-    said = str(DataError(where, found, "another", Setting("channel", 1)))
+    said = str(DataError(where, found, "another", Setting("channels", 1)))
     said.encode()
     assert said.startswith(printable(where)), "spaces in names too"
     assert said.isprintable() or all(c.isprintable() or not c.isascii() for c in said)

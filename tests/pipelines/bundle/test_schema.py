@@ -233,7 +233,7 @@ def test_values_that_limit_each_other(bundle: str, config: str) -> None:
         ("w0", "2.5", "give --w0 2.5"),
         ("normalize", "zcore", "give --normalize zscore"),
         ("normalize", "Percentile", "give --normalize percentile"),
-        ("channel", "lumnance", "give --channel luminance"),
+        ("channels", "lumnance", "give --channels luminance"),
         ("fold", "null", "give --fold None"),
         ("dataset_dir", "none", "give --dataset_dir None"),
         ("dataset_dir", 20241117, "put it in quotes"),
@@ -324,7 +324,7 @@ def test_what_decides_over_a_segmentation_is_what_changes_it() -> None:
     config = parser_of("touching_cells", "inference").get()
     deciding = {name for name in config if decides(name) and name != "_meta_"}
     assert deciding == {
-        *("spatial_dims", "channel", "normalize", "threshold", "extent", "grow", "min_size"),
+        *("spatial_dims", "channels", "normalize", "threshold", "extent", "grow", "min_size"),
         *("max_hole", "growth", "line", "versions", "roi_size", "padding_mode", "precision"),
         *("compile", "network_def", "network", "settings", "preprocessing", "inferer"),
         "postprocessing",
@@ -511,12 +511,12 @@ def test_none_is_none_and_a_folder_is_what_was_typed(bundle: Any, tmp_path: Path
     config = json.loads(
         (ROOT / "bundles" / "touching_cells" / "configs" / "inference.json").read_text()
     )
-    told = {**config, "channel": 2, "inference": "$tell((@dataset_dir, @channel))"}
+    told = {**config, "channels": 2, "inference": "$tell((@dataset_dir, @channels))"}
     told["imports"] = [*config["imports"], "$from pprint import pprint as tell"]
     (tmp_path / "own.json").write_text(json.dumps(told))
     done = bundle.run(
         *("touching_cells", "inference", "--config_file", tmp_path / "own.json"),
-        *("--dataset_dir", "2024_11_17", "--channel", "None"),
+        *("--dataset_dir", "2024_11_17", "--channels", "None"),
     )
     assert done.returncode == 0, done.stderr
     assert "('2024_11_17', None)" in done.stdout

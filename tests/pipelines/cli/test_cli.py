@@ -127,7 +127,7 @@ MISTAKES = {
     "data synth full/file/below": "full/file/below: cannot be written (Not a directory)",
     "data look": "Missing argument 'DIR'; see: overtile data look --help",
     "data look new": "new: no such folder; give one that holds images",
-    "data look full --channel red": "'red'; expected a number from 0, or luminance",
+    "data look full --channels red": "'red'; expected a number from 0, or luminance",
     "segment a b --bundle c --set x": "'x'; expected KEY=VALUE, e.g. threshold=0.6",
     "data look full --picture no/x.png": "no/x.png: no folder no; make it, or name another",
     "data look full --labels masks": "'masks' is not one of 'instances', 'mask', 'membranes'",
@@ -202,7 +202,7 @@ for line in {LIGHT!r}:
     ("words", "setting", "expected"),
     [
         ("segment", Setting("skip_unreadable", True), "--skip-unreadable"),
-        ("segment", Setting("channel", "0 to 2"), "--channel 0 to 2"),
+        ("segment", Setting("channels", "0 to 2"), "--channels 0 to 2"),
         ("segment", Setting("threshold", 0.6), "--set threshold=0.6"),
         ("data look", Setting("spatial_dims", 3), "--spatial-dims 3"),
         ("data look", Setting("skip_unreadable", True), None),

@@ -36,7 +36,7 @@ def windows(path: Path, channel: int | None = None) -> Array:
     planes = open_planes(path, str(path), 0, 2**28, 2, channel)
     try:
         everything = tuple(slice(0, n) for n in planes.shape)
-        found = [planes.read(number, everything) for number in range(planes.count)]
+        found = [planes.read(number, everything)[0] for number in range(planes.count)]
     finally:
         planes.stored.close()
     return np.stack(found) if len(found) > 1 else found[0]
@@ -94,7 +94,7 @@ FOUND: dict[str, tuple[Callable[[Path], Array], int | None]] = {
 def test_a_file_is_read_alike_by_all(cases: Path, name: str, tmp_path: Path) -> None:
     independent, channel = FOUND[name]
     expected = independent(cases / name)
-    found, _ = read_image(cases / name, channel=channel)
+    found, _ = read_image(cases / name, channels=channel)
     assert found.dtype == expected.dtype
     assert np.array_equal(found, expected)
     assert np.array_equal(windows(cases / name, channel), expected)
@@ -102,7 +102,7 @@ def test_a_file_is_read_alike_by_all(cases: Path, name: str, tmp_path: Path) -> 
     for file in (cases / name).parent.glob(f"{Path(name).stem.split('.')[0]}.*"):
         (tmp_path / file.name).symlink_to(file)
     assert len(images_in(tmp_path)) == (len(expected) if expected.ndim == 3 else 1)
-    shown = look(tmp_path, channel=channel)
+    shown = look(tmp_path, channels=channel)
     assert not shown.suspicious
     assert set(shown.dtypes) == {str(expected.dtype)}
 
@@ -111,7 +111,7 @@ def test_two_channels_with_display_colours_are_two_channels(cases: Path) -> None
     path = cases / "found/palette-pseudocolour-tiff/cells-2c.ome.tif"
     expected = tifffile.imread(path)
     for channel in (0, 1):
-        assert np.array_equal(read_image(path, channel=channel)[0], expected[channel])
+        assert np.array_equal(read_image(path, channels=channel)[0], expected[channel])
         assert np.array_equal(windows(path, channel), expected[channel])
 
 
@@ -122,7 +122,7 @@ def test_a_grey_picture_of_16_bits_with_opacity(cases: Path) -> None:
     expected = imagecodecs.png_decode(path.read_bytes())[..., 0]
     assert np.array_equal(read_image(path)[0], expected)
     assert np.array_equal(windows(path), expected)
-    for read in (lambda: read_image(path, channel=2), lambda: read_image(path, channel=1)):
+    for read in (lambda: read_image(path, channels=2), lambda: read_image(path, channels=1)):
         assert np.array_equal(read()[0], expected), "of one channel any number is that one"
 
 

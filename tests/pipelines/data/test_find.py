@@ -282,15 +282,15 @@ def test_colour_asks_for_a_channel(tmp_path: Path, mode: str) -> None:
     suffix = "jpg" if mode == "CMYK" else "png"
     picture = Image.new("RGB", (5, 4), (200, 100, 50)).convert(mode)
     picture.save(tmp_path / f"x.{suffix}")
-    with pytest.raises(DataError, match=rf"x\.{suffix}: 3 channels .*channel=0 to 2.*luminance"):
+    with pytest.raises(DataError, match=rf"x\.{suffix}: 3 channels .*channels=0 to 2.*luminance"):
         read_image(tmp_path / f"x.{suffix}")
-    with pytest.raises(DataError, match=r"3 channels.*channel=0 to 2"):
-        read_image(tmp_path / f"x.{suffix}", channel=3)
-    red = read_image(tmp_path / f"x.{suffix}", channel=0)[0]
+    with pytest.raises(DataError, match=r"3 channels.*channels=0 to 2"):
+        read_image(tmp_path / f"x.{suffix}", channels=3)
+    red = read_image(tmp_path / f"x.{suffix}", channels=0)[0]
     assert red.shape == (4, 5)
     colours = np.asarray(picture.convert("RGB"), np.float64)
     assert np.array_equal(red, colours[..., 0])
-    grey = read_image(tmp_path / f"x.{suffix}", channel="luminance")[0]
+    grey = read_image(tmp_path / f"x.{suffix}", channels="luminance")[0]
     assert np.allclose(grey, colours @ [0.299, 0.587, 0.114])
 
 
@@ -298,7 +298,7 @@ def test_a_channel_that_no_image_has_is_refused(tmp_path: Path) -> None:
     counts = {"train": 3, "val": 1, "test": 1}
     write_touching_cells(tmp_path, counts, size=(32, 32), large=(32, 32))
     grey, images = tmp_path, tmp_path / "train" / "images"
-    asks = [lambda c: find_data(grey, channel=c), lambda c: images_in(images, channel=c)]
+    asks = [lambda c: find_data(grey, channels=c), lambda c: images_in(images, channels=c)]
     for ask in asks:
         for taken in (None, 0, "luminance"):
             ask(taken)
@@ -306,7 +306,7 @@ def test_a_channel_that_no_image_has_is_refused(tmp_path: Path) -> None:
             ask(1)
     # beside an image of colours a grey one is itself
     Image.fromarray(np.zeros((32, 32, 3), np.uint8) + np.uint8([1, 2, 3])).save(images / "c.png")
-    assert len(images_in(images, channel=1)) == 4
+    assert len(images_in(images, channels=1)) == 4
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])

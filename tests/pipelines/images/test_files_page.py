@@ -271,7 +271,7 @@ READ = {
             stored_in_many_ways,
         ),
         Read("bits of a byte the other way round (FillOrder 2)", "the same", raw_bits),
-        Read("samples side by side or apart (planar)", "channels", planar, channel=1),
+        Read("samples side by side or apart (planar)", "channels", planar, channels=1),
         Read("a palette", "its indices: they are the intensities", palette),
         Read(
             "a palette of a label",
@@ -320,9 +320,9 @@ READ = {
         ),
     ],
     "Pictures": [
-        Read("PNG of 16 bits, in colour too", "16 bits", deep_pictures, channel=1),
+        Read("PNG of 16 bits, in colour too", "16 bits", deep_pictures, channels=1),
         Read("opacity", "left out", opacity),
-        Read("an indexed picture", "its colours", indexed_image, channel=1),
+        Read("an indexed picture", "its colours", indexed_image, channels=1),
         Read("an indexed picture as a label", "its indices", indexed, label=True),
     ],
     "NIfTI": [
@@ -538,7 +538,7 @@ def tables(folder: Path) -> str:
 def test_what_is_read(tmp_path: Path, row: Read) -> None:
     for path, expected in row.make(tmp_path):
         read = read_label if row.label else read_image
-        array, _ = read(path) if row.label else read_image(path, channel=row.channel)
+        array, _ = read(path) if row.label else read_image(path, channels=row.channels)
         assert array.dtype == expected.dtype, path
         assert np.array_equal(array, expected), path
         if not path.exists() and ":" in path.name:  # a plane

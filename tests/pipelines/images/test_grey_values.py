@@ -46,7 +46,7 @@ def shown(stored: Array, orientation: int) -> Array:
 
 def check(path: Path, expected: Array, data: st.DataObject, channel: int | None = None) -> None:
     """A file gives these planes or this plane to who reads it whole, and to who reads windows."""
-    found, _ = read_image(path, channel=channel)
+    found, _ = read_image(path, channels=channel)
     assert found.dtype == expected.dtype
     assert np.array_equal(found, expected)
     index: list[Any] = []

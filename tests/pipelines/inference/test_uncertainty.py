@@ -57,19 +57,19 @@ def trained(folder: Path, image: np.ndarray, dropout: float) -> Trained:
 def test_dropout_repeats_and_leaves_nothing_behind(tmp_path: Path, image: np.ndarray) -> None:
     network = trained(tmp_path / "bundle", image, 0.3)
     state = torch.random.get_rng_state()
-    plain = network.instances(image)
-    first, again = (uncertainty(network, image, "dropout", 4, seed=7) for _ in range(2))
+    plain = network.instances(image[None])
+    first, again = (uncertainty(network, image[None], "dropout", 4, seed=7) for _ in range(2))
     np.testing.assert_array_equal(first.map, again.map)
     assert first.map.shape == image.shape
     assert first.value > 0
-    assert uncertainty(network, image, "dropout", 4, seed=8).value != first.value
+    assert uncertainty(network, image[None], "dropout", 4, seed=8).value != first.value
     assert torch.equal(torch.random.get_rng_state(), state)
-    np.testing.assert_array_equal(network.instances(image), plain)
+    np.testing.assert_array_equal(network.instances(image[None]), plain)
 
 
 def test_an_equivariant_network_agrees_with_itself(tmp_path: Path, image: np.ndarray) -> None:
     network = trained(tmp_path / "bundle", image, 0)
-    before = uncertainty(network, image, "rotations", 8).value
+    before = uncertainty(network, image[None], "rotations", 8).value
     with torch.no_grad():
         for name, weight in network.network.named_parameters():
             if weight.ndim == 4 and weight.shape[-1] == 3:
@@ -77,14 +77,14 @@ def test_an_equivariant_network_agrees_with_itself(tmp_path: Path, image: np.nda
             if weight.ndim == 4 and "up" in name:
                 weight.copy_(weight.mean((2, 3), keepdim=True).expand_as(weight))
     assert before > 1e-4
-    assert uncertainty(network, image[:56, :56], "rotations", 8).value < 1e-6
+    assert uncertainty(network, image[None, :56, :56], "rotations", 8).value < 1e-6
 
 
 def test_what_cannot_be_measured(tmp_path: Path, image: np.ndarray) -> None:
     network = trained(tmp_path / "bundle", image, 0)
     with pytest.raises(ConfigurationError, match="has no dropout"):
-        uncertainty(network, image, "dropout")
+        uncertainty(network, image[None], "dropout")
     with pytest.raises(ConfigurationError, match="2 to 8"):
-        uncertainty(network, image, "rotations", 9)
+        uncertainty(network, image[None], "rotations", 9)
     with pytest.raises(ConfigurationError, match="dropout or rotations"):
-        uncertainty(network, image, "entropy")
+        uncertainty(network, image[None], "entropy")

@@ -134,7 +134,7 @@ def test_proposals_are_images_like_the_input(server: Server, name: str, tmp_path
         )
     trained = load_trained(server.work / "model" / "touching_cells", {})
     grey = given.squeeze().astype(np.float32)
-    expected = trained.instances(np.asarray(trained.normalize(grey[None]))[0])
+    expected = trained.instances(np.asarray(trained.normalize(grey[None])))
     np.testing.assert_array_equal(found.squeeze(), expected)
     if name == "many.tiff":
         assert found.max() > 255
@@ -1046,7 +1046,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory, cells: Any) -> Iterator[Se
     grey = eight_bits(cells[0][0])
     save(home / "studies" / "grey.png", grey)
     save(home / "studies" / "colour.png", np.stack([grey[::-1], grey, 255 - grey], -1))
-    with serving(home / "studies", home / "log", "--channel", "1") as made:
+    with serving(home / "studies", home / "log", "--channels", "1") as made:
         yield made
 
 
@@ -1073,7 +1073,7 @@ def test_a_training_on_one_channel_of_colours(colours: Server, cells: Any, tmp_p
     [
         (["--studies", "nowhere"], "nowhere: no such folder"),
         (["--studies", ".", "--host", "0.0.0.0"], "without a password"),
-        (["--studies", ".", "--channel", "red"], "expected a number from 0"),
+        (["--studies", ".", "--channels", "red"], "expected a number from 0"),
         (["--studies", ".", "--bundle", "empty"], "no configs/inference.json"),
         (["--studies", "linked"], "a link out of the folder"),
         (["--studies", "pairs"], "no image in it, but in images/, and folders in it are not"),
@@ -1109,12 +1109,12 @@ def test_hints_are_worded_for_whoever_runs_the_server() -> None:
     skip, limit = Setting("skip_unreadable", True, "to go on"), Setting("image_memory_limit", 5)
     error: Any = DataError(home / "a.tif", ("of", home / "b.tif"), "one channel", (skip, limit))
     assert sentence(error, home) == "a.tif: of b.tif; expected one channel"
-    error = DataError("a.tif", "3 channels", hint=("save one", skip, Setting("channel", "0 to 2")))
+    error = DataError("a.tif", "3 channels", hint=("save one", skip, Setting("channels", "0 to 2")))
     told = sentence(error, home)
-    assert told == "a.tif: 3 channels; save one, or give overtile label --channel 0 to 2"
+    assert told == "a.tif: 3 channels; save one, or give overtile label --channels 0 to 2"
     options = {option.name: option for option in command.params}
     known = [name for name in options if name and as_option(Setting(name, "X"))]
-    assert known == ["studies", "work", "host", "port", "channel", "read_only"]
+    assert known == ["studies", "work", "host", "port", "channels", "read_only"]
     for name in (*known, "bundle"):  # each is an option of the command
         worded = as_option(Setting(name, True))
         assert worded is not None

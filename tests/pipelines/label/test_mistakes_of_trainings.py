@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from overtile.pipelines.errors import DataError, Setting, exit_with
 print("epoch 1/5")
-hint = (Setting("val_fraction", 0.5), Setting("channel", "0 to 2", "to take one"), "replace it")
+hint = (Setting("val_fraction", 0.5), Setting("channels", "0 to 2", "to take one"), "replace it")
 exit_with(DataError(Path(sys.argv[1], "a.tif"), "3 channels", "one", hint))
 """
 
@@ -53,7 +53,7 @@ def test_a_training_hands_on_the_parts_of_its_mistake(
     assert error.expected == "one"
     assert "overtile: error" not in capsys.readouterr().out  # it would be in the bundle's words
     told = why_it_failed(trainer.runs, tmp_path)
-    hint = "give overtile label --channel 0 to 2 to take one, or replace it"
+    hint = "give overtile label --channels 0 to 2 to take one, or replace it"
     assert told == f"a.tif: 3 channels; expected one: {hint}"
 
 

@@ -186,7 +186,7 @@ def test_as_many_cells_are_said_as_there_are(
         assert (found == (bias > 0 and large_enough)).all()
         trained = load_trained(folder, {})
         whole_image = trained.instances(
-            np.asarray(trained.normalize(image[None, : shape[0], : shape[1]]))[0]
+            np.asarray(trained.normalize(image[None, : shape[0], : shape[1]]))
         )
         assert same_cells(found, whole_image)
 
@@ -286,7 +286,7 @@ def second_channel(folder: Path, image: NDArray[Any]) -> tuple[Path, dict[str, A
     path = folder / "image.ome.tif"
     stack = np.stack([image[::-1], image])
     tifffile.imwrite(path, stack, ome=True, metadata={"axes": "CYX"}, photometric="minisblack")
-    return path, {"channel": 1}
+    return path, {"channels": 1}
 
 
 def picture(folder: Path, image: NDArray[Any]) -> tuple[Path, dict[str, Any]]:
@@ -315,12 +315,12 @@ def test_colours_become_grey_as_the_reader_has_it(tmp_path: Path, toy: Path) -> 
     colours = np.random.default_rng(0).integers(0, 255, (70, 90, 3), np.uint8)
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, colours, tile=(32, 32), photometric="rgb")
-    with pytest.raises(DataError, match=r"3 channels.*give channel=0 to 2, or channel=luminance"):
+    with pytest.raises(DataError, match=r"3 channels.*give channels=0 to 2, or channels=luminance"):
         run(path, tmp_path / "p.zarr", toy, output="probabilities")
     found = run(
-        path, tmp_path / "p.zarr", toy, output="probabilities", channel="luminance", overwrite=True
+        path, tmp_path / "p.zarr", toy, output="probabilities", channels="luminance", overwrite=True
     )
-    expected, _ = whole(toy, read_image(path, channel="luminance")[0])
+    expected, _ = whole(toy, read_image(path, channels="luminance")[0])
     assert np.abs(found - expected).max() < NEARLY
 
 
@@ -909,7 +909,7 @@ def test_a_start_that_computed_nothing_binds_to_nothing(
 ) -> None:
     path, target = tmp_path / "two.tif", tmp_path / "p.zarr"
     tifffile.imwrite(path, np.stack([image, image[::-1]]), metadata={"axes": "CYX"})
-    with pytest.raises(DataError, match=r"give channel=0 to 1$"):
+    with pytest.raises(DataError, match=r"give channels=0 to 1$"):
         run(path, target, toy)
     assert not list(tmp_path.glob("partial*"))
     with monkeypatch.context() as patch:  # killed at once
@@ -917,9 +917,9 @@ def test_a_start_that_computed_nothing_binds_to_nothing(
         with pytest.raises(KeyboardInterrupt):
             run(path, target, toy)
     assert list(tmp_path.glob("partial*"))
-    assert same_cells(run(path, target, toy, channel=1), whole(toy, image[::-1])[1])
+    assert same_cells(run(path, target, toy, channels=1), whole(toy, image[::-1])[1])
     with pytest.raises(DataError, match="one channel; expected channel 0, or none"):
-        run(tiled, tmp_path / "q.zarr", toy, channel=1)
+        run(tiled, tmp_path / "q.zarr", toy, channels=1)
 
 
 def test_unpacking_alone_binds_to_nothing(

@@ -396,7 +396,7 @@ def broken(cells: Path, folder: Path, how: str) -> tuple[list[object], list[str]
     if how == "colour":
         colours = np.random.default_rng(0).integers(0, 255, (96, 112, 3), np.uint8)
         tifffile.imwrite(image, colours, photometric="rgb")
-        return ["--dataset_dir", copy], ["images/002.tif: 3 channels", "--channel luminance"]
+        return ["--dataset_dir", copy], ["images/002.tif: 3 channels", "--channels luminance"]
     if how == "float labels":
         tifffile.imwrite(label, np.full((96, 112), 0.5, np.float32))
         return ["--dataset_dir", copy], ["labels/002.tif: labels of float32", "integers"]
