@@ -17,6 +17,9 @@ from overtile.networks.inferers.tiling import Tile as Tile
 from overtile.networks.inferers.tiling import Tiling as Tiling
 from overtile.networks.inferers.tiling import plan_tiles as plan_tiles
 from overtile.networks.inferers.tiling import read_tile as read_tile
+from overtile.networks.losses.cross_entropy_dice import (
+    CrossEntropyDiceLoss as CrossEntropyDiceLoss,
+)
 from overtile.networks.losses.weighted_cross_entropy import (
     PixelWeightedCrossEntropyLoss as PixelWeightedCrossEntropyLoss,
 )
