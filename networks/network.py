@@ -119,7 +119,7 @@ def geometry_of(network: Any) -> TileGeometry:
     Raises:
         GeometryError: if it has none; the message says how to give one.
     """
-    for candidate in _unwrapped(network):
+    for candidate in unwrapped(network):
         geometry = getattr(candidate, "geometry", None)
         if isinstance(geometry, TileGeometry):
             return geometry
@@ -134,7 +134,7 @@ def geometry_of(network: Any) -> TileGeometry:
     )
 
 
-def _unwrapped(network: Any) -> Iterator[Any]:
+def unwrapped(network: Any) -> Iterator[Any]:
     """A network, and what it wraps, from the outside in."""
     for _ in range(8):  # a wrapper may name itself
         yield network
@@ -153,7 +153,7 @@ def whole_image_layer(network: Any) -> str | None:
     Returns:
         Its name and kind.
     """
-    for candidate in _unwrapped(network):
+    for candidate in unwrapped(network):
         if isinstance(candidate, nn.Module):
             for name, module in candidate.named_modules():
                 if _sees_everything(module):
