@@ -91,7 +91,7 @@ def test_each_class_has_a_curve_and_its_name_is_kept(trained: Path) -> None:
     metadata = read(trained, "configs/metadata.json")
     named = {str(n): name for n, name in enumerate(NAMES)}
     assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == named
-    assert metadata["label_classes"] == named
+    assert metadata["label_classes"] == "0 = background, 1 = front, 2 = back"
     report = (trained / "report.html").read_text()
     assert "Dice of front" in report
     assert "of back, mean over the images that have it" in report
