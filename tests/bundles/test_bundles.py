@@ -371,6 +371,7 @@ def test_weights_are_loaded_by_name(name: str, filled: Path) -> None:
         name,
         bundle_dir=filled.parent,
         net_override={"features": TINY["network_def#features"]},
+        workflow_type="inference",  # that of training looks at its images for their channels
         device="cpu",
     )
     assert isinstance(network, ValidUNet)
