@@ -98,7 +98,7 @@ class ClusterRunner:
     def _asked(self, job: Job) -> dict[str, tuple[str, list[str]]]:
         """What each worker answers; again without one that is lost meanwhile."""
         left = _TRIES
-        sources = channel_files(Path(job.source)) or [job.source]
+        sources = channel_files(Path(job.source)) or [Path(job.source)]
         paths = (*map(str, sources), job.bundle, job.work)
         while True:
             try:
