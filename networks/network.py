@@ -27,7 +27,7 @@ class Network(nn.Module):
         ValueError: for other dimensions.
     """
 
-    __jit_unused_properties__ = ("geometry",)
+    __jit_unused_properties__ = ("geometry", "training_geometry")
 
     def __init__(self, spatial_dims: int, in_channels: int, geometry: TileGeometry) -> None:
         super().__init__()
@@ -43,6 +43,15 @@ class Network(nn.Module):
     @geometry.setter
     def geometry(self, geometry: TileGeometry) -> None:
         self.tile_geometry = (geometry.margin, geometry.multiple, geometry.minimum)
+
+    @property
+    def training_geometry(self) -> TileGeometry:
+        """The sizes of one pass, as a network is trained.
+
+        A padded network answers for all of a tile, from zeros beyond the edge; its ``geometry`` has
+        what these reach as margin.
+        """
+        return self.geometry
 
     def check_image(self, x: Tensor) -> None:
         """Refuse what is no batch of images for this network, of whatever size.

@@ -16,6 +16,7 @@ from overtile.networks.inferers.averaging import RotationAveragingInferer, Turns
 from overtile.networks.inferers.cost import PassCost, exact_memory, pass_cost
 from overtile.networks.inferers.overlap_tile import OverlapTileInferer
 from overtile.networks.inferers.precision import MixedPrecisionInferer
+from overtile.networks.inferers.spacing import SpacingInferer
 from overtile.networks.inferers.tiling import Tile, plan_tiles, read_tile
 from overtile.networks.network import geometry_of, whole_image_layer
 
@@ -31,9 +32,13 @@ class RegionInferer:
 
     Args:
         inferer: an `OverlapTileInferer`, alone or in a `RotationAveragingInferer`, a
-            `MixedPrecisionInferer` or both.
+            `MixedPrecisionInferer` or both, and all of it in a `SpacingInferer` perhaps, whose
+            spacing the image has to have: a region is not resampled.
         network: that answers, in evaluation mode.
         spatial_dims: 2 or 3.
+
+    Attributes:
+        spacing: of the `SpacingInferer`; None without one.
 
     Raises:
         GeometryError: for another inferer, whose answer depends on where its windows lie, or a
@@ -47,6 +52,9 @@ class RegionInferer:
         self.whole = inferer
         self.averaging: RotationAveragingInferer | None = None
         self.network, self.half, found = network, False, inferer
+        self.spacing: tuple[float, ...] | None = None
+        if isinstance(found, SpacingInferer):
+            self.spacing, found = found.spacing, found.inferer
         weight = next(network.parameters(), None) if isinstance(network, nn.Module) else None
         self.device = torch.device("cpu") if weight is None else weight.device
         while not isinstance(found, OverlapTileInferer):
