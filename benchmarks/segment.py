@@ -189,11 +189,11 @@ def estimate(folder: Path, overhead: float) -> Iterator[Figure]:
         ("cores", label_cores, "cores"),
         ("cells", finish_labels, "result/0"),
     ):
-        (here.folder(array) / here.grid.name(key)).unlink()
+        (here.folder(array) / here.grid.names(key)[0]).unlink()
         costs[name] = seconds(partial(function, here, key))
     costs["faces"] = seconds(lambda: pieces(here, key[1:], 0))
     stored = sum(
-        (here.folder(a) / here.grid.name(key)).stat().st_size
+        (here.folder(a) / here.grid.names(key)[0]).stat().st_size
         for a in ("probabilities", "cores", "result/0")
     )
     every = [pieces(here, index, 0) for index in here.stitching.chunks()]

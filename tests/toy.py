@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from overtile.networks import OverlapTileInferer, ValidUNet
 from overtile.transforms import NormalizeImage
 
+CLASSES = 4  # of `classes_bundle`
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -45,6 +46,35 @@ def toy_bundle(
         network.head.bias[1] -= middle * scale
     torch.save(network.state_dict(), folder / "models" / "model.pt")
     return folder
+
+
+def classes_bundle(folder: Path, image: NDArray[Any], **network_def: Any) -> Path:
+    """A network of random weights that finds each class about as often as the others.
+
+    ``network_def`` of `ValidUNet`, for every axis of the image.
+    """
+    toy_bundle(folder, image)
+    file = folder / "configs" / "inference.json"
+    config = json.loads(file.read_text())
+    network_def = {"features": [4, 8], "out_channels": CLASSES, **network_def}
+    config["network_def"].update(network_def)
+    config["class_names"] = None
+    config["settings"]["class_names"] = "@class_names"
+    softmax, _, write = config["postprocessing"]["transforms"]
+    classes = {"_target_": "overtile.transforms.ClassesFromProbabilitiesd", "keys": "pred"}
+    config["postprocessing"]["transforms"] = [softmax, classes, {**write, "keys": "classes"}]
+    file.write_text(json.dumps(config))
+    torch.manual_seed(5)
+    network = ValidUNet(image.ndim, 1, **network_def).eval()
+    with torch.no_grad():
+        answer = OverlapTileInferer()(grey_of(image), network)[0].flatten(1)
+        network.head.bias -= answer.mean(1)
+    torch.save(network.state_dict(), folder / "models" / "model.pt")
+    return folder
+
+
+def grey_of(image: NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(NormalizeImage("percentile")(image[None].astype(np.float32)))[None]
 
 
 def files(folder: Path) -> dict[str, bytes]:

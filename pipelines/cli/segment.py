@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
     type=click.Choice(["labels", "probabilities"]),
     default="labels",
     show_default=True,
-    help="Numbered cells, or P(cell).",
+    help="Numbered cells or classes; or P(cell), P of each class.",
 )
 @click.option("--level", type=click.IntRange(0), default=0, show_default=True, help="Of a pyramid.")
 @channels_option

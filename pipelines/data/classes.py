@@ -68,7 +68,12 @@ def class_names(
             "classes numbered from 0 (background) without a gap",
             (*hint, Setting("class_names", "LIST", f"with {max(numbers) + 1} names")),
         )
-    return ("background", *(f"{n}" for n in range(1, max(numbers) + 1)))
+    return numbered_classes(max(numbers) + 1)
+
+
+def numbered_classes(count: int) -> tuple[str, ...]:
+    """Names of classes that nobody has named."""
+    return ("background", *(f"{n}" for n in range(1, count)))
 
 
 def _checked(where: str | Path, names: list[Any]) -> tuple[str, ...]:

@@ -193,6 +193,7 @@ class Format:
         tile: tuple[int, int],
         spacing: Mapping[str, float],
         progress: Progress,
+        channels: Sequence[str] = (),
     ) -> None:
         """Write an image that is larger than memory.
 
@@ -204,6 +205,7 @@ class Format:
             tile: rows and columns that are read at a time.
             spacing: micrometres a pixel by axis letter.
             progress: goes around the tiles.
+            channels: names along an axis C.
         """
         raise NotImplementedError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from overtile.pipelines.bundle.configuration import check_inferer
 from overtile.pipelines.bundle.json_file import REPLACE, inference_of, read_object
 from overtile.pipelines.bundle.messages import wrong_value
 from overtile.pipelines.bundle.schema import decides
+from overtile.pipelines.data.classes import numbered_classes
 from overtile.pipelines.errors import (
     ConfigurationError,
     of_argument,
@@ -56,6 +57,7 @@ class Trained:
         channels: which of an image are read.
         in_channels: how many the network takes.
         channel_names: that it was trained with, in their order; None where that is not known.
+        class_names: of the classes, the background first; none where it tells none apart.
         facts: what decides over the result, as text, by name.
     """
 
@@ -70,6 +72,7 @@ class Trained:
     channels: Chosen
     in_channels: int
     channel_names: tuple[str, ...] | None
+    class_names: tuple[str, ...]
     facts: dict[str, str]
 
     @torch.no_grad()
@@ -79,20 +82,21 @@ class Trained:
         region: tuple[slice, ...],
         image: Sequence[int],
         roi: Sequence[int],
+        every: bool = False,
     ) -> NDArray[Any]:
         """P(cell) ``[*R]`` float32 of a region, or the class of each pixel, uint8.
 
-        Arguments as `RegionInferer`, the window ``[C, *W]``.
+        Arguments as `RegionInferer`, the window ``[C, *W]``; ``every`` asks for the probabilities
+        of all classes, ``[K, *R]``.
         """
         inputs = torch.from_numpy(window)[None].to(self.device)
         answer = self.inferer(inputs, region, image, roi)[0]
         found: torch.Tensor = self.activation({"pred": answer})["pred"].float().cpu()
-        plain: NDArray[Any] = np.asarray(found[-1])
-        if self.to_classes is not None:
+        plain: NDArray[Any] = np.asarray(found if every else found[-1])
+        if not every and self.to_classes is not None:
             plain = np.asarray(self.to_classes(found))[0].astype(np.uint8)
         return plain
 
-    @torch.no_grad()
     def instances(self, image: NDArray[np.float32]) -> NDArray[np.int32]:
         """Numbered cells ``[*S]`` of a whole image ``[C, *S]``, scaled as in training.
 
@@ -105,10 +109,26 @@ class Trained:
                 "no InstancesFromProbabilitiesd in it",
                 "a bundle that numbers cells",
             )
+        return self.labels(image)
+
+    @torch.no_grad()
+    def labels(self, image: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Numbered cells, or the class of each pixel, ``[*S]``; the image as of `instances`.
+
+        Raises:
+            ConfigurationError: if the bundle makes neither.
+        """
+        last = self.to_instances or self.to_classes
+        if last is None:
+            raise ConfigurationError(
+                "postprocessing",
+                "neither InstancesFromProbabilitiesd nor ClassesFromProbabilitiesd in it",
+                "a bundle that numbers cells or classes",
+            )
         inputs = torch.from_numpy(np.ascontiguousarray(image))[None].to(self.device)
         answer = self.inferer.whole(inputs, self.network)[0]
-        found = self.to_instances(self.activation({"pred": answer})["pred"].float().cpu())
-        plain: NDArray[np.int32] = np.asarray(found[0])
+        found = last(self.activation({"pred": answer})["pred"].float().cpu())
+        plain: NDArray[np.int32] = np.asarray(found[0], np.int32)
         return plain
 
 
@@ -171,10 +191,13 @@ def _load(file: Path, bundle: Path, settings: Mapping[str, Any]) -> Trained:
         reader.spatial_dims,
         reader.channels,
         *_channels(parser, network),
+        (),
         facts,
     )
-    _try_out(trained)
-    return trained
+    count = _try_out(trained)
+    if trained.to_classes is None:
+        return trained
+    return replace(trained, class_names=_class_names(parser, count))
 
 
 def _channels(parser: ConfigParser, network: nn.Module) -> tuple[int, tuple[str, ...] | None]:
@@ -183,6 +206,24 @@ def _channels(parser: ConfigParser, network: nn.Module) -> tuple[int, tuple[str,
     count = parser.get_parsed_content("in_channels") if "in_channels" in parser else own
     names = parser.get_parsed_content("channel_names") if "channel_names" in parser else None
     return int(count), None if names is None else tuple(names)
+
+
+def _class_names(parser: ConfigParser, count: int) -> tuple[str, ...]:
+    """What as many classes are called; numbers where nobody has named them.
+
+    Raises:
+        ConfigurationError: if others are named.
+    """
+    names = parser.get_parsed_content("class_names") if "class_names" in parser else None
+    if names is None:
+        return numbered_classes(count)
+    if len(names) != count:
+        raise ConfigurationError(
+            "class_names",
+            f"{len(names)} names, {', '.join(names)}",
+            f"{count}, as the network has classes",
+        )
+    return tuple(names)
 
 
 def _steps(parser: ConfigParser, key: str) -> int:
@@ -239,8 +280,12 @@ def _whole_only(part: str, step: Any, known: str) -> ConfigurationError:
     )
 
 
-def _try_out(trained: Trained) -> None:
-    """One pass over the smallest tile, so that what does not fit says so at once."""
+def _try_out(trained: Trained) -> int:
+    """One pass over the smallest tile, so that what does not fit says so at once.
+
+    Returns:
+        How many channels the network answers with.
+    """
     count = trained.in_channels
     channels = "one channel" if count == 1 else f"{count} channels"
     smallest = tuple(minimum for _, _, minimum in trained.inferer.axes)
@@ -273,3 +318,4 @@ def _try_out(trained: Trained) -> None:
             f"{answer.shape[1]} classes",
             "at most 255" if trained.to_classes else "P(cell) alone, or background and cell",
         )
+    return int(answer.shape[1])

@@ -16,6 +16,7 @@ from overtile.pipelines.errors import ConfigurationError, OvertileError, printab
 from overtile.pipelines.images.channels import Chosen, check_channels, takes_several
 from overtile.pipelines.images.stored import stamp
 from overtile.pipelines.inference.uncertainty import METHODS
+from overtile.pipelines.label.classes import LABELS, classes_of
 from overtile.pipelines.label.datastore import FINAL, ImageFolderDatastore, check_tag
 from overtile.pipelines.label.infer import Segmenter
 from overtile.pipelines.label.refusals import MissingError, RefusedError, ReplacedError, sentence
@@ -71,8 +72,13 @@ class OvertileLabel(MONAILabelApp):
         return self.home / "runs"
 
     def init_datastore(self) -> ImageFolderDatastore:
-        """The folder of images."""
-        return ImageFolderDatastore(self.studies, settings.MONAI_LABEL_DATASTORE_READ_ONLY)
+        """The folder of images, whose labels are what the models make and learn."""
+        store = ImageFolderDatastore(self.studies, settings.MONAI_LABEL_DATASTORE_READ_ONLY)
+        for bundle in self.bundles:
+            shape = read_object(bundle / "configs" / "metadata.json", REPLACE)
+            dims = len(shape["network_data_format"]["inputs"]["image"]["spatial_shape"])
+            store.learners.append((bundle.name, dims, classes_of(bundle)))
+        return store
 
     def init_infers(self) -> dict[str, Segmenter]:
         """A model for every bundle."""
@@ -156,7 +162,7 @@ class OvertileLabel(MONAILabelApp):
             raise ReplacedError(
                 f"image {image!r}", "not saved, for its file was replaced", hint="ask again"
             )
-        noted = {"model": task.bundle.name, "params": told}
+        noted = {"model": task.bundle.name, "params": told, LABELS: task.kind}
         label = images.save_cells(image, cells, tag, noted)
         file = images.get_label_uri(label, tag)
         return {"label": label, "tag": tag, "file": file, "params": told}

@@ -50,6 +50,7 @@ from overtile.pipelines.images.formats import (
 )
 from overtile.pipelines.images.read import check_pixels, open_view, read_image, read_label
 from overtile.pipelines.images.view import View
+from overtile.pipelines.label.classes import LABELS
 from overtile.pipelines.label.refusals import (
     ConflictError,
     ForbiddenError,
@@ -80,6 +81,8 @@ class ImageFolderDatastore(Datastore):
 
     Attributes:
         saving: held while a label is looked at and then replaced.
+        learners: name, dimensions and classes of those who learn from the labels; no classes for
+            who learns cells.
 
     Raises:
         DataError: if there is no such folder.
@@ -91,6 +94,7 @@ class ImageFolderDatastore(Datastore):
             raise DataError(folder, "no such folder", hint="give one that holds images")
         self._read_only = read_only
         self.saving = threading.RLock()
+        self.learners: list[tuple[str, int, tuple[str, ...]]] = []
         self._archives: tempfile.TemporaryDirectory[str] | None = None
         self._probed: dict[Path, tuple[tuple[int, int], str | None]] = {}
         self._told: dict[str, Path] = {}  # images by the ids that they ever had
@@ -445,8 +449,39 @@ class ImageFolderDatastore(Datastore):
         # before it is decoded: a small file may promise any number of pixels
         self._check_size(image_id, image, _size(open_view(label_filename, dims, image)))
         cells, _ = read_label(label_filename, dims, image)
-        _check_instances(image_id, cells)
-        return self.save_cells(image_id, cells, label_tag, label_info)
+        kind = self._kind_of(image_id, cells, dims, label_info.get("model"))
+        return self.save_cells(image_id, cells, label_tag, {**label_info, **kind})
+
+    def _kind_of(
+        self, image_id: str, label: NDArray[Any], dims: int, model: object
+    ) -> dict[str, str]:
+        """What is to be noted of the kind of a label: nothing where it may be either.
+
+        It is what the named model learns; else what any model for images of so many dimensions
+        does, and cells where none is.
+
+        Raises:
+            RefusedError: for what training would refuse: a mask, which is a single cell, grey
+                values, classes for who learns cells, numbers that are no class.
+        """
+        named = [classes for name, _, classes in self.learners if name == model]
+        fitting = [classes for _, own, classes in self.learners if own == dims]
+        kinds = named or fitting or [()]
+        shown, facts = f"label of image {image_id!r}", label_facts(label)
+        cells = next(label_faults({shown: facts}, "instances"), None)
+        if () in kinds and cells is None:
+            return {} if any(kinds) else {LABELS: "instances"}
+        faults = [next(label_faults({shown: facts}, "classes", k), None) for k in kinds if k]
+        if None in faults:
+            return {LABELS: "classes"}
+        if cells is not None and () in kinds:
+            raise RefusedError(cells.where, cells.found, cells.expected, "number the cells")
+        assert faults[0] is not None
+        raise RefusedError(faults[0].where, faults[0].found, faults[0].expected)
+
+    def kind(self, image_id: str, tag: str = FINAL) -> str:
+        """Whether a label is noted to be of ``"classes"`` or ``"instances"``; else empty."""
+        return str(self.get_label_info(image_id, tag).get(LABELS, ""))
 
     def save_cells(self, image_id: str, cells: NDArray[Any], tag: str, info: dict[str, Any]) -> str:
         """Keep a label, in the format of its image: all that is drawn, sent or proposed ends here.
@@ -455,7 +490,7 @@ class ImageFolderDatastore(Datastore):
             image_id: of the image.
             cells: ``[*S]``, of a stack ``[planes, *S]``, integers from 0 to 2^31 - 1, as
                 `overtile.pipelines.images.read.read_label` gives them; a cell may have several
-                pieces.
+                pieces. Of classes their numbers.
             tag: to keep it under.
             info: to note of it.
 
@@ -640,12 +675,6 @@ def _check_object(name: str, given: Any) -> None:
         json.dumps(given, allow_nan=False, ensure_ascii=False, default=str).encode()
     except ValueError as error:  # Python reads more than JSON has, and could not answer it
         raise RefusedError(name, f"no JSON ({error})", "numbers and text") from None
-
-
-def _check_instances(image_id: str, label: NDArray[Any]) -> None:
-    """Refuse what training would refuse: a mask, which is a single cell, grey values, classes."""
-    for fault in label_faults({f"label of image {image_id!r}": label_facts(label)}, "instances"):
-        raise RefusedError(fault.where, fault.found, fault.expected, "number the cells")
 
 
 def _suffixes(image: Path) -> list[str]:

@@ -20,13 +20,14 @@ from overtile.pipelines.images.channels import OF_THE_NETWORK, Channels, check_c
 from overtile.pipelines.images.read import check_pixels, open_taken, open_view, read_image
 from overtile.pipelines.inference.trained import Trained, load_trained
 from overtile.pipelines.inference.uncertainty import uncertainty
+from overtile.pipelines.label.classes import classes_of, colours
 from overtile.pipelines.label.models import held
 from overtile.pipelines.label.polygons import as_annotations
 from overtile.pipelines.label.refusals import RefusedError
 
 
 class Segmenter(InferTask):
-    """Cells of an image, numbered, by the network of a bundle.
+    """Cells of an image, numbered, or the class of each pixel, by the network of a bundle.
 
     The network is loaded when it is first needed, and again once its file has changed.
 
@@ -39,10 +40,12 @@ class Segmenter(InferTask):
         metadata = read_object(bundle / "configs" / "metadata.json", REPLACE)
         tensors = metadata["network_data_format"]
         pred = tensors["outputs"]["pred"]
-        names = {k: v.lower() for k, v in pred.get("channel_def", {}).items()}
+        self.classes = classes_of(bundle)
+        cells = {v.lower(): int(k) for k, v in pred.get("channel_def", {}).items()}
+        numbers = {name: n for n, name in enumerate(self.classes)} or cells
         super().__init__(
             type=InferType.SEGMENTATION,
-            labels={name: int(k) for k, name in names.items() if int(k)},  # 0 is what is no cell
+            labels={name: n for name, n in numbers.items() if n},  # 0 is what is no cell
             dimension=len(tensors["inputs"]["image"]["spatial_shape"]),
             description=metadata["description"],
             config={"device": ["cuda", "cpu"]},
@@ -54,6 +57,11 @@ class Segmenter(InferTask):
         )
         self._lock = threading.RLock()
         self._loaded: tuple[tuple[int, int], Trained] | None = None
+
+    @property
+    def kind(self) -> str:
+        """What its labels hold: ``"classes"`` or ``"instances"``."""
+        return "classes" if self.classes else "instances"
 
     @property
     def weights(self) -> Path:
@@ -69,8 +77,9 @@ class Segmenter(InferTask):
         return str(self.weights) if self.is_valid() or not validate else None
 
     def info(self) -> dict[str, Any]:
-        """For clients."""
-        return {**super().info(), "version": self.version}
+        """For clients, with the colours of classes by their names."""
+        found = {**super().info(), "version": self.version}
+        return {**found, "label_colors": colours(self.classes)} if self.classes else found
 
     @property
     def trained(self) -> Trained:
@@ -114,13 +123,13 @@ class Segmenter(InferTask):
         return [np.asarray(trained.normalize(p.astype(np.float32))) for p in planes]
 
     def segment(self, path: Path) -> NDArray[np.int32]:
-        """Numbered cells ``[*S]``, of a stack ``[planes, *S]``, each plane from 1 on.
+        """Numbered cells or classes ``[*S]``, of a stack ``[planes, *S]``, each plane from 1 on.
 
         Raises:
             DataError: as `read`.
         """
         with self._lock:
-            found = [self.trained.instances(plane) for plane in self.read(path)]
+            found = [self.trained.labels(plane) for plane in self.read(path)]
         return found[0] if len(found) == 1 else np.stack(found)
 
     def unsureness(self, path: Path, method: str) -> float:
@@ -150,16 +159,24 @@ class Segmenter(InferTask):
         """Segment an image.
 
         Returns:
-            The cells, as `segment`, and what is told about them, with ``polygons`` their outlines.
+            The labels, as `segment`, and what is told about them: how many cells, or the pixels of
+            each class; with ``polygons`` their outlines.
         """
         start = time.perf_counter()
         cells = self.segment(path)
         told = {
             "model": self.bundle.name,
             "label_names": self.labels,
-            "cells": len(np.unique(cells[cells > 0])),
+            **self._counts(cells),
             "latencies": {"total": round(time.perf_counter() - start, 3)},
         }
         if polygons and cells.ndim == 2:
-            told["annotations"] = as_annotations(cells)
+            told["annotations"] = as_annotations(cells, classes=self.classes)
         return cells, told
+
+    def _counts(self, found: NDArray[Any]) -> dict[str, Any]:
+        if not self.classes:
+            return {"cells": len(np.unique(found[found > 0]))}
+        counts = np.bincount(found.ravel(), minlength=len(self.classes))
+        told = zip(self.classes, counts.tolist(), strict=True)
+        return {"pixels": dict(told), "label_colors": colours(self.classes)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 from xml.etree import ElementTree
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from overtile.pipelines.errors import DataError
+from overtile.pipelines.label.classes import colours
 
 Polygon = list[tuple[int, int]]
 COLOUR = (255, 170, 0)
@@ -119,7 +120,10 @@ def read_asap(file: BinaryIO, name: str) -> list[list[tuple[float, float]]]:
 
 
 def as_annotations(
-    labels: NDArray[Any], location: tuple[int, int] = (0, 0), size: tuple[int, int] = (0, 0)
+    labels: NDArray[Any],
+    location: tuple[int, int] = (0, 0),
+    size: tuple[int, int] = (0, 0),
+    classes: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Polygons as MONAI Label's own writers and clients of slides take them.
 
@@ -127,11 +131,14 @@ def as_annotations(
         labels: ``[H, W]``.
         location: upper left corner (x, y) of the region that is asked for.
         size: width and height of it; 0 is all of the image. Cells belong to it by their middle.
+        classes: what the numbers are called, where they are no cells.
     """
-    kept = []
-    for _, loop in outlines(labels):
+    kept: dict[str, list[Any]] = {}
+    for number, loop in outlines(labels):
         x, y = np.mean(loop, axis=0) - location
         if not all(size) or (0 <= x < size[0] and 0 <= y < size[1]):
-            kept.append([list(vertex) for vertex in loop])
-    elements = [{"label": "cell", "contours": kept}] if kept else []
-    return [{"annotation": {"labels": {"cell": COLOUR}, "elements": elements}}]
+            name = classes[number] if classes else "cell"
+            kept.setdefault(name, []).append([list(vertex) for vertex in loop])
+    elements = [{"label": name, "contours": loops} for name, loops in kept.items()]
+    shown = colours(classes) if classes else {"cell": COLOUR}
+    return [{"annotation": {"labels": shown, "elements": elements}}]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from monailabel.interfaces.tasks.train import TrainTask
 from overtile.pipelines.bundle.json_file import REPLACE, read_object
 from overtile.pipelines.bundle.schema import KEYS
 from overtile.pipelines.bundle.values import allowed, refuses, shown
+from overtile.pipelines.data.annotations import spatial_dims_of
 from overtile.pipelines.data.cache_folder import default_cache
-from overtile.pipelines.data.facts import FactBook
+from overtile.pipelines.data.facts import FactBook, LabelFacts
 from overtile.pipelines.data.find import items_of
+from overtile.pipelines.data.label_kinds import label_faults
 from overtile.pipelines.data.layout import Pair
 from overtile.pipelines.errors import (
     HAND_OVER,
@@ -34,6 +37,7 @@ from overtile.pipelines.errors import (
 from overtile.pipelines.files import settle
 from overtile.pipelines.images.channels import OF_THE_NETWORK, Channels, check_channels
 from overtile.pipelines.images.formats import stem
+from overtile.pipelines.label.classes import classes_of
 from overtile.pipelines.label.datastore import ImageFolderDatastore
 from overtile.pipelines.label.models import SHIPPED, VALIDATED, held, publish
 from overtile.pipelines.label.refusals import ConflictError, RefusedError, as_option, sentence
@@ -67,6 +71,7 @@ class Trainer(TrainTask):
 
     def __init__(self, bundle: Path, runs: Path, channels: Channels = None) -> None:
         super().__init__(f"Train {bundle.name} on the final labels")
+        self.classes = classes_of(bundle)
         self.bundle, self.runs, self.channels = bundle, runs, check_channels(channels)
 
     def config(self) -> dict[str, Any]:
@@ -129,7 +134,7 @@ class Trainer(TrainTask):
         """The images with final labels that can be trained on, and why others cannot, by id.
 
         Raises:
-            ConflictError: if there are none, or none of the labels has a cell.
+            ConflictError: if there are none, or none of the labels has a cell or a class.
         """
         labelled = datastore.labelled()
         if not labelled:
@@ -145,9 +150,14 @@ class Trainer(TrainTask):
         pairs, left_out, cells = [], dict[str, DataError](), 0
         for image_id, (image, label) in labelled.items():
             try:
+                own = spatial_dims_of(image)
+                if own != dims:
+                    found = "a volume" if own == 3 else "an image"
+                    raise DataError(image, found, f"{dims} dimensions, as the model takes them")
                 items = items_of(Pair(image, label), facts)
                 for item in items:
                     facts.check_channels(item["image"], *wanted)
+                self._check(datastore.kind(image_id), label, [facts.label(**i) for i in items])
             except DataError as error:
                 left_out[image_id] = error
                 continue
@@ -158,11 +168,28 @@ class Trainer(TrainTask):
             first = next(iter(left_out.values()))
             raise ConflictError(*first.args).within("no labelled image can be trained on")
         if not cells:
+            what, some = (
+                ("class but the background", "others") if self.classes else ("cell", "cells")
+            )
             raise ConflictError(
-                found=f"no cell in the final labels of {len(pairs)} images",
-                hint="submit one that has cells, then train",
+                found=f"no {what} in the final labels of {len(pairs)} images",
+                hint=f"submit one that has {some}, then train",
             )
         return pairs, {i: sentence(error, datastore.folder) for i, error in left_out.items()}
+
+    def _check(self, kind: str, label: Path, found: Sequence[LabelFacts]) -> None:
+        """Refuse a label of the other kind, or with a number that is no class.
+
+        Raises:
+            DataError: naming it.
+        """
+        own = "classes" if self.classes else "instances"
+        if kind and kind != own:
+            raise DataError(label, f"a label of {kind}", own, "train a model that learns those")
+        if self.classes:
+            for facts in found:
+                for fault in label_faults({str(label): facts}, own, self.classes):
+                    raise fault
 
     def command(self, options: Mapping[str, Any], data: Path, run: Path, images: int) -> list[str]:
         """The bundle's own command for a training."""
@@ -176,7 +203,8 @@ class Trainer(TrainTask):
             **{key: options[key] for key in _MOST},
             "dataset_dir": data,
             "layout": "pairs",
-            "labels": "instances",
+            "labels": "classes" if self.classes else "instances",
+            **({"class_names": json.dumps(self.classes)} if self.classes else {}),
             "output_dir": run,
             "val_fraction": 0.2 if images >= VALIDATED else 0,
             **({"initial_weights": start} if start is not None else {}),

@@ -41,7 +41,7 @@ class Job:
         channels: which of the source are read; by number, since only its own name says names.
         bundle: folder of the bundle.
         settings: other values for its configuration, as JSON.
-        labels: whether labels are wanted; else probabilities.
+        labels: whether labels are wanted; else probabilities, of each class where there are some.
         work: folder of all that is made.
         skip_unreadable: fill what cannot be read with 0.
         chunk: size of a chunk along the axes of a plane, as the source has them.
@@ -73,6 +73,9 @@ class Opened:
         trained: the network.
         planes: the source.
 
+    Attributes:
+        every: whether each class has a probability of its own.
+
     Raises:
         ConfigurationError: if the source has more axes than the result can have, or cells cannot
             be followed across chunks.
@@ -81,7 +84,8 @@ class Opened:
     def __init__(self, job: Job, trained: Trained, planes: Planes) -> None:
         self.job, self.trained, self.planes = job, trained, planes
         self.work = Path(job.work)
-        self.grid = Grid.of(planes, job.chunk)
+        self.every = not job.labels and trained.to_classes is not None
+        self.grid = Grid.of(planes, job.chunk, len(trained.class_names) if self.every else 0)
         self._stitching = None
         if job.labels and trained.to_instances is not None:
             self._stitching = Stitching(trained.to_instances, self.grid.plane, job.chunk)
@@ -135,7 +139,7 @@ class Opened:
 
     def is_done(self, name: str, key: Key) -> bool:
         """Whether a chunk of an array is written."""
-        return is_whole(self.folder(name) / self.grid.name(key))
+        return all(is_whole(self.folder(name) / file) for file in self.grid.names(key))
 
     def array(self, name: str) -> Any:
         """An array, to be read and written in chunks."""
@@ -195,7 +199,7 @@ class Opened:
         told = OvertileError(where, found).within(self.grid.text(key))
         folder = self.work / "unreadable"
         folder.mkdir(exist_ok=True)
-        with whole(folder / self.grid.name(key).replace("/", ".")) as file:
+        with whole(folder / self.grid.names(key)[0].replace("/", ".")) as file:
             file.write_text(str(told))
 
 

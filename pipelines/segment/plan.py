@@ -6,6 +6,7 @@ import json
 import math
 import os
 import uuid
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,14 @@ from overtile.pipelines.segment.resume import go_on, made_beside, note_job
 from overtile.pipelines.segment.windows import open_planes
 
 CHUNK = {2: 1024, 3: 128}
-"""Sides of a chunk in pixels, by the dimensions of the bundle."""
+"""Sides of a chunk in pixels, by the dimensions of the bundle; less where memory is short."""
 _TILE = 16  # sides of a TIFF's tiles are multiples of it
 _LEAST = 2**28  # bytes beside the program itself, for a network's pass and the chunks around it
-_A_PIXEL = 200  # bytes of a chunk: windows and answers that wait, and labelling in two threads
-_A_CHANNEL = 40  # bytes more for each further channel of the windows
+_A_PIXEL = 150  # bytes of a chunk: answers that wait, and labelling in two threads
+_A_WINDOW = 36  # bytes of a pixel of the windows around chunks, which are read ahead
+_A_CHANNEL = 28  # bytes more for each further channel of them
+_A_CLASS = 20  # bytes of a pixel of a chunk for each class beyond two, while it is answered
+_A_PROBABILITY = 12  # likewise for each class whose probabilities wait to be written
 
 
 def plan(request: Request, source: dict[str, str]) -> tuple[Opened, bool]:
@@ -59,12 +63,6 @@ def plan(request: Request, source: dict[str, str]) -> tuple[Opened, bool]:
             request.bundle,
             "its postprocessing makes no instances, and no classes",
             hint=Setting("output", "probabilities"),
-        )
-    if not labels and trained.to_classes is not None:
-        raise ConfigurationError(
-            request.bundle,
-            "it tells classes apart, whose probabilities are not written in parts",
-            hint=(Setting("output", "labels"), "take them from inference"),
         )
     given = check_channels(request.channels)
     channels = trained.channels if given is None else given
@@ -188,35 +186,49 @@ def _asked(
 def _cache(request: Request, trained: Trained) -> int:
     """Bytes of the source to keep decoded, before its size is known: at most what is left then."""
     side = request.chunk or CHUNK[trained.spatial_dims]
-    left = request.memory - _resident() - _a_pixel(trained) * int(side**trained.spatial_dims)
-    return max(left, _LEAST) // 4
+    taken = _resident() + _needed(request, trained, (side,) * trained.spatial_dims)
+    return max(request.memory - taken, _LEAST) // 4
 
 
 def _sizes(request: Request, trained: Trained, plane: tuple[int, ...]) -> dict[str, Any]:
     """Sizes of chunks and tiles within the memory, for an image with planes of this size."""
-    inferer = trained.inferer
-    side = request.chunk or CHUNK[trained.spatial_dims]
+    inferer, taken = trained.inferer, _resident()
     units = [int(np.lcm(multiple, _TILE)) for multiple in inferer.multiple]
-    chunk = tuple(
-        min(-(-side // unit), -(-n // unit)) * unit for unit, n in zip(units, plane, strict=True)
+    largest = request.chunk or CHUNK[trained.spatial_dims]
+    sides = (
+        [largest]
+        if request.chunk
+        else [largest >> n for n in range((largest // _TILE).bit_length())]
     )
-    taken = _resident()
-    left = request.memory - taken - _a_pixel(trained) * int(np.prod(chunk))
+    for side in sides:
+        chunk = tuple(
+            min(-(-side // unit), -(-n // unit)) * unit
+            for unit, n in zip(units, plane, strict=True)
+        )
+        left = request.memory - taken - _needed(request, trained, chunk)
+        if left >= _LEAST:
+            break
     if left < _LEAST:
         needed = (request.memory - left + _LEAST) / 2**30
+        smaller = (Setting("chunk", f"less than {side}"),) if side > _TILE else ()
         raise ConfigurationError(
             f"memory {request.memory / 2**30:.2g} GiB",
             f"{needed:.2g} GiB are needed, {taken / 2**30:.2g} by the program alone",
-            hint=(
-                Setting("memory", f"{math.ceil(needed * 10) / 10}G"),
-                Setting("chunk", f"less than {side}"),
-            ),
+            hint=(Setting("memory", f"{math.ceil(needed * 10) / 10}G"), *smaller),
         )
     return {"chunk": chunk, "roi": inferer.tile_size(chunk, left // 2, trained.in_channels)}
 
 
-def _a_pixel(trained: Trained) -> int:
-    return _A_PIXEL + _A_CHANNEL * (trained.in_channels - 1)
+def _needed(request: Request, trained: Trained, chunk: Sequence[int]) -> int:
+    """Bytes that chunks of this size take, beside the program and a pass of the network."""
+    reach, classes = trained.inferer.reach, len(trained.class_names)
+    window = math.prod(n + 2 * r for n, r in zip(chunk, reach, strict=True))
+    an_answer = _A_CLASS * max(0, classes - 2)
+    if request.output == "probabilities":
+        an_answer += _A_PROBABILITY * classes
+    return math.prod(chunk) * (_A_PIXEL + an_answer) + window * (
+        _A_WINDOW + _A_CHANNEL * (trained.in_channels - 1)
+    )
 
 
 def _resident() -> int:

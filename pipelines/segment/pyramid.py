@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 import zarr
 
-from overtile.pipelines.images.formats.ome_zarr import beneath, describe, halved, level_shapes
+from overtile.pipelines.images.formats.ome_zarr import (
+    ClassNames,
+    beneath,
+    describe,
+    halved,
+    level_shapes,
+)
 from overtile.pipelines.segment.grid import Grid
 from overtile.pipelines.segment.job import is_whole, open_array
 
@@ -45,12 +51,17 @@ def _is_described(folder: Path) -> bool:
 
 
 def describe_target(
-    folder: Path, name: str, grid: Grid, spacing: dict[str, float], mean: bool
+    folder: Path,
+    name: str,
+    grid: Grid,
+    spacing: dict[str, float],
+    mean: bool,
+    classes: ClassNames,
 ) -> None:
     """Write the metadata of OME-Zarr for the whole pyramid; arguments as of `describe`."""
     _is_described(folder)
     levels = len(level_shapes(grid.shape, grid.chunks))
-    describe(folder, name, grid.axes, spacing, levels, mean)
+    describe(folder, name, grid.axes, spacing, levels, mean, classes)
 
 
 def shrink(

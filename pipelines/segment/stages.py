@@ -15,6 +15,8 @@ import numpy as np
 from overtile.pipelines.files import whole
 from overtile.pipelines.images.formats import stem, target_format
 from overtile.pipelines.images.formats.ome_zarr import level_shapes
+from overtile.pipelines.inference.trained import Trained
+from overtile.pipelines.reporting.colours import palette
 from overtile.pipelines.segment.grid import Key
 from overtile.pipelines.segment.job import Opened, check_there, is_whole, open_array
 from overtile.pipelines.segment.percentiles import scale_of
@@ -30,6 +32,8 @@ from overtile.pipelines.segment.tasks import (
     seen,
     shrink_chunk,
 )
+
+_BACKGROUND = 128, 128, 128  # its colour as a class of its own
 
 
 def make(here: Opened, runner: Runner, request: Request) -> dict[str, Any]:
@@ -60,6 +64,11 @@ def make(here: Opened, runner: Runner, request: Request) -> dict[str, Any]:
         "cells": cells,
         "unreadable": [file.read_text() for file in noted],
     }
+
+
+def class_colours(trained: Trained) -> list[tuple[int, int, int]]:
+    """Of each class, that of the background first."""
+    return [_BACKGROUND, *palette(len(trained.class_names) - 1)] if trained.class_names else []
 
 
 @dataclass
@@ -118,7 +127,7 @@ class Stages:
 
     def probabilities(self) -> None:
         """The network's answers: probabilities, or classes."""
-        classes = self.here.trained.to_classes is not None
+        classes = self.here.trained.to_classes is not None and not self.here.every
         self._array("probabilities", "uint8" if classes else "float32")
         self._chunks("network", "probabilities", partial(self.runner.predict, self.here))
 
@@ -151,7 +160,8 @@ class Stages:
         if format is not None and not format.folders:
             tile, bar = (grid.chunks[-2], grid.chunks[-1]), partial(self._bar, format.name)
             with whole(ready) as file:
-                format.write_target(file, name, array, grid.axes, tile, spacing, bar)
+                names = here.trained.class_names if here.every else ()
+                format.write_target(file, name, array, grid.axes, tile, spacing, bar, names)
             return
         levels = level_shapes(grid.shape, grid.chunks)
         for level, shape in list(enumerate(levels))[1:]:
@@ -161,7 +171,8 @@ class Stages:
             for _ in self._bar(f"level {level}", made, len(keys)):
                 pass
         check_there(here.noted)
-        describe_target(folder, stem(name), grid, spacing, mean)
+        classes = tuple(zip(here.trained.class_names, class_colours(here.trained), strict=True))
+        describe_target(folder, stem(name), grid, spacing, mean, classes)
         for left in folder.rglob("*.partial"):  # of writers that were killed
             left.unlink()
         for level, shape in enumerate(levels):  # what was made may have been removed since

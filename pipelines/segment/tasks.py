@@ -85,12 +85,16 @@ def read_window(here: Opened, key: Key) -> NDArray[np.float32] | None:
 
 
 def predict(here: Opened, key: Key, window: NDArray[np.float32] | None) -> NDArray[Any]:
-    """Probabilities of a chunk, or its classes; 0 where its window could not be read."""
+    """Probabilities of a chunk, ``[K, *B]`` of each class, or its classes.
+
+    They are 0 where its window could not be read.
+    """
     box = here.grid.box(key)
     if window is None:
-        return np.zeros([s.stop - s.start for s in box], np.float32)
+        each = (here.grid.classes,) if here.every else ()
+        return np.zeros((*each, *(s.stop - s.start for s in box)), np.float32)
     with _NETWORK:
-        return here.trained.answer(window, box, here.grid.plane, here.job.roi)
+        return here.trained.answer(window, box, here.grid.plane, here.job.roi, here.every)
 
 
 def write_probabilities(here: Opened, key: Key, probabilities: NDArray[Any]) -> None:

@@ -28,7 +28,9 @@ _UNITS = {
     **{"centimeter": 1e4, "meter": 1e6, "inch": 25400.0},
 }
 """Micrometres of the units that OME-NGFF recommends."""
-_KINDS = {"T": "time", "Z": "space", "Y": "space", "X": "space"}
+_KINDS = {"T": "time", "C": "channel", "Z": "space", "Y": "space", "X": "space"}
+ClassNames = Sequence[tuple[str, tuple[int, int, int]]]
+"""Names of classes and their colours, red, green and blue from 0 to 255."""
 _DOWN = 2  # from one level to the next, in the plane
 _CHUNK = 256  # sides of the chunks of an image that fits into memory
 
@@ -91,7 +93,13 @@ FORMAT = OmeZarr()
 
 
 def describe(
-    folder: Path, name: str, axes: str, spacing: Mapping[str, float], levels: int, mean: bool
+    folder: Path,
+    name: str,
+    axes: str,
+    spacing: Mapping[str, float],
+    levels: int,
+    mean: bool,
+    classes: ClassNames = (),
 ) -> None:
     """Write the metadata of OME-NGFF 0.5 for a pyramid whose levels are ``0``, ``1`` ...
 
@@ -103,6 +111,8 @@ def describe(
         levels: each half of the one before in the plane.
         mean: whether a level's pixel is the mean of four, and so lies between them; else it is
             the first of them.
+        classes: from 0 on: of an image with an axis C each has its probabilities there; else the
+            pixels are their numbers.
     """
     import zarr
 
@@ -128,7 +138,23 @@ def describe(
     group.attrs["ome"] = {
         "version": "0.5",
         "multiscales": [{"name": name, "axes": told, "datasets": datasets}],
+        **(_classes_told(classes, "C" in axes) if classes else {}),
     }
+
+
+def _classes_told(classes: ClassNames, channels: bool) -> dict[str, Any]:
+    """What viewers are told of classes: those of channels, or of numbers."""
+    numbered = list(enumerate(classes))
+    if channels:
+        window = {"min": 0.0, "max": 1.0, "start": 0.0, "end": 1.0}
+        shown = [
+            {"label": name, "color": bytes(rgb).hex().upper(), "window": window, "active": n > 0}
+            for n, (name, rgb) in numbered
+        ]
+        return {"omero": {"channels": shown, "rdefs": {"model": "color"}}}
+    colours = [{"label-value": n, "rgba": [*rgb, 255 if n else 0]} for n, (_, rgb) in numbered]
+    names = [{"label-value": n, "name": name} for n, (name, _) in numbered]
+    return {"image-label": {"version": "0.5", "colors": colours, "properties": names}}
 
 
 def level_shapes(shape: tuple[int, ...], chunks: Sequence[int]) -> list[tuple[int, ...]]:

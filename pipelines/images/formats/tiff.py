@@ -148,6 +148,7 @@ class Tiff(Format):
         tile: tuple[int, int],
         spacing: Mapping[str, float],
         progress: Progress,
+        channels: Sequence[str] = (),
     ) -> None:
         """A tiled OME-TIFF, BigTIFF where it is large, one tile at a time."""
         import tifffile
@@ -169,6 +170,7 @@ class Tiff(Format):
         axes = "".join(a if a in "TZYX" else "C" for a in axes)
         # the file's identity follows from what is in it, so that it is the same when made again
         own = uuid.uuid5(uuid.NAMESPACE_URL, f"{name} {array.shape} {array.dtype}")
+        named = {"Channel": {"Name": list(channels)}} if channels else {}
         tifffile.imwrite(
             path,
             progress(tiles(), count),
@@ -177,7 +179,7 @@ class Tiff(Format):
             tile=tile,
             bigtiff=array.nbytes > _LARGE,
             ome=True,
-            metadata={"axes": axes, "UUID": str(own), **_ome_sizes(spacing)},
+            metadata={"axes": axes, "UUID": str(own), **_ome_sizes(spacing), **named},
             **_PLAIN,
         )
 

@@ -11,10 +11,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from fastapi import Depends, UploadFile
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.utils.app import app_instance
+from numpy.typing import NDArray
 
 from overtile.pipelines.data.annotations import spatial_dims_of
 from overtile.pipelines.data.unlabelled import check_memory
@@ -101,7 +103,7 @@ def name_of(file: UploadFile) -> str:
 
 
 def flat_image(image_id: str) -> Path:
-    """The file of an image that the page can show.
+    """The file of an image of one plane, as clients of polygons show it.
 
     Raises:
         RefusedError: for volumes and stacks.
@@ -111,11 +113,50 @@ def flat_image(image_id: str) -> Path:
         raise RefusedError(
             path.name,
             "more than one plane",
-            "a single image, which is what the page shows",
+            "a single image",
             ("save the planes as files of their own", "use a viewer for volumes"),
         )
     check_memory(path, open_view(path, 2).shape)
     return path
+
+
+def sections(path: Path) -> tuple[int, int, int]:
+    """How many sections the page shows of an image, and their rows and columns.
+
+    Raises:
+        DataError: if it cannot be read, or is too large.
+        RefusedError: for a series of volumes.
+    """
+    dims = spatial_dims_of(path)
+    seen = open_view(path, dims)
+    if dims == 3 and seen.count > 1:
+        raise RefusedError(
+            path.name, f"{seen.count} volumes", "one", "save each as a file of its own"
+        )
+    check_memory(path, (seen.count, *seen.shape))
+    shape = seen.shape if dims == 3 else (seen.count, *seen.shape)
+    number, rows, columns = in_rows(np.broadcast_to(np.uint8(0), shape), path).shape
+    return number, rows, columns
+
+
+def in_rows(array: NDArray[Any], path: Path) -> NDArray[Any]:
+    """``[sections, rows, columns]`` of what a reader gives of an image.
+
+    Volumes of NIfTI and DICOM count x first, and z last.
+    """
+    if array.ndim == 2:
+        array = array[None]
+    if not columns_first(path):
+        return array
+    return array.transpose() if spatial_dims_of(path) == 3 else array.swapaxes(-1, -2)
+
+
+def as_read(numbers: NDArray[Any], path: Path) -> NDArray[Any]:
+    """The inverse of `in_rows`, for the label of an image."""
+    volume = spatial_dims_of(path) == 3  # of more than one section
+    if columns_first(path):
+        numbers = numbers.transpose() if volume else numbers.swapaxes(-1, -2)
+    return numbers if volume or len(numbers) > 1 else numbers[0]
 
 
 def columns_first(path: Path) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
+from collections.abc import Sequence
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,20 +17,24 @@ from fastapi.responses import RedirectResponse, Response
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import User
 from monailabel.utils.async_tasks.utils import tasks
+from numpy.typing import NDArray
 from PIL import Image
 
+from overtile.pipelines.data.annotations import spatial_dims_of
 from overtile.pipelines.errors import OvertileError, size_text
-from overtile.pipelines.images.channels import takes_several
-from overtile.pipelines.images.read import check_pixels, open_view, read_image, read_label
+from overtile.pipelines.images.channels import Chosen, takes_several
+from overtile.pipelines.images.read import check_pixels, read_image, read_label
+from overtile.pipelines.label.classes import LABELS, check_classes, colours
 from overtile.pipelines.label.datastore import FINAL
 from overtile.pipelines.label.endpoints.dependencies import (
     admin,
     annotator,
-    columns_first,
+    as_read,
     datastore,
-    flat_image,
+    in_rows,
     instance,
     lacking,
+    sections,
     user,
 )
 from overtile.pipelines.label.endpoints.trainings import no_training, train_status
@@ -64,7 +71,7 @@ def data(user: User = user) -> dict[str, Any]:
     return {
         "name": store.name(),
         "images": [
-            {"id": i, "file": file.name, "labelled": i in done}
+            {"id": i, "file": file.name, "labelled": i in done, "dims": spatial_dims_of(file)}
             for i, file in store.images().items()
         ],
         "unreadable": store.unreadable(),
@@ -72,49 +79,75 @@ def data(user: User = user) -> dict[str, Any]:
             "submit": closed or lacking(user, settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR, "submit"),
             "train": closed or lacking(user, settings.MONAI_LABEL_AUTH_ROLE_ADMIN, "train"),
         },
-        "models": [name for name, task in app._infers.items() if task.dimension == 2],
+        "models": [
+            {"name": name, "dims": task.dimension, "classes": _shown(task.classes)}
+            for name, task in app._infers.items()
+        ],
         "trained": {name: network(task.bundle) for name, task in app._trainers.items()},
         "strategies": list(app._strategies),
     }
 
 
+def _shown(classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Names and colours of all classes for the page, which draws nothing of the background."""
+    own = colours(classes) if classes else {}
+    return [{"name": name, "colour": own.get(name, (0, 0, 0))} for name in classes]
+
+
 @routes.get("/annotate/image")
-def picture(id: str, user: User = user) -> Response:
+def picture(id: str, section: int | None = None, user: User = user) -> Response:
     """The grey values of an image as PNG of 8 bits, 0.5 % of them clipped at either end.
 
-    Of several channels it is the first of those that are read; proposals are of all of them.
+    Of several channels it is the first of those that are read; proposals are of all of them. Of a
+    volume or a stack it is one section, the middle one if none is named; all are as bright.
 
-    ``X-Version`` tells of which version of the file they are, for `submit`.
+    ``X-Version`` tells of which version of the file they are, for `submit`; ``X-Section`` which
+    section it is, of ``X-Sections``.
     """
-    path = flat_image(id)
-    version = {"X-Version": _version(path)}  # before it is read: what comes then is newer
-    channels = instance().shown
-    pixels, _ = read_image(path, 2, channels)
-    check_pixels(path, pixels)
-    grey = (pixels[0] if takes_several(channels) else pixels).astype(np.float32)
-    low, high = np.percentile(grey[:: max(1, len(grey) // 1000)], (0.5, 99.5))
-    bits = np.clip((grey - low) * (255 / max(high - low, 1e-6)), 0, 255).astype(np.uint8)
-    if columns_first(path):
-        bits = np.ascontiguousarray(bits.T)
+    path = datastore().path_of(id)
+    count = sections(path)[0]
+    section = count // 2 if section is None else section
+    if not 0 <= section < count:
+        raise MissingError(f"section {section} of {id!r}", expected=f"0 to {count - 1}")
+    version = _version(path)  # before it is read: what comes then is newer
     out = io.BytesIO()
+    bits = _grey(path, version, instance().shown)[section]
     Image.fromarray(bits).save(out, "PNG", compress_level=1)
-    return Response(out.getvalue(), media_type="image/png", headers=version)
+    told = {"X-Version": version, "X-Sections": str(count), "X-Section": str(section)}
+    return Response(out.getvalue(), media_type="image/png", headers=told)
+
+
+@lru_cache(2)
+def _grey(path: Path, version: str, channels: Chosen) -> NDArray[np.uint8]:
+    """Grey values ``[sections, rows, columns]`` of 8 bits, of a version of a file."""
+    dims = spatial_dims_of(path)
+    pixels, _ = read_image(path, dims, channels)
+    check_pixels(path, pixels)
+    if takes_several(channels):  # planes first, then channels
+        pixels = np.take(pixels, 0, axis=pixels.ndim - dims - 1)
+    grey = in_rows(pixels, path).astype(np.float32)
+    some = grey.reshape(-1, grey.shape[-1])
+    low, high = np.percentile(some[:: max(1, len(some) // 1000)], (0.5, 99.5))
+    bits = np.clip((grey - low) * (255 / max(high - low, 1e-6)), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(bits)
 
 
 @routes.get("/annotate/label")
 def label(id: str, tag: str = FINAL, user: User = user) -> Response:
-    """Cell numbers of a label, as `_raw` has them, and its version; 404 without one.
+    """Numbers of a label, as `_raw` has them, and its version; 404 without one.
 
     Where it cannot be read, the refusal has the version too, so that it can be replaced.
+    ``X-Labels`` says whether they are of ``classes`` or ``instances``, where that is noted.
     """
-    path, found = flat_image(id), datastore().label_of(id, tag)
+    path, found = datastore().path_of(id), datastore().label_of(id, tag)
     if found is None:
         raise MissingError(f"image {id!r}", f"no label with the tag {tag!r}", hint="submit one")
     version = {"X-Version": _version(found)}  # before it is read: what comes then is newer
+    version["X-Labels"] = datastore().kind(id, tag)
     try:
-        cells, size = read_label(found, 2, path)[0], open_view(path, 2).shape
-        if cells.shape != size:
-            drawn, wanted = size_text(cells.shape), size_text(size)
+        cells, size = read_label(found, spatial_dims_of(path), path)[0], sections(path)
+        if in_rows(cells, path).shape != size:
+            drawn, wanted = size_text(in_rows(cells, path).shape), size_text(size)
             raise RefusedError(found, f"label of {drawn} pixels", f"{wanted}, as its image")
     except OvertileError as error:
         answer = refused(error)
@@ -133,8 +166,9 @@ def _version(file: Path | None) -> str:
 
 @routes.post("/annotate/proposal")
 def proposal(id: str, model: str, user: User = user) -> Response:
-    """Cell numbers that a model proposes, as `_raw` has them."""
-    path = flat_image(id)
+    """Numbers of cells or classes that a model proposes, as `_raw` has them."""
+    path = datastore().path_of(id)
+    sections(path)
     return _raw(instance().segmenter(model).segment(path), path)
 
 
@@ -146,9 +180,12 @@ async def submit(
     height: int,
     version: str | None = None,
     seen: str | None = None,
+    model: str | None = None,
     user: User = annotator,
 ) -> dict[str, Any]:
-    """Keep cell numbers, sent as `_raw` has them, as the final label of an image.
+    """Keep numbers, sent as `_raw` has them, as the final label of an image.
+
+    They are of cells, unless ``model`` tells classes apart: then of these.
 
     With the ``version`` of the label that they were made from, empty for none, a label that was
     changed since is kept: 409. With ``seen``, the version of the image that they were drawn on,
@@ -160,14 +197,14 @@ async def submit(
         sent += len(part)
         body += part[: max(0, most - len(body))]
     return await run_in_threadpool(
-        _submit, body, sent, id, width, height, version, seen, user.username
+        _submit, body, sent, id, width, height, version, seen, model, user.username
     )
 
 
 def _bytes_of(id: str) -> int:
-    """Of the cell numbers of an image; 0 where there are none to keep."""
+    """Of the numbers of an image; 0 where there are none to keep."""
     try:
-        return 4 * int(np.prod(open_view(flat_image(id), 2).shape))
+        return 4 * math.prod(sections(datastore().path_of(id)))
     except OvertileError:
         return 0
 
@@ -180,20 +217,24 @@ def _submit(
     height: int,
     version: str | None,
     seen: str | None,
+    model: str | None,
     who: str,
 ) -> dict[str, Any]:
-    path = flat_image(id)
-    if min(width, height) < 1 or sent != 4 * width * height:
-        raise RefusedError(found=f"{sent} bytes", expected=f"4 for each of {width}x{height} pixels")
-    if len(body) < sent:
+    path, task = datastore().path_of(id), None if model is None else instance().segmenter(model)
+    count, rows, columns = sections(path)
+    if min(width, height) < 1 or sent != 4 * width * height * count:
+        pixels = f"{width}x{height} pixels{f' of {count} sections' if count > 1 else ''}"
+        raise RefusedError(found=f"{sent} bytes", expected=f"4 for each of {pixels}")
+    if (height, width) != (rows, columns):
         raise RefusedError(
             f"label of {width}x{height} pixels for image {id!r}", expected="the same size"
         )
-    cells = np.frombuffer(body, "<u4").reshape(height, width)
-    if cells.max() >= 2**31:
-        raise RefusedError(found=f"cell number {cells.max()}", expected="less than 2^31")
-    if columns_first(path):
-        cells = cells.T
+    numbers = np.frombuffer(body, "<u4").reshape(count, height, width)
+    if numbers.max() >= 2**31:
+        raise RefusedError(found=f"cell number {numbers.max()}", expected="less than 2^31")
+    if task is not None and task.classes:
+        check_classes(id, int(numbers.max()), numbers.shape, task.classes)
+    cells = as_read(numbers, path)
     if seen is not None and seen != _version(path):
         raise ReplacedError(
             f"image {id!r}",
@@ -207,19 +248,23 @@ def _submit(
                 "its final label was changed since it was opened here",
                 hint="open it again to see that one",
             )
-        datastore().save_cells(id, cells, FINAL, {"user": who, "viewer": "annotate"})
+        noted = {"user": who, "viewer": "annotate"}
+        if task is not None:
+            noted |= {"model": task.bundle.name, LABELS: task.kind}
+        datastore().save_cells(id, cells, FINAL, noted)
         now = _version(datastore().label_of(id, FINAL))
-    return {"image": id, "cells": len(np.unique(cells[cells > 0])), "version": now}
+    count = len(np.unique(cells[cells > 0]))
+    return {"image": id, "cells": count, "labels": noted.get(LABELS, ""), "version": now}
 
 
 def _raw(cells: Any, path: Path, headers: dict[str, str] | None = None) -> Response:
-    """Rows of uint32, little-endian, with the size of the image in two headers."""
-    rows = cells.T if columns_first(path) else cells
-    height, width = rows.shape
+    """Sections of rows of uint32, little-endian, with the size of the image in three headers."""
+    rows = in_rows(cells, path)
+    sides = zip(("X-Sections", "X-Height", "X-Width"), map(str, rows.shape), strict=True)
     return Response(
         np.ascontiguousarray(rows, "<u4").tobytes(),
         media_type="application/octet-stream",
-        headers={"X-Width": str(width), "X-Height": str(height), **(headers or {})},
+        headers={**dict(sides), **(headers or {})},
     )
 
 

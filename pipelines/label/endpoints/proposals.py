@@ -124,7 +124,7 @@ def infer_polygons(
     output: SlideResult = SlideResult.dsa,
     user: User = user,
 ) -> Any:
-    """Cells of an image of the studies folder as polygons."""
+    """Cells, or regions of classes, of an image of the studies folder as polygons."""
     path = flat_image(image)
     return _polygons(background_tasks, model, path, wsi or Region(), output)
 
@@ -161,7 +161,7 @@ def _polygons(
         "description": task.description,
         "model": model,
         **region.model_dump(),
-        "annotations": as_annotations(rows, region.location, region.size),
+        "annotations": as_annotations(rows, region.location, region.size, task.classes),
     }
     if output is SlideResult.json:
         return told

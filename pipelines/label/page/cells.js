@@ -1,29 +1,43 @@
 // Cells and their changes; every one goes through put, so that it can be undone.
 
 import { $ } from "./dom.js";
-import { beside, byCell, line, pieces, polygon } from "./shapes.js";
-import { refresh, repaint } from "./show.js";
+import { offset, turnTo } from "./sections.js";
+import { beside, byCell, inside, line, pieces, polygon } from "./shapes.js";
+import { refresh } from "./show.js";
 import { at, state } from "./state.js";
 import { buttons, counted, markEdited, outdate } from "./status.js";
 
-export function setCells(cells, kind) {
-  Object.assign(state, { cells, kind, base: undefined, selected: 0, undo: [], redo: [] });
+export function setCells(all, kind) {
+  Object.assign(state, { all, kind, base: undefined, selected: 0, undo: [], redo: [] });
   state.stamp.fill(0);
   state.stroke = 0;
-  repaint(0, 0, state.width, state.height);
+  turnTo(state.section);
   recount();
 }
 
 export function recount() {
-  const seen = new Set(state.cells);
-  seen.delete(0);
-  state.count = seen.size;
   state.top = 0;
-  for (const cell of seen) if (cell > state.top) state.top = cell;
-  $("cells").textContent = counted(state.count);
+  if (state.classes.length) countClasses();
+  else {
+    const seen = new Set(state.all);
+    seen.delete(0);
+    state.count = seen.size;
+    for (const cell of seen) if (cell > state.top) state.top = cell;
+    $("cells").textContent = counted(state.count);
+  }
   $("kind").textContent = state.kind + (state.edited ? " (edited)" : "");
   document.body.dataset.cells = String(state.count);
   buttons();
+}
+
+function countClasses() {
+  const pixels = new Uint32Array(state.classes.length);
+  for (const number of state.all) if (number < pixels.length) pixels[number] += 1;
+  state.count = pixels.filter((n, number) => n && number).length;
+  $("cells").textContent = "";
+  document.querySelectorAll("#legend button").forEach((button, number) => {
+    button.lastChild.textContent = pixels[number].toLocaleString("en");
+  });
 }
 
 export function begin() {
@@ -32,14 +46,25 @@ export function begin() {
   outdate();
 }
 
-export function put(i, cell) {
-  if (state.cells[i] === cell) return;
+// in the section that is shown
+export const put = (i, cell) => putAnywhere(offset() + i, cell);
+
+// counted over all sections, as changes are kept
+export function putAnywhere(i, cell) {
+  if (state.all[i] === cell) return;
   if (state.stamp[i] !== state.stroke) {
     state.stamp[i] = state.stroke;
     state.record.index.push(i);
-    state.record.value.push(state.cells[i]);
+    state.record.value.push(state.all[i]);
   }
-  state.cells[i] = cell;
+  state.all[i] = cell;
+}
+
+// those of a change that lie in the section that is shown
+function here(index) {
+  if (state.sections === 1) return index;
+  const first = offset(), last = first + state.cells.length;
+  return index.filter((i) => i >= first && i < last).map((i) => i - first);
 }
 
 export function finish() {
@@ -54,7 +79,7 @@ export function finish() {
     else if (state.base === forgotten) state.base = undefined;
   }
   state.redo = [];
-  refresh(done.index);
+  refresh(here(done.index));
   recount();
   markEdited();
   return true;
@@ -73,13 +98,15 @@ function swap(from, to) {
   select(0);
   state.touched += 1;
   for (let k = 0; k < step.index.length; k += 1) {
-    const i = step.index[k], now = state.cells[i];
-    state.cells[i] = step.value[k];
+    const i = step.index[k], now = state.all[i];
+    state.all[i] = step.value[k];
     step.value[k] = now;
   }
   [state.kind, step.kind] = [step.kind, state.kind];
   to.push(step);
-  refresh(step.index);
+  const shown = here(step.index);
+  if (shown.length) refresh(shown);
+  else turnTo(Math.floor(step.index[0] / state.cells.length));
   recount();
   markEdited();
 }
@@ -100,7 +127,7 @@ export function select(cell) {
 // a number for a new cell
 export function unused() {
   if (state.top < 2 ** 31 - 1) return state.top += 1;
-  const used = new Set(state.cells); // the largest number is taken: the smallest that is free
+  const used = new Set(state.all); // the largest number is taken: the smallest that is free
   let cell = 1;
   while (used.has(cell)) cell += 1;
   return cell;
@@ -108,11 +135,20 @@ export function unused() {
 
 export function lassoed(points) {
   change(() => {
-    const from = at(points[0]), cell = from || unused();
-    const free = (i) => { if (state.cells[i] === 0) put(i, cell); };
+    const drawn = state.classes.length > 0, cell = drawn ? state.label : at(points[0]) || unused();
+    const free = (i) => { if (drawn || state.cells[i] === 0) put(i, cell); };
     polygon(points, state, free);
-    select(cell);
+    if (!drawn) select(cell);
   });
+}
+
+// all pixels of one class that hang together with this one, in this section, get the class that is chosen
+export function fillFrom(here) {
+  const [x, y] = here.map(Math.floor), { cells, label, width } = state;
+  if (!inside(x, y, state)) return;
+  const seed = y * width + x, before = cells[seed];
+  const [piece] = pieces([seed], (i) => cells[i] === before, state);
+  change(() => piece.forEach((i) => put(i, label)));
 }
 
 export function splitBy(points) {
@@ -159,12 +195,12 @@ export function mergeAlong(points) {
   });
   const others = new Set(met.slice(1));
   select(met[0] || 0);
-  return change(() => state.cells.forEach((cell, i) => { if (others.has(cell)) put(i, met[0]); }));
+  return change(() => state.all.forEach((cell, i) => { if (others.has(cell)) putAnywhere(i, met[0]); }));
 }
 
 export function clear() {
   if (!state.id) return;
-  if (change(() => state.cells.forEach((_, i) => put(i, 0)))) return;
+  if (change(() => state.all.forEach((_, i) => putAnywhere(i, 0)))) return;
   Object.assign(state, { base: null, touched: state.touched + 1 }); // somebody says: no cell here
   recount();
   markEdited();
@@ -172,6 +208,6 @@ export function clear() {
 
 export function remove(cell) {
   if (!cell) return;
-  change(() => state.cells.forEach((c, i) => { if (c === cell) put(i, 0); }));
+  change(() => state.all.forEach((c, i) => { if (c === cell) putAnywhere(i, 0); }));
   state.selected = 0;
 }

@@ -1,5 +1,6 @@
 // The list of images, and what else the server offers.
 
+import { follow } from "./classes.js";
 import { $, element } from "./dom.js";
 import { ask } from "./server.js";
 import { state } from "./state.js";
@@ -14,7 +15,7 @@ export async function refill() {
   $("name").textContent = state.data.name;
   const now = state.data.images.find((image) => image.file === state.file);
   if (now) document.body.dataset.image = $("image").textContent = state.id = now.id;
-  fill($("model"), state.data.models);
+  models();
   fill($("strategy"), state.data.strategies);
   list();
   buttons();
@@ -25,6 +26,12 @@ export async function refill() {
 }
 
 export const known = (id) => state.data.images.find((image) => image.id === id);
+
+// those for images of so many dimensions as the one that is open
+export function models() {
+  fill($("model"), state.data.models.filter(({ dims }) => dims === state.dims).map(({ name }) => name));
+  follow();
+}
 
 function fill(select, names) {
   const before = select.value;

@@ -1,8 +1,9 @@
 // Images are opened, with their labels and drafts: the first, one that is chosen, the next.
 
 import { recount, setCells } from "./cells.js";
+import { follow, follows } from "./classes.js";
 import { $ } from "./dom.js";
-import { known, list, refill } from "./folder.js";
+import { known, list, models, refill } from "./folder.js";
 import { propose } from "./proposals.js";
 import { ask, asJson, query, raw } from "./server.js";
 import { fit } from "./show.js";
@@ -25,7 +26,7 @@ export async function open(id) {
     await refill(); // labels and images come and go
     const picture = await pictureOf(id);
     await settled();
-    const { label, version = "", fault } = known(id)?.labelled ? await labelOf(id, picture) : {};
+    const { label, version = "", fault, labels } = known(id)?.labelled ? await labelOf(id, picture) : {};
     const told = fault ? [fault] : [];
     await settled(); // what was begun meanwhile
     if (state.opening !== id) return; // another one was chosen meanwhile
@@ -34,11 +35,16 @@ export async function open(id) {
     Object.assign(state, {
       id, file, picture, version, // of its label
       width: picture.width, height: picture.height, undo: [], redo: [], selected: 0,
-      base: undefined, stamp: new Uint32Array(picture.width * picture.height), stroke: 0,
+      sections: picture.count, section: picture.first, dims: known(id)?.dims ?? 2,
+      base: undefined, stamp: new Uint32Array(picture.count * picture.width * picture.height), stroke: 0,
     });
+    $("sections").hidden = picture.count === 1;
+    $("section").max = picture.count - 1;
     state.overlay = new OffscreenCanvas(state.width, state.height);
     state.pixels = state.overlay.getContext("2d").createImageData(state.width, state.height);
-    setCells(new Uint32Array(state.width * state.height), "");
+    setCells(new Uint32Array(state.stamp.length), "");
+    models();
+    if (labels) follows(labels);
     $("stale").hidden = true;
     fit();
     document.body.dataset.image = id;
@@ -47,7 +53,10 @@ export async function open(id) {
     document.querySelector("#images [aria-current=true]")?.scrollIntoView({ block: "nearest" });
     const draft = state.drafts.get(file);
     state.drafts.delete(file);
-    if (draft && draft.width === state.width && draft.height === state.height) {
+    if (draft && draft.width === state.width && draft.height === state.height
+      && draft.cells.length === state.stamp.length) {
+      $("model").value = draft.model;
+      follow();
       setCells(draft.cells, "your draft, not submitted");
       Object.assign(state, { base: null, version: draft.version });
       recount();
@@ -70,7 +79,8 @@ export async function open(id) {
 async function labelOf(id, picture) {
   try {
     const stored = await ask(`/annotate/label?${query({ id })}`);
-    return { label: await raw(stored, picture), version: stored.headers.get("X-Version") };
+    const { headers } = stored, labels = headers.get("X-Labels");
+    return { label: await raw(stored, picture), version: headers.get("X-Version"), labels };
   } catch (error) {
     if (!error.version) throw error;
     return { version: error.version, fault: `${error.message}; what you submit replaces it` };
@@ -87,7 +97,9 @@ async function pictureOf(id) {
     const response = await ask(`/annotate/image?${query({ id })}`);
     const picture = await createImageBitmap(await response.blob());
     state.unreadable.delete(id);
-    return Object.assign(picture, { seen: response.headers.get("X-Version") });
+    const [count, first] = ["X-Sections", "X-Section"].map((name) => Number(response.headers.get(name)));
+    const sections = Object.assign(new Array(count), { [first]: picture });
+    return Object.assign(picture, { count, first, sections, seen: response.headers.get("X-Version") });
   } catch (error) {
     if (error.status && error.status !== 404) state.unreadable.set(id, error.message);
     list();
@@ -96,8 +108,8 @@ async function pictureOf(id) {
 }
 
 function keepDraft() {
-  const { file, cells, width, height, version, picture } = state;
-  if (file && state.edited) state.drafts.set(file, { cells, width, height, version, seen: picture.seen });
+  const { file, all: cells, width, height, version, picture } = state, model = $("model").value;
+  if (file && state.edited) state.drafts.set(file, { cells, width, height, version, model, seen: picture.seen });
 }
 
 // neither the image that is open nor one that was skipped, while there are others

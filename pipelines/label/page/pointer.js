@@ -1,7 +1,8 @@
 // What the pointer does on the canvas.
 
-import { begin, finish, lassoed, mergeAlong, put, select, separate, splitBy, unused } from "./cells.js";
+import { begin, fillFrom, finish, lassoed, mergeAlong, put, select, separate, splitBy, unused } from "./cells.js";
 import { $, canvas } from "./dom.js";
+import { offset } from "./sections.js";
 import { byCell, swept } from "./shapes.js";
 import { draw, move, point, repaint, zoomAt } from "./show.js";
 import { at, state } from "./state.js";
@@ -23,11 +24,14 @@ function press(event) {
   else if (event.button !== 0) return;
   else if (state.tool === "brush" || state.tool === "eraser") {
     begin();
-    const cell = state.tool === "eraser" ? 0 : at(here) || unused();
-    const act = cell ? (i) => { if (state.cells[i] === 0) put(i, cell); } : (i) => put(i, 0);
-    state.drawing = { act, last: here, erases: !cell };
-    if (cell) select(cell);
+    const drawn = state.classes.length > 0, number = () => (drawn ? state.label : at(here) || unused());
+    const cell = state.tool === "eraser" ? 0 : number();
+    const act = cell && !drawn ? (i) => { if (state.cells[i] === 0) put(i, cell); } : (i) => put(i, cell);
+    state.drawing = { act, last: here, erases: !cell && !drawn };
+    if (cell && !drawn) select(cell);
     stroke(here, here);
+  } else if (state.tool === "fill") {
+    fillFrom(here);
   } else if (state.tool === "select") {
     select(at(here));
   } else state.drawing = { points: [here] };
@@ -54,7 +58,7 @@ function release() {
   const done = state.drawing;
   state.drawing = null;
   if (done && done.act) {
-    const gone = done.erases ? byCell(state.record.value.map((cell, k) => [cell, state.record.index[k]])) : [];
+    const gone = done.erases ? byCell(state.record.value.map((cell, k) => [cell, state.record.index[k] - offset()])) : [];
     for (const [cell, pixels] of gone) separate(cell, pixels, true);
     finish();
   }

@@ -1,6 +1,6 @@
 // What a network makes of the image that is open.
 
-import { change, put, recount, select, setCells } from "./cells.js";
+import { change, putAnywhere, recount, select, setCells } from "./cells.js";
 import { $ } from "./dom.js";
 import { ask, query, raw } from "./server.js";
 import { state } from "./state.js";
@@ -8,6 +8,7 @@ import { counted, say, working } from "./status.js";
 
 export async function propose() {
   const { id, picture, touched } = state, model = $("model").value;
+  if (id && !model) say(`no model takes ${state.dims === 3 ? "volumes" : "images"}`);
   if (!id || !model) return;
   await working(`${model} is looking at ${id}`, async () => {
     const response = await ask(`/annotate/proposal?${query({ id, model })}`, { method: "POST" });
@@ -20,12 +21,12 @@ export async function propose() {
     $("stale").hidden = true;
     if (state.edited || state.kind === "final label") {
       select(0); // its number is another cell's there
-      if (change(() => cells.forEach((cell, i) => put(i, cell)))) state.kind = `proposal of ${model}`;
+      if (change(() => cells.forEach((cell, i) => putAnywhere(i, cell)))) state.kind = `proposal of ${model}`;
       recount();
     } else {
       setCells(cells, `proposal of ${model}`);
     }
-    say(`${counted(state.count)} proposed`);
+    say(state.classes.length ? "proposed" : `${counted(state.count)} proposed`);
   });
 }
 

@@ -57,8 +57,11 @@ export const query = (values) => new URLSearchParams(values).toString();
 // cell numbers that the server sends for a picture
 export async function raw(response, picture) {
   const width = Number(response.headers.get("X-Width")), height = Number(response.headers.get("X-Height"));
-  if (width !== picture.width || height !== picture.height) {
-    throw new Error(`cells of ${width}x${height} pixels for an image of ${picture.width}x${picture.height}`);
+  const sections = Number(response.headers.get("X-Sections"));
+  if (width !== picture.width || height !== picture.height || sections !== picture.count) {
+    const size = (n, w, h) => (n > 1 ? `${n}x${h}x${w}` : `${w}x${h}`);
+    const whole = size(picture.count, picture.width, picture.height);
+    throw new Error(`cells of ${size(sections, width, height)} pixels for an image of ${whole}`);
   }
   return new Uint32Array(await response.arrayBuffer()); // little-endian, as every browser's machine
 }

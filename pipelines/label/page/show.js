@@ -9,6 +9,7 @@ const WHITE = [255, 255, 255];
 const context = canvas.getContext("2d");
 
 function colour(cell) {
+  if (cell < state.classes.length) return state.classes[cell].colour;
   const hue = (cell * 137.508) % 360, f = (n) => {
     const k = (n + hue / 30) % 12;
     return Math.round(255 * (0.62 - 0.38 * Math.max(-1, Math.min(k - 3, 9 - k, 1))));
@@ -46,6 +47,7 @@ export function repaint(left, upper, right, lower) {
 
 // repaint where these pixels are
 export function refresh(index) {
+  if (!index.length) return;
   let left = state.width, upper = state.height, right = 0, lower = 0;
   for (const i of index) {
     const x = i % state.width, y = (i - x) / state.width;
@@ -74,7 +76,7 @@ export function draw() {
     context.setTransform(zoom, 0, 0, zoom, state.x * scale, state.y * scale);
     context.imageSmoothingEnabled = zoom < 1;
     if ($("bright").value > 1) context.filter = `brightness(${$("bright").value})`;
-    context.drawImage(state.picture, 0, 0);
+    if (state.shown) context.drawImage(state.shown, 0, 0);
     context.filter = "none";
     context.drawImage(state.overlay, 0, 0);
     if (state.drawing && state.drawing.points && state.drawing.points.length) {
@@ -130,5 +132,8 @@ export function point({ clientX, clientY }) {
 // what is under the pointer now: images, cells and zoom change without it
 function place() {
   const here = state.pointer && state.cells ? point(state.pointer) : [-1, -1], [x, y] = here.map(Math.floor);
-  $("place").textContent = inside(x, y, state) ? `${x}, ${y}  cell ${at(here) || "none"}` : "";
+  const number = at(here), { classes, section, sections } = state;
+  const named = classes.length ? classes[number]?.name ?? number : `cell ${number || "none"}`;
+  const where = sections > 1 ? `${x}, ${y}, ${section}` : `${x}, ${y}`;
+  $("place").textContent = inside(x, y, state) ? `${where}  ${named}` : "";
 }

@@ -3,8 +3,11 @@
 import { inside } from "./shapes.js";
 
 export const state = {
-  data: null, id: null, file: null, width: 0, height: 0, picture: null, overlay: null, pixels: null,
-  cells: null, version: "", stamp: null, stroke: 0, record: null, top: 0, count: 0, selected: 0,
+  data: null, id: null, file: null, width: 0, height: 0, picture: null, shown: null, overlay: null, pixels: null,
+  cells: null, // of the section that is shown, a part of all
+  all: null, sections: 1, section: 0, dims: 2,
+  classes: [], label: 1, // names and colours, none where cells are numbered; the class that is drawn
+  version: "", stamp: null, stroke: 0, record: null, top: 0, count: 0, selected: 0,
   touched: 0, // counts changes: what comes late must not undo them
   base: undefined, // the last change when the cells were set or saved; null: no undo leads there
   get edited() { return this.undo.at(-1) !== this.base; },

@@ -2,7 +2,7 @@
 
 import { $ } from "./dom.js";
 import { state } from "./state.js";
-import { TOOLS } from "./tools.js";
+import { OF_CLASSES, TOOLS } from "./tools.js";
 
 export function say(text, bad = false) {
   $("status").textContent = text;
@@ -11,7 +11,10 @@ export function say(text, bad = false) {
 
 export const counted = (n) => `${n} ${n === 1 ? "cell" : "cells"}`;
 
-export const help = () => `${TOOLS[state.tool][0]}: ${TOOLS[state.tool][2]}`;
+export const help = () => {
+  const [name, , ofCells] = TOOLS[state.tool];
+  return `${name}: ${state.classes.length ? OF_CLASSES[state.tool] : ofCells}`;
+};
 
 // what was said of the cells does not hold any more
 export function outdate() {
@@ -49,22 +52,23 @@ export async function working(text, action) {
 // which of them can be pressed, and why not
 export function buttons() {
   const none = !state.id, { submit: closed, train: untrainable } = state.data?.locked ?? {};
-  const trained = state.data?.trained[$("model").value];
+  const model = $("model").value, trained = state.data?.trained[model];
   $("network").textContent = state.data ? trained?.told || "as shipped" : "";
   $("back").hidden = !trained;
   $("back").disabled = !state.data || Boolean(untrainable) || state.task !== null;
   $("submit").disabled = none || Boolean(closed);
   $("submit").title = closed || "Enter";
-  $("propose").disabled = none;
+  $("propose").disabled = none || !model;
   $("undo").disabled = state.undo.length === 0;
   $("redo").disabled = state.redo.length === 0;
-  $("train").disabled = !state.data || Boolean(untrainable) || state.task !== null;
+  $("train").disabled = !state.data || !model || Boolean(untrainable) || state.task !== null;
   $("train").title = untrainable || "T";
   $("stop").hidden = state.task === null;
   $("stop").disabled = Boolean(untrainable);
   $("stop").title = $("back").title = untrainable || "";
   for (const button of $("modes").children) {
     button.setAttribute("aria-pressed", button.dataset.tool === state.tool);
+    button.hidden = !(state.classes.length ? button.dataset.tool in OF_CLASSES : button.dataset.tool !== "fill");
   }
   document.body.dataset.edited = String(state.edited);
 }

@@ -20,10 +20,10 @@ export async function submit() {
     return;
   }
   Object.assign(state, { saving: file, touched: state.touched + 1 });
-  const sent = state.cells.slice(), touched = state.touched;
+  const sent = state.all.slice(), model = $("model").value, touched = state.touched;
   await working(`saving ${id}`, async () => {
     const options = { method: "PUT", body: sent, headers: { "Content-Type": "application/octet-stream" } };
-    const put = (values) => ask(`/annotate/label?${query({ id, width, height, seen, ...values })}`, options);
+    const put = (values) => ask(`/annotate/label?${query({ id, width, height, seen, ...(model ? { model } : {}), ...values })}`, options);
     let response;
     try {
       response = await put({ version });
@@ -63,7 +63,7 @@ export async function submit() {
     }
     await refill();
     list();
-    say(`${id}: ${counted(answer.cells)} saved as final`);
+    say(`${id}: ${answer.labels === "classes" ? "" : `${counted(answer.cells)} `}saved as final`);
   });
   state.saving = null;
 }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import fromstring as xml_of
 
 import numpy as np
 import pytest
@@ -13,40 +14,16 @@ import tifffile
 import torch
 import zarr
 from numpy.typing import NDArray
-from toy import toy_bundle
+from toy import CLASSES, classes_bundle, grey_of
 
-from overtile.networks import OverlapTileInferer, ValidUNet
+from overtile.networks import OverlapTileInferer
 from overtile.pipelines.data.synthesis.cells import touching_cells
 from overtile.pipelines.errors import ConfigurationError
+from overtile.pipelines.images.formats import open_image
 from overtile.pipelines.inference.trained import load_trained
 from overtile.pipelines.segment.request import Request
 from overtile.pipelines.segment.run import segment
-from overtile.transforms import ClassesFromProbabilities, NormalizeImage
-
-CLASSES = 4
-
-
-def classes_bundle(folder: Path, image: NDArray[Any]) -> Path:
-    """A network of random weights that finds each class about as often as the others."""
-    toy_bundle(folder, image)
-    file = folder / "configs" / "inference.json"
-    config = json.loads(file.read_text())
-    config["network_def"]["out_channels"] = CLASSES
-    softmax, _, write = config["postprocessing"]["transforms"]
-    classes = {"_target_": "overtile.transforms.ClassesFromProbabilitiesd", "keys": "pred"}
-    config["postprocessing"]["transforms"] = [softmax, classes, {**write, "keys": "classes"}]
-    file.write_text(json.dumps(config))
-    torch.manual_seed(5)
-    network = ValidUNet(image.ndim, 1, CLASSES, features=(4, 8)).eval()
-    with torch.no_grad():
-        answer = OverlapTileInferer()(grey_of(image), network)[0].flatten(1)
-        network.head.bias -= answer.mean(1)
-    torch.save(network.state_dict(), folder / "models" / "model.pt")
-    return folder
-
-
-def grey_of(image: NDArray[Any]) -> torch.Tensor:
-    return torch.from_numpy(NormalizeImage("percentile")(image[None].astype(np.float32)))[None]
+from overtile.transforms import ClassesFromProbabilities
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -95,14 +72,77 @@ def test_classes_in_parts_are_those_of_the_whole_image(
         assert np.abs(kept - likely[number]).max() < 1e-5
 
 
-def test_probabilities_of_classes_are_refused_in_parts(
+NAMES = ["background", "nucleus", "<b>wall</b>", "rest"]
+
+
+@pytest.mark.parametrize("target", ["p.ome.zarr", "p.ome.tif"])
+def test_probabilities_of_classes_in_parts_are_those_of_the_whole_image(
+    drawn: tuple[NDArray[Any], Path], tmp_path: Path, target: str
+) -> None:
+    image, toy = drawn
+    source, made = tmp_path / "image.ome.tif", tmp_path / target
+    sizes = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.25, "PhysicalSizeZ": 2.0}
+    tifffile.imwrite(source, image, ome=True, metadata={"axes": "ZYX"[-image.ndim :], **sizes})
+    settings = {"class_names": NAMES}
+    request = Request(source, made, toy, "probabilities", chunk=16, show=False, settings=settings)
+    result = segment(request)
+    with torch.no_grad():
+        answer = OverlapTileInferer()(grey_of(image), load_trained(toy, {}).network)[0]
+    stored = open_image(made)
+    found = stored.pixels((slice(None),) * len(stored.shape))
+    assert result.axes == stored.axes == "C" + "ZYX"[-image.ndim :]
+    assert (found.dtype, result.cells) == (np.float32, None)
+    assert np.abs(found - answer.softmax(0).numpy()).max() < 1e-5
+    assert stored.channel_names == tuple(NAMES)
+    scale = {"Z": 2.0, "Y": 0.25, "X": 0.5}
+    assert stored.spacing_um("ZYX") == {a: scale[a] for a in "ZYX"[-image.ndim :]}
+    if made.suffix == ".tif":
+        with tifffile.TiffFile(made) as tif:
+            assert tif.series[0].axes == result.axes
+            told = xml_of(tif.ome_metadata)
+        assert [c.get("Name") for c in told.iter() if c.tag.endswith("}Channel")] == NAMES
+        return
+    ome = zarr.open(made).attrs["ome"]
+    kinds = [axis["type"] for axis in ome["multiscales"][0]["axes"]]
+    assert kinds == ["channel", *["space"] * image.ndim]
+    channels = ome["omero"]["channels"]
+    assert [channel["label"] for channel in channels] == NAMES
+    assert len({channel["color"] for channel in channels}) == CLASSES
+    assert all(re.fullmatch("[0-9A-F]{6}", channel["color"]) for channel in channels)
+    half = zarr.open(made)["1"][:]
+    assert half.shape[0] == CLASSES
+    corner = found[..., :2, :2].mean(axis=(-2, -1))
+    assert np.allclose(half[..., 0, 0], corner, atol=1e-6)
+
+
+def test_labels_of_classes_say_what_their_numbers_are_called(
     drawn: tuple[NDArray[Any], Path], tmp_path: Path
 ) -> None:
     image, toy = drawn
     tifffile.imwrite(tmp_path / "image.tif", image)
-    request = Request(tmp_path / "image.tif", tmp_path / "a.tif", toy, output="probabilities")
-    with pytest.raises(ConfigurationError, match=r"tells classes apart.*take them from inference"):
+    request = Request(tmp_path / "image.tif", tmp_path / "a.zarr", toy, show=False)
+    segment(replace(request, settings={"class_names": NAMES}))
+    told = zarr.open(request.target).attrs["ome"]["image-label"]
+    assert {p["label-value"]: p["name"] for p in told["properties"]} == dict(enumerate(NAMES))
+    assert [c["rgba"][3] for c in told["colors"]] == [0, 255, 255, 255]
+    with pytest.raises(ConfigurationError, match="class_names: 2 names, a, b; expected 4, as the"):
+        segment(replace(request, overwrite=True, settings={"class_names": ["a", "b"]}))
+
+
+def test_pages_without_a_meaning_leave_no_axis_for_classes(tmp_path: Path) -> None:
+    stack = np.stack([touching_cells(seed, (40, 44))[0] for seed in range(3)])
+    toy = classes_bundle(tmp_path / "bundle", stack[0])
+    tifffile.imwrite(tmp_path / "image.tif", stack, photometric="minisblack")
+    request = Request(tmp_path / "image.tif", tmp_path / "a.zarr", toy, "probabilities")
+    with pytest.raises(ConfigurationError, match=r"axes QYX; expected none beside .*output=labels"):
         segment(request)
+    series = tmp_path / "series.ome.tif"  # but those that have one do
+    tifffile.imwrite(series, stack[:2], ome=True, metadata={"axes": "TYX"})
+    found = segment(replace(request, source=series, show=False))
+    assert (found.axes, found.shape) == ("TCYX", (2, CLASSES, 40, 44))
+    with torch.no_grad():
+        answer = OverlapTileInferer()(grey_of(stack[1]), load_trained(toy, {}).network)[0]
+    assert np.abs(zarr.open(request.target)["0"][1] - answer.softmax(0).numpy()).max() < 1e-5
 
 
 def test_of_equal_probabilities_the_lowest_class_is_taken() -> None:

@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tifffile
+import zarr
 from conftest import Bundle
-from toy import files, toy_bundle
+from toy import classes_bundle, files, toy_bundle
 
 from overtile.pipelines.data.synthesis.cells import touching_cells
 from overtile.pipelines.errors import ConfigurationError
@@ -100,6 +102,29 @@ def test_a_worker_killed_half_way_changes_nothing(
         r"overtile: error: chunk \d+/\d+ \(y .*: image.tif: .*--skip-unreadable", done.stderr
     )
     assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_probabilities_of_classes_come_from_a_cluster_as_from_this_machine(
+    bundle: Bundle, cluster: Cluster, tmp_path: Path
+) -> None:
+    image = touching_cells(8, (60, 70))[0]
+    tifffile.imwrite(tmp_path / "image.tif", image, tile=(64, 64))
+    toy = classes_bundle(tmp_path / "toy", image)
+    options = ["--bundle", str(toy), "--chunk", "32", "--output", "probabilities"]
+    for target, more in (("alone.zarr", []), ("spread.zarr", ["--scheduler", cluster.address])):
+        if more:
+            cluster.worker()
+            with on_cluster(cluster.address, patience=60):
+                pass
+        words = ["segment", "image.tif", target, *options, *more]
+        done = bundle.overtile(*words, env={"OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr
+    alone, spread = tmp_path / "alone.zarr", tmp_path / "spread.zarr"
+    assert files(spread).keys() == files(alone).keys()
+    assert len(list(spread.glob("0/c/*/*/*"))) == 4 * 2 * 3
+    found, expected = (zarr.open(target)["0"][:] for target in (spread, alone))
+    assert np.abs(found - expected).max() < 1e-6
+    assert np.ptp(expected) > 0.5
 
 
 def test_a_worker_lost_at_the_start_is_done_without(cluster: Cluster, tmp_path: Path) -> None:
