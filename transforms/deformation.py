@@ -20,6 +20,7 @@ from torch.nn.functional import grid_sample
 from overtile.networks.blocks.context import read_box
 from overtile.networks.errors import ArgumentError
 from overtile.networks.geometry import padding_mode_of
+from overtile.transforms import volumes
 
 MODES = ("nearest", "bilinear", "bicubic")
 _ALSO_CALLED = {  # by MONAI: in other dimensions, or as the order of a spline
@@ -181,6 +182,9 @@ class Deformation:
 
 
 def _nearest(source: Tensor, local: Tensor) -> Tensor:
+    if volumes.takes(local):
+        flat = volumes.nearest(local, source.shape[1:])
+        return source.flatten(1).index_select(1, flat).reshape(-1, *local.shape[1:])
     small = source[0].numel() < 2**31
     # rounding to even would favour even pixels on exact halves: floor(x + 1/2), x > 0, does not
     index = (local + 0.5).to(torch.int32 if small else torch.int64)
@@ -194,10 +198,12 @@ def _nearest(source: Tensor, local: Tensor) -> Tensor:
 def _interpolate(source: Tensor, local: Tensor, mode: str) -> Tensor:
     if mode == "bicubic" and len(local) == 3:
         raise ArgumentError("mode='bicubic' for a volume", "'bilinear' or 'nearest'")
+    pixels = source if source.dtype == torch.float64 else source.float()
+    if volumes.takes(local) and not pixels.requires_grad:
+        return volumes.linear(pixels, local).to(source.dtype)
     sizes = torch.tensor(source.shape[1:]).to(local).reshape(-1, *[1] * (local.ndim - 1))
     grid = (local * (2 / (sizes - 1)) - 1).flip(0).movedim(0, -1)
     # positions in half precision would be off by pixels
-    pixels = source if source.dtype == torch.float64 else source.float()
     sampled = grid_sample(pixels[None], grid[None].to(pixels.dtype), mode=mode, align_corners=True)
     return sampled[0].to(source.dtype)
 
