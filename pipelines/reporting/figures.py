@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
@@ -177,13 +178,18 @@ def _draw_errors(axes: Sequence[Axes], layers: Layers, title: str) -> None:
     _legend(axes[2], told)
 
 
+def name_classes(figure: Figure, names: Sequence[str]) -> None:
+    """Below a whole figure the colours of classes, from 1 on; of very many the first."""
+    told = [class_label(0, [name]) for name in names]
+    handles = _swatches(list(zip(told, class_colours(len(names)), strict=True)))
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
+    _as_text(legend)
+
+
 def _legend(axes: Axes, told: Sequence[tuple[str, tuple[int, int, int]]]) -> None:
     """What colours mean, below a picture; of very many the first."""
     legend = axes.legend(
-        handles=[
-            Patch(color=(c[0] / 255, c[1] / 255, c[2] / 255), label=printable(name))
-            for name, c in told[:_NAMED]
-        ],
+        handles=_swatches(told),
         loc="upper center",
         bbox_to_anchor=(0.5, -0.01),
         ncols=4,
@@ -192,6 +198,17 @@ def _legend(axes: Axes, told: Sequence[tuple[str, tuple[int, int, int]]]) -> Non
         handlelength=1.0,
         fontsize="small",
     )
+    _as_text(legend)
+
+
+def _swatches(told: Sequence[tuple[str, tuple[int, int, int]]]) -> list[Patch]:
+    return [
+        Patch(color=(c[0] / 255, c[1] / 255, c[2] / 255), label=printable(name))
+        for name, c in told[:_NAMED]
+    ]
+
+
+def _as_text(legend: Legend) -> None:
     for text in legend.get_texts():
         text.set_parse_math(False)  # a ``$`` in a name is no formula
 

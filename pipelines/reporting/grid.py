@@ -74,3 +74,15 @@ def grid_of(meta: Mapping[str, Any], dims: int) -> Grid:
 
     order = sections_first_order(dims, axes)
     return Grid(tuple(float(steps[i]) for i in order), tuple(up(i) for i in order))
+
+
+def fullest_section(numbers: NDArray[Any], axis: int) -> int:
+    """Which section across an axis has most pixels above 0; of several the one nearest the middle.
+
+    Args:
+        numbers: ``[*S]``, 0 and up.
+    """
+    others = tuple(a for a in range(numbers.ndim) if a != axis)
+    counts = np.count_nonzero(numbers, axis=others)
+    best = np.flatnonzero(counts == counts.max())
+    return int(best[np.abs(best - len(counts) // 2).argmin()])

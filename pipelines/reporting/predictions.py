@@ -17,7 +17,7 @@ from PIL import Image
 from overtile.pipelines.errors import DataError, ran_out
 from overtile.pipelines.metrics.gaps import annotated_instances
 from overtile.pipelines.reporting.colours import numbered
-from overtile.pipelines.reporting.grid import Grid, plain_grid
+from overtile.pipelines.reporting.grid import Grid, fullest_section, plain_grid
 
 SIDE = 1024  # pixels of a stored image along its longest side, at most
 VOXELS = 2**21  # of a stored volume, at most
@@ -67,16 +67,11 @@ class Layers:
         Of classes the one with most of the label, or without a label of what was found, since the
         middle may hold none of them; else the middle one.
         """
-        middle = int(self.image.shape[axis]) // 2
-        if self.classes is None:
-            return middle
-        for layer in (self.label, self.classes):
-            if layer is not None and layer.any():
-                others = tuple(a for a in range(layer.ndim) if a != axis)
-                counts = np.count_nonzero(layer, axis=others)
-                best = np.flatnonzero(counts == counts.max())
-                return int(best[np.abs(best - middle).argmin()])
-        return middle
+        if self.classes is not None:
+            for layer in (self.label, self.classes):
+                if layer is not None and layer.any():
+                    return fullest_section(layer, axis)
+        return int(self.image.shape[axis]) // 2
 
     def section(self) -> Layers:
         """Of a volume its most `telling` section across the first axis, as drawn; else itself."""
