@@ -235,7 +235,7 @@ def check_settings(settings: Mapping[str, Any], path: str | Path) -> None:
     """Refuse to read or normalise images otherwise than they were in training.
 
     Args:
-        settings: of this run by name.
+        settings: of this run by name; None, here or in training, is not known and fits any.
         path: of the checkpoint; ``settings.json`` beside it says how they were in training.
 
     Raises:
@@ -246,7 +246,8 @@ def check_settings(settings: Mapping[str, Any], path: str | Path) -> None:
     settle(file.parent)
     trained = read_object(file, REPLACE) if file.is_file() else {}
     for name, value in settings.items():
-        if name in trained and trained[name] != value:
+        value = list(value) if isinstance(value, tuple) else value  # as JSON has it
+        if trained.get(name) not in (None, value) and value is not None:
             raise ConfigurationError(
                 path,
                 f"trained with {name}={trained[name]}, but {name} is {value}",

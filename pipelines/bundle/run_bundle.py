@@ -100,7 +100,8 @@ def write_bundle(
                 if classes:
                     named = {str(i): name for i, name in enumerate(classes)}
                     tensors["outputs"]["pred"]["channel_def"] = named
-                    metadata.update(label_classes=named, pred_classes=named)
+                    told = ", ".join(f"{i} = {name}" for i, name in named.items())
+                    metadata.update(label_classes=told, pred_classes=told)
                 _write(configs / path.name, metadata)
             elif path.name == "logging.conf":
                 shutil.copyfile(path, configs / path.name)

@@ -304,8 +304,8 @@ SETTINGS = (
         "normalize",
         one_of(*METHODS),
         _all(
-            "grey values of each image: `zscore` (mean 0, deviation 1), `percentile` (1st to "
-            "99.8th becomes 0 to 1), `none`",
+            "grey values of each image, each channel alone: `zscore` (mean 0, deviation 1), "
+            "`percentile` (1st to 99.8th becomes 0 to 1), `none`",
             "for few very bright spots; it is kept with the network",
             ("as in training; another than the network's is refused", "with training"),
         ),

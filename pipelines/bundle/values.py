@@ -168,6 +168,10 @@ def _are_channels(value: Any) -> bool:
     return _is_channel(value)
 
 
+def _are_names(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(map(_is_name, value))
+
+
 def _is_channel(value: Any) -> bool:
     return _is_name(value) or (
         isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**16
@@ -205,8 +209,8 @@ CHANNELS = Annotated[
 ]
 NAMES = Annotated[
     Any,
-    _checked(lambda value: isinstance(value, (list, tuple)) and all(map(_is_name, value))),
-    Words("a list of names"),
+    _checked(_are_names),
+    Words("a list of names, as ['DAPI', 'GFP']"),
 ]
 CLASSES = Annotated[
     Any,

@@ -35,12 +35,15 @@ def class_names(
 
     Raises:
         DataError: if there are fewer than two, two have one name, the file describes something
-            else, ``ignore`` is one of them, or numbers are left out that nobody has named.
+            else, or the classes given in another order, ``ignore`` is one of them, or numbers are
+            left out that nobody has named.
     """
     file = root / DESCRIPTION
     if given is not None or file.is_file():
         told = ("class_names", list(given)) if given is not None else (file, _described(file))
         names = _checked(*told)
+        if given is not None and file.is_file():
+            _check_order(file, names)
         if ignore is not None and 0 <= ignore < len(names):
             found = f"{ignore}, which is the class {names[ignore]}"
             raise DataError("ignore", found, f"a number that is no class, 0 to {len(names) - 1}")
@@ -75,6 +78,18 @@ def _checked(where: str | Path, names: list[Any]) -> tuple[str, ...]:
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(where, f"two classes called {twice!r}", "names that differ", _SAME)
     return tuple(names)
+
+
+def _check_order(file: Path, names: tuple[str, ...]) -> None:
+    """Names may be others than the file's, but none may be that of another class there."""
+    for number, name in enumerate(_described(file)):
+        if name in names and names.index(name) != number:
+            raise DataError(
+                file,
+                f"{name!r} is class {number}, and class {names.index(name)} in class_names",
+                f"the order {', '.join(names)}",
+                "number the labels alike",
+            )
 
 
 def _described(file: Path) -> list[str]:

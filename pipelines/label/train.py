@@ -32,7 +32,7 @@ from overtile.pipelines.errors import (
     printable,
 )
 from overtile.pipelines.files import settle
-from overtile.pipelines.images.channels import Channels, check_channels
+from overtile.pipelines.images.channels import OF_THE_NETWORK, Channels, check_channels
 from overtile.pipelines.images.formats import stem
 from overtile.pipelines.label.datastore import ImageFolderDatastore
 from overtile.pipelines.label.models import SHIPPED, VALIDATED, held, publish
@@ -138,12 +138,16 @@ class Trainer(TrainTask):
             )
         config = read_object(self.bundle / "configs" / "train.json", REPLACE)
         channels = config.get("channels") if self.channels is None else self.channels
+        network = read_object(self.bundle / "configs" / "inference.json", REPLACE)
+        wanted = network.get("in_channels", 1), network.get("channel_names"), OF_THE_NETWORK
         dims = config.get("spatial_dims", 2)
         facts = FactBook(default_cache(), datastore.folder, dims, channels)
         pairs, left_out, cells = [], dict[str, DataError](), 0
         for image_id, (image, label) in labelled.items():
             try:
                 items = items_of(Pair(image, label), facts)
+                for item in items:
+                    facts.check_channels(item["image"], *wanted)
             except DataError as error:
                 left_out[image_id] = error
                 continue
@@ -176,7 +180,7 @@ class Trainer(TrainTask):
             "output_dir": run,
             "val_fraction": 0.2 if images >= VALIDATED else 0,
             **({"initial_weights": start} if start is not None else {}),
-            **({"channels": self.channels} if self.channels is not None else {}),
+            **({"channels": repr(self.channels)} if self.channels is not None else {}),
         }
         config = self.bundle / "configs" / "train.json"
         words = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training"]

@@ -1,4 +1,4 @@
-"""MONAI's own tools on both bundles: what they verify, drive, export and load.
+"""MONAI's own tools on all bundles: what they verify, drive, export and load.
 
 Commands run in this process, through the module that ``python -m monai.bundle`` runs.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import monai.bundle
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -23,6 +24,7 @@ import torch
 from ignite.engine import Engine
 from monai.bundle.scripts import _get_fake_spatial_shape as size_at  # as MONAI's tools read it
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from volumes import SIZE, write_organs
 
 import overtile
 from overtile.networks import OverlapTileInferer, ValidUNet
@@ -32,7 +34,7 @@ from overtile.pipelines.data.synthesis.datasets import write_touching_cells
 from overtile.pipelines.images.read import read_image
 from overtile.transforms import SeparateTouching
 
-NAMES = ("touching_cells", "em_membranes")
+NAMES = ("touching_cells", "em_membranes", "organs")
 SCHEMA = Path(__file__).with_name("metadata_schema.json")
 TINY = {"network_def#features": [4, 8]}
 
@@ -150,7 +152,7 @@ def check_sizes(metadata: dict[str, Any], network: ValidUNet) -> None:
     """MONAI never looks at the size of an output: the network itself has to agree."""
     tensors = metadata["network_data_format"]
     image, pred = tensors["inputs"]["image"], tensors["outputs"]["pred"]
-    geometry, dims = network.geometry, network.spatial_dims
+    geometry, dims = network.training_geometry, network.spatial_dims
     for n in range(1, 7):
         given, told = (size_at(tensor["spatial_shape"], n=n) for tensor in (image, pred))
         every = geometry.minimum + (n - 1) * geometry.multiple  # type: ignore[operator]
@@ -166,15 +168,15 @@ def test_sizes_are_those_of_the_network(name: str, folder: Path, metadata: dict[
     tensors = metadata["network_data_format"]
     sides = {"inputs": tensors["inputs"]["image"], "outputs": tensors["outputs"]["pred"]}
     right = {side: tensor["spatial_shape"] for side, tensor in sides.items()}
-    step = network.geometry.multiple
+    step, dims = network.geometry.multiple, network.spatial_dims
     for side, other in (("inputs", "outputs"), ("outputs", "inputs")):
-        (expression, _) = right[side]
+        expression = right[side][0]
         for wrong in (
-            *([f"{expression}{more}"] * 2 for more in (f"+{step}", f"-{step}", "+1", "-2")),
-            [f"{expression}+n-1"] * 2,  # right at n = 1, where MONAI looks
-            [expression, f"{expression}+{step}"],
+            *([f"{expression}{more}"] * dims for more in (f"+{step}", f"-{step}", "+1", "-2")),
+            [f"{expression}+n-1"] * dims,  # right at n = 1, where MONAI looks
+            [*[expression] * (dims - 1), f"{expression}+{step}"],
             [expression],
-            right[other],
+            *([right[other]] if right[other] != right[side] else []),
         ):
             sides[side]["spatial_shape"] = wrong
             with pytest.raises(AssertionError):
@@ -194,9 +196,11 @@ def test_network_takes_and_gives_what_the_metadata_say(
 
     for n in (1, 2, 7):
         verify(folder / "configs" / "metadata.json", n)
-    metadata["network_data_format"]["outputs"]["pred"]["num_channels"] = 3
+    pred = metadata["network_data_format"]["outputs"]["pred"]
+    told = pred["num_channels"]
+    pred["num_channels"] = told + 1
     (tmp_path / "wrong.json").write_text(json.dumps(metadata))
-    with pytest.raises(ValueError, match="output channel number `2`"):
+    with pytest.raises(ValueError, match=f"output channel number `{told}`"):
         verify(tmp_path / "wrong.json", 1)
 
 
@@ -215,7 +219,10 @@ def test_files_lie_where_init_bundle_puts_them(name: str, folder: Path, tmp_path
 
 
 def write_data(name: str, folder: Path) -> Path:
-    """Three labelled images of 96x112 pixels, in the layout of the bundle's users."""
+    """Three labelled images, in the layout of the bundle's users."""
+    if name == "organs":
+        names = ["background", "anterior", "posterior"]
+        return write_organs(folder, {"train": 3, "large": 1}, names)
     write_touching_cells(folder, {"train": 3}, size=(96, 112), large=(150, 170))
     if name == "touching_cells":
         return folder
@@ -253,7 +260,8 @@ def trained(
         logging_file=False,  # pytest has its own
         output_dir=str(folder / "run"),
         samples_per_epoch=2,
-        tile=60,
+        tile=16 if name == "organs" else 60,
+        batch_size=1,
         num_workers=0,
         **TINY,
     )
@@ -292,9 +300,8 @@ def test_training_is_driven_from_python(name: str, trained: Trained, root: Path)
     assert trained.checkpoint.is_file()
     scored = json.loads((trained.checkpoint.parents[1] / "evaluation.json").read_text())
     error = name == "em_membranes"
-    assert (scored["key_metric"], scored["lower_is_better"]) == (
-        ("pixel_error", True) if error else ("seg", False)
-    )
+    key = {"touching_cells": "seg", "em_membranes": "pixel_error", "organs": "dice"}[name]
+    assert (scored["key_metric"], scored["lower_is_better"]) == (key, error)
     assert (scored["images"], scored["kind"]) == (1, "validation")
     assert (trained.checkpoint.parents[1] / "report.html").is_file()
 
@@ -318,14 +325,19 @@ def test_inference_is_driven_from_python(name: str, trained: Trained, tmp_path: 
         **TINY,
     )
     workflow.bundle_root = str(config.parents[1])
-    workflow.dataset_dir = str(trained.data / "large")
+    organs = name == "organs"
+    workflow.dataset_dir = str(trained.data / "large" / ("images" if organs else ""))
     workflow.initialize()
     assert workflow.check_properties() == []
     assert undefined(workflow) == {"key_metric"}  # optional: there is nothing to compare with
-    assert [Path(item["image"]).name for item in workflow.dataset_data] == ["large.tif"]
+    file = "0.nii.gz" if organs else "large.tif"
+    assert [Path(item["image"]).name for item in workflow.dataset_data] == [file]
     workflow.run()
     assert workflow.finalize() == []
-    assert tifffile.imread(tmp_path / "segmented" / "large_instances.tif").shape == (150, 170)
+    if organs:
+        assert nibabel.load(tmp_path / "segmented" / "0_classes.nii.gz").shape == SIZE
+    else:
+        assert tifffile.imread(tmp_path / "segmented" / "large_instances.tif").shape == (150, 170)
     used = workflow.network_def.state_dict()
     for key, value in read_checkpoint(trained.checkpoint).items():
         assert torch.equal(used[key], value), key
@@ -347,7 +359,8 @@ def filled(name: str, folder: Path, tmp_path: Path) -> Path:
 
 
 def logits(network: Any, size: int) -> torch.Tensor:
-    image = torch.rand(1, 1, size, size + 8, generator=torch.Generator().manual_seed(size))
+    shape = (size, size + 8, size)[: network.spatial_dims]
+    image = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(size))
     with torch.no_grad():
         found: torch.Tensor = network(image)
     return found
@@ -358,6 +371,7 @@ def test_weights_are_loaded_by_name(name: str, filled: Path) -> None:
         name,
         bundle_dir=filled.parent,
         net_override={"features": TINY["network_def#features"]},
+        workflow_type="inference",  # that of training looks at its images for their channels
         device="cpu",
     )
     assert isinstance(network, ValidUNet)

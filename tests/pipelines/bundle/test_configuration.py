@@ -40,6 +40,8 @@ def test_monai_finds_every_property_that_it_asks_for(
         config_file=str(folder / "configs" / f"{config}.json"),
         workflow_type=kind,
         bundle_root=str(folder),
+        in_channels=1,  # else those of the data
+        **({"num_classes": 3} if name == "organs" else {}),
     )
     parser = workflow.parser
     missing = [

@@ -25,7 +25,7 @@ from overtile.pipelines.bundle.overrides import typed, without_quotes
 from overtile.pipelines.bundle.parts import runs
 from overtile.pipelines.bundle.reference import page_with_tables
 from overtile.pipelines.bundle.schema import CONFIGURATIONS, KEYS, Key, decides
-from overtile.pipelines.bundle.values import SECTION, STEPS, allowed, limits_of
+from overtile.pipelines.bundle.values import CHANNELS, SECTION, STEPS, allowed, limits_of
 from overtile.pipelines.errors import ConfigurationError
 from overtile.pipelines.images.annotation import UNLABELLED
 from overtile.pipelines.images.read import LABEL_KINDS
@@ -68,7 +68,8 @@ def wrong_values(key: Key) -> Iterator[Any]:
     """Of a wrong type, out of range, no number, empty, a list, and as MONAI hands over text."""
     kinds = parts_of(key.type)
     named = [name for kind in kinds if get_origin(kind) is Literal for name in get_args(kind)]
-    texts = any(base_of(kind) in (str, str | Path) for kind in kinds)
+    channels = CHANNELS in kinds  # numbers and names
+    texts = channels or any(base_of(kind) in (str, str | Path) for kind in kinds)
     numbers = [kind for kind in kinds if base_of(kind) in (int, float)]
     yield from ("", " ", "null", "None", "true", "false", {}, math.nan, math.inf, -math.inf)
     yield from ((), [[]], {"a": 1}, b"bytes")
@@ -81,7 +82,9 @@ def wrong_values(key: Key) -> Iterator[Any]:
     if named:
         yield from (name.upper() for name in named)
         yield [named[0]]
-    if not numbers:
+    if channels:
+        yield from (-1, 2**16, 2.5, [], [0, 0], ["a", "b", "a"], [[0]], ["a", ""], [True])
+    elif not numbers:
         yield from (0, 1, 2.5, 20241117)
     for kind in numbers:
         limits, whole = limits_of(kind), base_of(kind) is int
@@ -299,7 +302,6 @@ def test_settings_of_volumes_and_classes(name: str, value: Any, said: str) -> No
         ("w0", "2.5", "give --w0 2.5"),
         ("normalize", "zcore", "give --normalize zscore"),
         ("normalize", "Percentile", "give --normalize percentile"),
-        ("channels", "lumnance", "give --channels luminance"),
         ("fold", "null", "give --fold None"),
         ("dataset_dir", "none", "give --dataset_dir None"),
         ("dataset_dir", 20241117, "put it in quotes"),

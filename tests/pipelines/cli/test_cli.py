@@ -127,7 +127,7 @@ MISTAKES = {
     "data synth full/file/below": "full/file/below: cannot be written (Not a directory)",
     "data look": "Missing argument 'DIR'; see: overtile data look --help",
     "data look new": "new: no such folder; give one that holds images",
-    "data look full --channels red": "'red'; expected a number from 0, or luminance",
+    "data look full --channels [0": "'[0'; expected e.g. 0,2 or [0, 'DAPI']",
     "segment a b --bundle c --set x": "'x'; expected KEY=VALUE, e.g. threshold=0.6",
     "data look full --picture no/x.png": "no/x.png: no folder no; make it, or name another",
     "data look full --labels masks": "'masks' is not one of 'instances', 'mask', 'membranes'",

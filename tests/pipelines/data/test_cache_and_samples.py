@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +30,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from overtile.pipelines.bundle.checkpoints import Checkpoints
+from overtile.pipelines.bundle.checkpoints import Checkpoints, check_settings
 from overtile.pipelines.data.cache import CachedDataset
 from overtile.pipelines.data.cache_folder import default_cache
 from overtile.pipelines.data.samples import EpochSampler, TileDataset
@@ -447,6 +448,16 @@ def test_a_run_is_not_resumed_on_images_normalised_otherwise(tmp_path: Path) -> 
     with pytest.raises(ConfigurationError, match="trained with normalize=zscore, but normalize is"):
         of("percentile").resume(Engine(lambda *_: None))
     of("zscore").resume(Engine(lambda *_: None))
+
+
+def test_names_of_channels_that_are_not_known_fit_any(tmp_path: Path) -> None:
+    best = tmp_path / "model.pt"
+    for trained, used in ((["A", "B"], ("A", "B")), (["A", "B"], None), (None, ["A", "B"])):
+        best.with_name("settings.json").write_text(json.dumps({"channel_names": trained}))
+        check_settings({"channel_names": used}, best)
+    best.with_name("settings.json").write_text(json.dumps({"channel_names": ["A", "B"]}))
+    with pytest.raises(ConfigurationError, match=r"trained with channel_names=\['A', 'B'\], but"):
+        check_settings({"channel_names": ["B", "A"]}, best)
 
 
 def test_a_checkpoint_of_another_network_is_named(tmp_path: Path) -> None:

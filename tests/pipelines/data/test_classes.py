@@ -207,3 +207,14 @@ def test_counts_are_those_of_a_count(tmp_path: Path) -> None:
             assert first == (np.flatnonzero(label == number)[0] if count else -1)
             pieces = ndimage.label(label == number, np.ones((3, 3)))[1]
             assert parts == (pieces if number else 0)
+
+
+def test_a_network_is_not_scored_on_classes_in_another_order(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", ORGANS, ORGANS)
+    described = {"labels": {"background": 0, "liver": 1, "spleen": 2}}
+    (folder / "dataset.json").write_text(json.dumps(described))
+    of_network = {"labels": "classes", "cache_dir": tmp_path / "cache"}
+    with pytest.raises(DataError, match=r"'liver' is class 1, and class 2 in class_names.*spleen"):
+        labelled_images(folder, class_names=["background", "spleen", "liver"], **of_network)
+    for names in (["background", "liver", "spleen"], ["background", "Leber", "Milz"]):
+        assert len(labelled_images(folder, class_names=names, **of_network)) == 2

@@ -1073,7 +1073,7 @@ def test_a_training_on_one_channel_of_colours(colours: Server, cells: Any, tmp_p
     [
         (["--studies", "nowhere"], "nowhere: no such folder"),
         (["--studies", ".", "--host", "0.0.0.0"], "without a password"),
-        (["--studies", ".", "--channels", "red"], "expected a number from 0"),
+        (["--studies", ".", "--channels", "[0"], "'[0'; expected e.g. 0,2 or [0, 'DAPI']"),
         (["--studies", ".", "--bundle", "empty"], "no configs/inference.json"),
         (["--studies", "linked"], "a link out of the folder"),
         (["--studies", "pairs"], "no image in it, but in images/, and folders in it are not"),
