@@ -25,8 +25,12 @@ QUIET = (
     " --disable-component-update --disable-sync --disable-dev-shm-usage"
 ).split()
 _KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Escape": 27, "Tab": 9}
-_KEYS |= {"Enter": 13, "Delete": 46}
+_KEYS |= {"Enter": 13, "Delete": 46, "PageUp": 33, "PageDown": 34, "End": 35, "Home": 36}
 _CONTROL, _SHIFT = 2, 8
+
+# every image decoded, and a frame begun after the one that shows them
+PAINTED = """new Promise(done => requestAnimationFrame(() => requestAnimationFrame(
+    () => done([...document.images].every(image => image.complete)))))"""
 
 
 def chromium(what: str) -> str:
@@ -143,6 +147,12 @@ class Page:
         button |= {} if moved else {"clickCount": 1}
         held = {"buttons": 1} if pressed or kind == "mousePressed" else {}
         self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button, **held)
+
+    def wheel(self, selector: str, by: float) -> None:
+        """Turn the wheel there, by so many pixels downwards."""
+        x, y = self.middle(selector)
+        turned = {"deltaX": 0, "deltaY": by}
+        self.send("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, **turned)
 
     def picture(self, path: Path, whole: bool = False) -> None:
         """Save what is in the window, or the whole page, as PNG."""

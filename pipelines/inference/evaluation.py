@@ -21,6 +21,7 @@ from overtile.pipelines.metrics.score_names import name_of
 from overtile.pipelines.metrics.sections import sections_first
 from overtile.pipelines.notices import kept_warnings, print_warnings
 from overtile.pipelines.reporting import figures
+from overtile.pipelines.reporting.grid import grid_of
 from overtile.pipelines.reporting.predictions import Layers, layers_of, load, store
 from overtile.pipelines.reporting.report import VIEWED, write_report
 from overtile.pipelines.reporting.summary import print_scores
@@ -95,8 +96,8 @@ def score(
 
     ``evaluation.csv`` and ``evaluation.json`` as `run_evaluation` says, and the layers of the
     images that the report shows, as ``predictions/NUMBER.npz``, NUMBER being that of the image's
-    row from 0. These are written image by image, none larger than `SIDE` pixels a side; those that
-    the report does not show are removed at the end.
+    row from 0. These are written image by image, none larger than `SIDE` pixels a side, nor than
+    `VOXELS`; those that the report does not show are removed at the end.
 
     Args:
         evaluator: with network, inferer, loader, postprocessing and ``metrics``.
@@ -117,20 +118,20 @@ def score(
         )
     (folder / PREDICTIONS).mkdir()
     rows: list[dict[str, Any]] = []
-    axes: list[object] = []
+    metas: list[Mapping[str, Any]] = []
 
     def note(engine: Any) -> None:
         for image in engine.state.batch["image"]:
             told = getattr(image, "meta", {})
             name = told.get("filename_or_obj", f"image {len(rows) + 1}")
             rows.append({"image": printable(name)})
-            axes.append(told.get("axes"))
+            metas.append(told)
 
     def keep(engine: Any) -> None:
         outputs = engine.state.output  # one an image; a loader's batch that is left whole is not
         if isinstance(outputs, list):
             for number, output in enumerate(outputs, len(rows) - len(outputs)):
-                layers = _layers(rows[number]["image"], output, axes[number])
+                layers = _layers(rows[number]["image"], output, metas[number], class_names)
                 store(layers, prediction_file(folder / PREDICTIONS, number))
 
     handles = [
@@ -238,22 +239,41 @@ _CASES = ("best", "median", "worst", "")
 
 # key, channel that is shown, and of how many at most
 _SHOWN = (("image", 0, 2**16), ("label", 0, 1), ("pred", -1, 2), ("instances", 0, 1))
+_SHOWN_CLASSES = (("image", 0, 2**16), ("label", 0, 1), ("classes", 0, 1))
 
 
-def _layers(name: str, output: Mapping[str, Any], axes: object) -> Layers:
-    """What the postprocessing of one image gives, rows first, or the sections of a volume."""
+def _layers(
+    name: str,
+    output: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    class_names: Sequence[str] | None,
+) -> Layers:
+    """What the postprocessing of one image gives, rows first, or the sections of a volume.
+
+    These are ``image`` ``[C, *S]`` and, ``[1, *S]``, ``label`` with what was found: ``instances``,
+    of which ``pred`` is the probability, or ``classes``.
+    """
     arrays: dict[str, NDArray[Any] | None] = {}
     size = tuple(output["image"].shape[1:])
-    # of a task of its own, with more classes or other outputs, there is less to see
-    for key, channel, most in _SHOWN:
+    # of a task of its own, with other outputs, there is less to see
+    for key, channel, most in _SHOWN_CLASSES if "classes" in output else _SHOWN:
         found = output.get(key)
         shape = tuple(getattr(found, "shape", ()))
         fits = shape[1:] == size and shape[0] <= most
         array = torch.as_tensor(found)[channel].cpu().numpy() if fits else None
-        arrays[key] = None if array is None else sections_first(array, axes)
+        arrays[key] = None if array is None else sections_first(array, meta.get("axes"))
     image = arrays["image"]
     assert image is not None  # every evaluator has it
-    return layers_of(name, image, arrays["label"], arrays["pred"], arrays["instances"])
+    return layers_of(
+        name,
+        image,
+        arrays["label"],
+        arrays.get("pred"),
+        arrays.get("instances"),
+        arrays.get("classes"),
+        class_names,
+        grid_of(meta, image.ndim),
+    )
 
 
 def _per_image(metric: Any) -> list[float]:

@@ -15,6 +15,12 @@ def sections_first(array: NDArray[Any], axes: object) -> NDArray[Any]:
         axes: a letter for each axis, as in the metadata of `read_image`; the array of anything
             else, as other readers leave it, is returned as it is.
     """
-    if not isinstance(axes, str) or len(axes) != array.ndim or not {"X", "Y"} <= set(axes):
-        return array
-    return array.transpose(sorted(range(array.ndim), key=lambda axis: "YX".find(axes[axis])))
+    order = sections_first_order(array.ndim, axes)
+    return array if order == tuple(range(array.ndim)) else array.transpose(order)
+
+
+def sections_first_order(dims: int, axes: object) -> tuple[int, ...]:
+    """The axes of an array of so many in the order that `sections_first` gives them."""
+    if not isinstance(axes, str) or len(axes) != dims or not {"X", "Y"} <= set(axes):
+        return tuple(range(dims))
+    return tuple(sorted(range(dims), key=lambda axis: "YX".find(axes[axis])))

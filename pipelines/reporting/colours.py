@@ -1,8 +1,10 @@
-"""Colours of cells: neighbours differ, and a cell has that of the label below it."""
+"""Colours of cells, whose neighbours differ, and of classes, which keep theirs everywhere."""
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -25,14 +27,14 @@ ERROR_COLOURS = {
 def numbered_colours(
     cells: NDArray[Any], like: tuple[NDArray[Any], NDArray[np.uint8]] | None = None
 ) -> NDArray[np.uint8]:
-    """The number of each cell's colour, ``[h, w]``, 0 = background: neighbours never share one.
+    """The number of each cell's colour, ``[*S]``, 0 = background: neighbours never share one.
 
     Neighbours are cells with no third one between them, however far apart. The graph is coloured
     greedily, cells with few neighbours last (Matula and Beck 1983): six colours are enough where
-    it is planar, and `PALETTE` has seven.
+    it is planar, and `PALETTE` has seven; volumes may need more.
 
     Args:
-        cells: ``[h, w]``, 0 = background.
+        cells: ``[h, w]`` or ``[d, h, w]``, 0 = background.
         like: other cells of the same image and their colours, taken over where cells overlap most
             and no neighbour objects, so that a cell keeps its colour from label to prediction.
     """
@@ -75,6 +77,29 @@ def palette(count: int) -> list[tuple[int, int, int]]:
     return colours
 
 
+def class_colours(count: int) -> list[tuple[int, int, int]]:
+    """Red, green and blue of classes 1 to ``count``, each from its number alone.
+
+    The first seven are told apart with any colour vision (`PALETTE`). Every further seven are
+    those, darker and lighter in turn; up to 255 no two are equal.
+    """
+    colours = []
+    for number in range(count):
+        round_, place = divmod(number, len(PALETTE))
+        # 1/2, 1/4, 3/4, ... of the way: van der Corput's sequence, which fills an interval evenly
+        way = sum(((round_ + 1) // 2 >> bit & 1) / 2 ** (bit + 1) for bit in range(8))
+        mixed, share = (0, 0.75 * way) if round_ % 2 else (255, 0.8 * way)
+        r, g, b = (round(c + (mixed - c) * share) for c in PALETTE[place])
+        colours.append((r, g, b))
+    return colours
+
+
+def class_label(number: int, names: Sequence[str] = ()) -> str:
+    """What a class is called, for people: its name; ``class 3`` where that is a number, or none."""
+    name = names[number] if number < len(names) else str(number)
+    return f"class {name}" if name.isdecimal() else name
+
+
 def outline(cells: NDArray[Any]) -> NDArray[np.bool_]:
     """Pixels of cells, ``[h, w]``, that have another cell or background beside them."""
     padded = np.pad(cells, 1, mode="edge")
@@ -98,14 +123,11 @@ def hatched(gaps: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _neighbours(nearest: NDArray[Any], count: int) -> list[set[int]]:
     """Of each number, those beside it, diagonals included."""
-    sides = (
-        (nearest[:, 1:], nearest[:, :-1]),
-        (nearest[1:], nearest[:-1]),
-        (nearest[1:, 1:], nearest[:-1, :-1]),
-        (nearest[1:, :-1], nearest[:-1, 1:]),
-    )
     found: list[set[int]] = [set() for _ in range(count)]
-    for one, other in sides:
+    steps = list(product((0, 1, -1), repeat=nearest.ndim))
+    for step in (s for s in steps if s > (0,) * nearest.ndim):  # of each two opposite ones one
+        one = nearest[tuple(slice(max(-s, 0), -1 if s > 0 else None) for s in step)]
+        other = nearest[tuple(slice(max(s, 0), -1 if s < 0 else None) for s in step)]
         differ = one != other
         for pair in np.unique(one[differ].astype(np.int64) * count + other[differ]).tolist():
             a, b = divmod(pair, count)

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
@@ -19,6 +20,8 @@ from overtile.pipelines.files import whole
 from overtile.pipelines.reporting.colours import (
     ERROR_COLOURS,
     HATCH,
+    class_colours,
+    class_label,
     hatched,
     numbered_colours,
     outline,
@@ -30,6 +33,7 @@ if TYPE_CHECKING:  # loads PyTorch, and a contact sheet needs none
     from overtile.transforms import Deformation
 
 _LINES = 9  # of the deformation grid, each way
+_NAMED = 12  # classes in a legend, at most
 
 
 @dataclass(frozen=True)
@@ -87,57 +91,133 @@ def training_sample(
 
 
 def predictions(rows: Sequence[Case]) -> Figure:
-    """Image, label, P(cell) and instances side by side, a row an image; empty what there is not."""
+    """Image, label and what was found side by side, a row an image; empty what there is not.
+
+    Of cells with P(cell), of classes with where they differ. Of volumes it is a section.
+    """
     figure = Figure(figsize=(16, 4.1 * len(rows)), layout="constrained")
     for axes, row in zip(figure.subplots(len(rows), 4, squeeze=False), rows, strict=True):
-        layers = row.layers
-        label, likely, found = (
-            np.zeros_like(layers.image) if layer is None else layer
-            for layer in (layers.label, layers.probability, layers.instances)
-        )
+        layers = row.layers.section()
         _grey(axes[0], layers.image, Path(layers.name).name)
-        axes[1].imshow(_with_gaps(coloured(label), layers), interpolation="nearest")
-        axes[1].set_title(f"label: {_count(label)} cells")
-        shown = axes[2].imshow(likely / 255, cmap="magma", vmin=0, vmax=1)
-        axes[2].set_title("P(cell)")
-        figure.colorbar(shown, ax=axes[2])
-        axes[3].imshow(coloured(found), interpolation="nearest")
-        axes[3].set_title(", ".join(filter(None, (f"found: {_count(found)}", row.title))))
+        if layers.classes is None:
+            _draw_cells(figure, axes[1:], layers, row.title)
+        else:
+            _draw_classes(axes[1:], layers, row.title)
+        _in_proportion(axes, layers)
     return _without_ticks(figure)
+
+
+def _draw_cells(figure: Figure, axes: Sequence[Axes], layers: Layers, title: str) -> None:
+    label, likely, found = (
+        np.zeros_like(layers.image) if layer is None else layer
+        for layer in (layers.label, layers.probability, layers.instances)
+    )
+    axes[0].imshow(_with_gaps(coloured(label), layers), interpolation="nearest")
+    axes[0].set_title(f"label: {_count(label)} cells")
+    shown = axes[1].imshow(likely / 255, cmap="magma", vmin=0, vmax=1)
+    axes[1].set_title("P(cell)")
+    figure.colorbar(shown, ax=axes[1])
+    axes[2].imshow(coloured(found), interpolation="nearest")
+    axes[2].set_title(", ".join(filter(None, (f"found: {_count(found)}", title))))
+
+
+def _draw_classes(axes: Sequence[Axes], layers: Layers, title: str) -> None:
+    """Label, prediction, and where they differ, over the image, with the colours' names."""
+    found = np.zeros_like(layers.image) if layers.classes is None else layers.classes
+    label = np.zeros_like(found) if layers.label is None else layers.label
+    colours = class_colours(max(int(label.max()), int(found.max())))
+    over = _over(layers.image, label, outline(label), colours) / 255
+    axes[0].imshow(_with_gaps(over, layers), interpolation="nearest")
+    axes[0].set_title("label")
+    axes[1].imshow(_over(layers.image, found, outline(found), colours), interpolation="nearest")
+    write_title(axes[1], ", ".join(filter(None, ("prediction", title))))
+    known = {n: class_label(n, layers.class_names) for n in np.union1d(label, found) if n}
+    _legend(axes[1], [(name, colours[number - 1]) for number, name in known.items()])
+    differ = (label != found) & (True if layers.gaps is None else layers.gaps == 0)
+    kinds = np.where(found == 0, 1, np.where(label == 0, 2, 3)) * differ
+    table = [ERROR_COLOURS[kind] for kind in ("missed", "extra", "merged")]
+    over = _over(layers.image, kinds, differ, table) / 255
+    axes[2].imshow(_with_gaps(over, layers), interpolation="nearest")
+    annotated = label.size if layers.gaps is None else int((layers.gaps == 0).sum())
+    axes[2].set_title(f"errors: {differ.sum() / max(annotated, 1):.1%} of the pixels")
+    _legend(axes[2], list(zip(("missed", "extra", "another class"), table, strict=True)))
 
 
 def cases(rows: Sequence[Case]) -> Figure:
-    """Label beside prediction, and where they differ, a row an image."""
+    """Label beside prediction, and where they differ, a row an image; of volumes a section."""
     figure = Figure(figsize=(14, 4.9 * len(rows)), layout="constrained")
     for axes, row in zip(figure.subplots(len(rows), 3, squeeze=False), rows, strict=True):
-        layers, counts = row.layers, row.layers.counts
-        label = np.zeros_like(layers.image) if layers.label is None else layers.label
-        found = np.zeros_like(label) if layers.instances is None else layers.instances
-        colours = numbered_colours(label)
-        over = _over(layers.image, colours, outline(label)) / 255
-        axes[0].imshow(_with_gaps(over, layers), interpolation="nearest")
-        name = Path(layers.name).name
-        write_title(axes[0], row.title, f"{name}, label: {_count(label)} cells")
-        same = numbered_colours(found, (label, colours))
-        axes[1].imshow(_over(layers.image, same, outline(found)), interpolation="nearest")
-        axes[1].set_title(f"found: {_count(found)} cells")
-        errors = np.zeros_like(layers.image) if layers.errors is None else layers.errors
-        kinds = [ERROR_COLOURS[kind] for kind in ERRORS[1:]]
-        over = _over(layers.image, errors, errors > 0, kinds) / 255
-        axes[2].imshow(_with_gaps(over, layers), interpolation="nearest")
-        axes[2].set_title("errors" if counts else "errors: no cells to compare")
-        axes[2].legend(
-            handles=[
-                Patch(
-                    color=(c[0] / 255, c[1] / 255, c[2] / 255),
-                    label=f"{kind} ({counts.get(kind, 0)})",
-                )
-                for kind, c in ERROR_COLOURS.items()
-            ],
-            **{"loc": "upper center", "bbox_to_anchor": (0.5, -0.01), "ncols": 4, "frameon": False},
-            **{"columnspacing": 1.0, "handlelength": 1.0, "fontsize": "small"},
-        )
+        layers = row.layers.section()
+        if layers.classes is None:
+            _draw_errors(axes, layers, row.title)
+        else:
+            _draw_classes(axes, layers, "")
+            write_title(axes[0], row.title, f"{Path(layers.name).name}, label")
+        _in_proportion(axes, layers)
     return _without_ticks(figure)
+
+
+def _draw_errors(axes: Sequence[Axes], layers: Layers, title: str) -> None:
+    counts = layers.counts
+    label = np.zeros_like(layers.image) if layers.label is None else layers.label
+    found = np.zeros_like(label) if layers.instances is None else layers.instances
+    colours = numbered_colours(label)
+    over = _over(layers.image, colours, outline(label)) / 255
+    axes[0].imshow(_with_gaps(over, layers), interpolation="nearest")
+    name = Path(layers.name).name
+    write_title(axes[0], title, f"{name}, label: {_count(label)} cells")
+    same = numbered_colours(found, (label, colours))
+    axes[1].imshow(_over(layers.image, same, outline(found)), interpolation="nearest")
+    axes[1].set_title(f"found: {_count(found)} cells")
+    errors = np.zeros_like(layers.image) if layers.errors is None else layers.errors
+    kinds = [ERROR_COLOURS[kind] for kind in ERRORS[1:]]
+    over = _over(layers.image, errors, errors > 0, kinds) / 255
+    axes[2].imshow(_with_gaps(over, layers), interpolation="nearest")
+    axes[2].set_title("errors" if counts else "errors: no cells to compare")
+    told = [(f"{kind} ({counts.get(kind, 0)})", c) for kind, c in ERROR_COLOURS.items()]
+    _legend(axes[2], told)
+
+
+def name_classes(figure: Figure, names: Sequence[str]) -> None:
+    """Below a whole figure the colours of classes, from 1 on; of very many the first."""
+    told = [class_label(0, [name]) for name in names]
+    handles = _swatches(list(zip(told, class_colours(len(names)), strict=True)))
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
+    _as_text(legend)
+
+
+def _legend(axes: Axes, told: Sequence[tuple[str, tuple[int, int, int]]]) -> None:
+    """What colours mean, below a picture; of very many the first."""
+    legend = axes.legend(
+        handles=_swatches(told),
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.01),
+        ncols=4,
+        frameon=False,
+        columnspacing=1.0,
+        handlelength=1.0,
+        fontsize="small",
+    )
+    _as_text(legend)
+
+
+def _swatches(told: Sequence[tuple[str, tuple[int, int, int]]]) -> list[Patch]:
+    return [
+        Patch(color=(c[0] / 255, c[1] / 255, c[2] / 255), label=printable(name))
+        for name, c in told[:_NAMED]
+    ]
+
+
+def _as_text(legend: Legend) -> None:
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a ``$`` in a name is no formula
+
+
+def _in_proportion(axes: Sequence[Axes], layers: Layers) -> None:
+    """Pixels as high and as wide as they are."""
+    down, across = layers.grid.spacing
+    for each in axes:
+        each.set_aspect(down / across)
 
 
 def _over(
@@ -165,13 +245,18 @@ def _with_gaps(picture: NDArray[np.float64], layers: Layers) -> NDArray[np.float
 def coloured(instances: NDArray[Any], classes: bool = False) -> NDArray[np.float64]:
     """Instance labels ``[H, W]`` in colours ``[H, W, 3]`` of which neighbours rarely share one.
 
-    With ``classes`` the colour follows from the number alone, whatever others there are.
+    With ``classes`` those of `class_colours`.
     """
+    if classes:
+        numbers = np.maximum(instances, 0)
+        table = np.array([(0, 0, 0), *class_colours(int(numbers.max(initial=0)))]) / 255
+        found: NDArray[np.float64] = table[numbers]
+        return found
     names, compact = np.unique(instances, return_inverse=True)
     golden = 0.618034
     colours = np.stack(
         [
-            (np.maximum(names, 0) if classes else np.arange(len(names))) * golden % 1,
+            np.arange(len(names)) * golden % 1,
             np.full(len(names), 0.65),
             np.where(names > 0, 0.95, 0.0),
         ],

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -27,17 +27,36 @@ from overtile.pipelines.errors import (
     UnknownLayoutError,
     Wording,
     as_argument,
+    printable,
 )
 from overtile.pipelines.images.annotation import Annotation
 from overtile.pipelines.images.channels import Channels, check_channels, takes_several
 from overtile.pipelines.images.plane_name import Plane
 from overtile.pipelines.images.read import number_cells, read_image, read_label
-from overtile.pipelines.reporting.figures import outlined, save, write_title
+from overtile.pipelines.metrics.sections import sections_first
+from overtile.pipelines.reporting.figures import name_classes, outlined, save, write_title
+from overtile.pipelines.reporting.grid import fullest_section, grid_of
 
 _SHEET = 12  # images on the contact sheet
 _VOLUMES = 4  # on one of volumes
 _TITLE = 26  # letters that fit above an image
 _SHOWN = 4  # remarks of one kind
+
+
+class ClassCount(NamedTuple):
+    """How much there is of a class.
+
+    Attributes:
+        pixels: of it, voxels in volumes, over all labels.
+        pieces: connected ones.
+        labels: that have it.
+        lacking: labels that do not.
+    """
+
+    pixels: int
+    pieces: int
+    labels: int
+    lacking: int
 
 
 @dataclass
@@ -58,7 +77,8 @@ class Look:
         touching: pairs of cells that touch.
         cell_fraction: share of the annotated pixels that are cell, in [0, 1].
         ignored_fraction: share of the pixels of labels that are not annotated, in [0, 1].
-        classes: of each class its pixels, its connected pieces, and in how many labels it is.
+        classes: of each class but the background how much of it there is.
+        volumes: whether these are volumes, of voxels.
         suspicious: files that deserve a look, and why.
         picture: the contact sheet; None without one.
     """
@@ -76,13 +96,16 @@ class Look:
     touching: int = 0
     cell_fraction: float = 0.0
     ignored_fraction: float = 0.0
-    classes: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    classes: dict[str, ClassCount] = field(default_factory=dict)
+    volumes: bool = False
     suspicious: list[DataError] = field(default_factory=list)
     picture: str | None = None
 
     def as_dict(self, wording: Wording = as_argument) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "suspicious": [r.worded(wording) for r in self.suspicious]}
+        classes = {name: count._asdict() for name, count in self.classes.items()}
+        suspicious = [r.worded(wording) for r in self.suspicious]
+        return {**asdict(self), "classes": classes, "suspicious": suspicious}
 
 
 def look(
@@ -115,7 +138,7 @@ def look(
         raise DataError(root, "no such folder", hint="give one that holds images")
     annotation = annotation_of(root, labels, annotation or Annotation())
     facts = FactBook(default_cache(), root, spatial_dims, channels, annotation)
-    found = Look(str(root), "")
+    found = Look(str(root), "", volumes=spatial_dims == 3)
     try:
         found.layout, pairs = find_pairs(root, layout)
     except UnknownLayoutError:
@@ -175,6 +198,8 @@ def look(
         shown = [(item, split) for (item, _, _), split in zip(seen, named, strict=True)]
         draw = _contact_sheet if spatial_dims == 2 else _sheet_of_sections
         sheet = draw(shown, labels, channels, annotation)
+        if found.classes:
+            name_classes(sheet, list(found.classes))
         save(sheet, Path(picture), dpi=80)
         found.picture = str(picture)
     return found
@@ -241,17 +266,15 @@ def _suspicions(
     return found
 
 
-def _table_of(
-    classes: Sequence[str], labels: Sequence[LabelFacts]
-) -> dict[str, tuple[int, int, int]]:
-    """Pixels, connected pieces, and labels that have it, of each class but the background."""
+def _table_of(classes: Sequence[str], labels: Sequence[LabelFacts]) -> dict[str, ClassCount]:
+    """Each class but the background."""
     most = max((len(f.counts) for f in labels), default=0)
     names = [*classes, *map(str, range(len(classes), most))]
 
-    def of(number: int) -> tuple[int, int, int]:
+    def of(number: int) -> ClassCount:
         having = [f for f in labels if number < len(f.counts) and f.counts[number]]
         pixels, pieces = (sum(getattr(f, n)[number] for f in having) for n in ("counts", "parts"))
-        return pixels, pieces, len(having)
+        return ClassCount(pixels, pieces, len(having), len(labels) - len(having))
 
     return {name: of(number) for number, name in enumerate(names) if number}
 
@@ -290,7 +313,10 @@ def _contact_sheet(
 def _sheet_of_sections(
     items: Sequence[tuple[Item, str]], labels: str, channels: Channels, annotation: Annotation
 ) -> Figure:
-    """Some volumes, each by the middle sections across its three axes, as high as they are wide."""
+    """Some volumes, each by sections across its three axes, in its proportions.
+
+    These are the middle ones; of classes those with most of the label.
+    """
     chosen = _chosen(items, _VOLUMES)
     figure = Figure(figsize=(9.6, 3.4 * len(chosen)), layout="constrained")
     rows = figure.subplots(len(chosen), 3, squeeze=False)
@@ -299,16 +325,17 @@ def _sheet_of_sections(
         image = _shown(image, channels)
         cells = _label_of(item, labels, annotation, 3)
         label = np.zeros(image.shape, int) if cells is None else cells
-        steps = np.linalg.norm(np.asarray(meta.get("affine", np.eye(4)))[:3, :3], axis=0)
-        for axis, (shown, letter) in enumerate(zip(axes, meta["axes"], strict=True)):
-            middle = image.shape[axis] // 2
-            # the last axis upwards, as the field shows volumes that lie so
-            grey, drawn = (np.take(a, middle, axis).T[::-1] for a in (image, label))
+        grid = grid_of(meta, 3)
+        image, label = (sections_first(a, meta["axes"]) for a in (image, label))
+        for axis, (shown, letter) in enumerate(zip(axes, grid.axes, strict=True)):
+            place = image.shape[axis] // 2
+            if labels == "classes":  # the middle may hold none of them
+                place = fullest_section(np.maximum(label, 0), axis)
+            grey, drawn = (grid.section(a, axis, place) for a in (image, label))
             picture = outlined(grey, drawn, labels == "classes")
-            across, up = (step for other, step in enumerate(steps) if other != axis)
-            shown.imshow(picture, aspect=float(up / across))
+            shown.imshow(picture, aspect=grid.aspect(axis))
             told = ["", split, _counted(label, labels)][axis]
-            title = ", ".join(filter(None, [f"{letter} = {middle}", told]))
+            title = ", ".join(filter(None, [f"{letter} = {place}", told]))
             write_title(shown, _short(Path(item["image"]).name), title, size=9)
             shown.set_axis_off()
     return figure
@@ -340,6 +367,23 @@ def _label_of(
     return array if labels in ("instances", "classes") else number_cells(array)
 
 
+def _class_rows(found: Look) -> list[tuple[str, str]]:
+    """The table of classes: numbers below each other."""
+    unit = "voxels" if found.volumes else "pixels"
+    pixels, pieces = (
+        max(len(str(getattr(c, part))) for c in found.classes.values())
+        for part in ("pixels", "pieces")
+    )
+    rows = []
+    for name, count in found.classes.items():
+        told = f"{count.pixels:{pixels}} {unit} in {count.pieces:{pieces}} piece"
+        told += "s" * (count.pieces != 1)
+        if count.lacking:
+            told += f"; {count.lacking} of {count.labels + count.lacking} lack it"
+        rows.append((f"class {printable(name)}", told))
+    return rows
+
+
 def as_text(
     found: Look, wording: Wording = as_argument, all_of_them: str = "suspicious has all"
 ) -> str:
@@ -363,11 +407,7 @@ def as_text(
     if found.spacings:
         rows += [("pixel size", counted(found.spacings))]
     if found.classes:
-        of = sum(found.images.values())
-        for name, (pixels, pieces, having) in found.classes.items():
-            told = f"{pixels} pixels in {pieces} piece{'s' * (pieces != 1)}"
-            lacking = f"; {of - having} of {of} lack it" if having < of else ""
-            rows.append((f"class {name}", f"{told}{lacking}"))
+        rows += _class_rows(found)
     elif found.layout:
         few, middle, many = found.per_image
         rows += [
@@ -380,7 +420,9 @@ def as_text(
         rows += [("not annotated", f"{found.ignored_fraction:.1%} of the pixels")]
     count = len(found.suspicious)
     remarks = f"{count} remark{'s' if count > 1 else ''}" if count else "nothing"
-    lines = [f"  {name:<14}  {value}" for name, value in [*rows, ("suspicious", remarks)]]
+    rows.append(("suspicious", remarks))
+    width = max(14, *(min(len(name), _TITLE) for name, _ in rows))
+    lines = [f"  {name:<{width}}  {value}" for name, value in rows]
     kinds: dict[tuple[object, ...], list[str]] = {}
     for remark in found.suspicious:  # what differs within a kind is what was found, and where
         kind = (type(remark), remark.expected, remark.hint)

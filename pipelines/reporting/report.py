@@ -13,6 +13,7 @@ import io
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.resources import files
@@ -29,6 +30,8 @@ from overtile.pipelines.metrics.score_names import DEFINITIONS, definition_of, n
 from overtile.pipelines.reporting.colours import (
     ERROR_COLOURS,
     HATCH,
+    class_colours,
+    class_label,
     hatched,
     numbered_colours,
     outline,
@@ -94,11 +97,13 @@ def _write_page(run: Run, file: TextIO) -> None:
     head = head.replace("<!-- TITLE -->", html.escape(title))
     file.write(head.replace("<!-- POLICY -->", f'content="{_policy(template)}"'))
     viewed: dict[int, str] = {}
+    classes: list[str] | None = None
     if run.scored is not None:
-        for number, group, block in _blocks(run.folder / PREDICTIONS, run.scored):
+        for number, group, layers, block in _blocks(run.folder / PREDICTIONS, run.scored):
             viewed[number] = group
+            classes = _more_classes(classes, layers)
             file.write(block)
-    file.write(_block("run", _content(run, viewed)))
+    file.write(_block("run", _content(run, viewed) | {"classes": _coloured(classes)}))
     file.write(tail)
 
 
@@ -123,8 +128,8 @@ def _block(name: str, content: Any) -> str:
     return f'<script type="application/json" id="{name}">{text}</script>\n'
 
 
-def _blocks(folder: Path, scored: Scored) -> Iterator[tuple[int, str, str]]:
-    """Number, group and JSON block of the images that the viewer has, one at a time."""
+def _blocks(folder: Path, scored: Scored) -> Iterator[tuple[int, str, Layers, str]]:
+    """Number, group, layers and their JSON of the images that the viewer has, one at a time."""
     written = 0
     for place, (number, group) in enumerate(scored.telling()[:VIEWED]):
         path = prediction_file(folder, number)
@@ -138,11 +143,12 @@ def _blocks(folder: Path, scored: Scored) -> Iterator[tuple[int, str, str]]:
                 f"{scored.names[number]} as in {ROWS}",
                 "score again",
             )
-        block = _block(f"image-{number}", _pictures(layers))
+        flat = layers.image.ndim == 2 and layers.classes is None
+        block = _block(f"image-{number}", _pictures(layers) if flat else _arrays(layers))
         if place >= 3 and written + len(block) > BYTES:
             return
         written += len(block)
-        yield number, group, block
+        yield number, group, layers, block
 
 
 def _content(run: Run, viewed: dict[int, str]) -> dict[str, Any]:
@@ -166,7 +172,9 @@ def _content(run: Run, viewed: dict[int, str]) -> dict[str, Any]:
         "best_epoch": summary.get("best_epoch"),
         "definitions": {k: d.sentence for k, d in (DEFINITIONS | of_scores).items() if d},
         "counts": COUNTS,
-        "errors": [[kind, "#{:02x}{:02x}{:02x}".format(*c)] for kind, c in ERROR_COLOURS.items()],
+        "errors": [[kind, _hex(c)] for kind, c in ERROR_COLOURS.items()],
+        "ramp": [f"#{colour}" for colour in _MAGMA],
+        "hatch": _hex(HATCH),
         "metrics": [],
         "images": [],
     }
@@ -200,6 +208,28 @@ def _content(run: Run, viewed: dict[int, str]) -> dict[str, Any]:
             "note": _note(scored, viewed),
         }
     return content
+
+
+def _more_classes(names: list[str] | None, layers: Layers) -> list[str] | None:
+    """What the classes of the images so far are called, from 0 on; None of cells."""
+    if layers.classes is None:
+        return names
+    found = [layers.classes] if layers.label is None else [layers.classes, layers.label]
+    last = max(int(classes.max(initial=0)) for classes in found)
+    count = max(len(names or ()), len(layers.class_names), last + 1)
+    return [class_label(number, layers.class_names or names or ()) for number in range(count)]
+
+
+def _coloured(names: list[str] | None) -> list[list[str]] | None:
+    """Name and colour of each class from 1 on."""
+    if names is None:
+        return None
+    colours = map(_hex, class_colours(len(names) - 1))
+    return [[printable(name), colour] for name, colour in zip(names[1:], colours, strict=True)]
+
+
+def _hex(colour: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def _note(scored: Scored, viewed: dict[int, str]) -> str:
@@ -277,22 +307,72 @@ def _pictures(layers: Layers) -> dict[str, Any]:
             lines.astype(np.uint8),
             [(0, 0, 0, 0), *colours_of_errors, (255, 255, 255, 130), (*HATCH, _LINE)],
         )
+    return {"width": width, "height": height, **_told(layers), "layers": drawn}
+
+
+def _arrays(layers: Layers) -> dict[str, Any]:
+    """The numbers of a volume, or of classes, for the page to draw sections and classes of."""
+    arrays = {"image": _packed(layers.image, differences=True)}
+    colours: list[str] | None = None
+    if layers.classes is not None:
+        arrays["classes"] = _packed(layers.classes)
+        if layers.label is not None:
+            arrays["label"] = _packed(layers.label.astype(np.uint8))
+    else:
+        below = None
+        top = 0
+        for name in ("label", "instances"):
+            cells = getattr(layers, name)
+            if cells is not None:
+                numbers = numbered_colours(cells, below)
+                below = below or (cells, numbers)
+                top = max(top, int(numbers.max(initial=0)))
+                arrays[name] = _packed(numbers)
+        colours = [_hex(c) for c in palette(top)]
+        if layers.probability is not None:
+            arrays["probability"] = _packed(layers.probability, differences=True)
+        if layers.errors is not None:
+            arrays["errors"] = _packed(layers.errors)
+    if layers.gaps is not None:
+        arrays["gaps"] = _packed(layers.gaps)
+    grid, dims = layers.grid, layers.image.ndim
+    before = 3 - dims  # an image is a volume of one section
+    return {
+        "volume": dims == 3,
+        "shape": [1] * before + list(layers.image.shape),
+        "size": [1] * before + list(layers.size),
+        "spacing": [1.0] * before + list(grid.spacing),
+        "upwards": [False] * before + list(grid.upwards),
+        "axes": "Z" * before + grid.axes,
+        "first": [0] * before + [layers.telling(axis) for axis in range(dims)],
+        "colours": colours,
+        **_told(layers),
+        "arrays": arrays,
+    }
+
+
+def _told(layers: Layers) -> dict[str, Any]:
+    """What is said beside the pictures."""
     notes = []
     if layers.gaps is not None:
         notes.append("hatched: not annotated, and not scored")
-    if layers.sections > 1:
-        notes.append(f"the middle one of {layers.sections} sections")
-    if layers.size != (height, width):
-        notes.append(
-            f"scaled down from {layers.size[1]}x{layers.size[0]} to at most {SIDE} pixels a side"
-        )
-    return {
-        "width": width,
-        "height": height,
-        "note": "; ".join(notes),
-        "counts": [layers.counts[name] for name in COUNTS] if layers.counts else None,
-        "layers": drawn,
-    }
+    if layers.size != layers.image.shape:
+        if len(layers.size) == 2:
+            before = f"{layers.size[1]}x{layers.size[0]}"
+            notes.append(f"scaled down from {before} to at most {SIDE} pixels a side")
+        else:
+            before, after = ("x".join(map(str, n)) for n in (layers.size, layers.image.shape))
+            notes.append(f"thinned from {before} to {after} voxels ({layers.grid.axes})")
+    counts = [layers.counts[name] for name in COUNTS] if layers.counts else None
+    return {"note": "; ".join(notes), "counts": counts}
+
+
+def _packed(numbers: NDArray[np.uint8], differences: bool = False) -> str:
+    """Deflated, in base64; of what is smooth the difference from one pixel to the next."""
+    flat = np.ascontiguousarray(numbers, np.uint8).ravel()
+    if differences:
+        flat = np.diff(flat, prepend=np.uint8(0))  # modulo 256
+    return base64.b64encode(zlib.compress(flat.tobytes(), 9)).decode()
 
 
 def _filled(

@@ -187,8 +187,9 @@ def test_a_look_has_a_table_of_classes_and_three_sections_of_volumes(tmp_path: P
             nibabel.save(image, tmp_path / "set" / kind / f"{name}.nii.gz")
     sheet = tmp_path / "sheet.png"
     found = look(tmp_path / "set", "auto", "classes", 3, None, sheet, Annotation(-1))
-    assert found.classes == {"1": (54, 2, 2), "2": (36, 1, 1)}
-    assert "class 2         36 pixels in 1 piece; 1 of 2 lack it" in as_text(found)
+    assert found.classes == {"1": (54, 2, 2, 0), "2": (36, 1, 1, 1)}
+    assert found.as_dict()["classes"]["2"] == {"pixels": 36, "pieces": 1, "labels": 1, "lacking": 1}
+    assert "class 2         36 voxels in 1 piece; 1 of 2 lack it" in as_text(found)
     assert "not annotated" in as_text(found)
     with Image.open(sheet) as picture:
         assert picture.width > picture.height

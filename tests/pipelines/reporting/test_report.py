@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import Page, chromium, opened
+from browser import PAINTED, Page, chromium, opened
 from killed import killed_everywhere
 from numpy.typing import NDArray
 from PIL import Image
@@ -29,6 +29,7 @@ from overtile.pipelines.reporting.colours import (
     outline,
     palette,
 )
+from overtile.pipelines.reporting.grid import plain_grid
 from overtile.pipelines.reporting.predictions import COUNTS, ERRORS, compare, layers_of, load, store
 from overtile.pipelines.reporting.report import BYTES, VIEWED, write_report
 from overtile.pipelines.reporting.summary import write_summary
@@ -169,7 +170,7 @@ def test_layers_come_back_from_their_file(tmp_path: Path) -> None:
     found = load(tmp_path / "00000.npz")
     for name in ("image", "label", "probability", "instances", "errors"):
         assert np.array_equal(getattr(found, name), getattr(layers, name)), name
-    assert (found.name, found.size, found.sections) == ("a.tif", (64, 64), 1)
+    assert (found.name, found.size, found.grid) == ("a.tif", (64, 64), plain_grid(2))
     assert found.counts == layers.counts == compare(layers.label, layers.instances)[1]
     assert np.array_equal(found.label, cells_of(3)), "numbers stay"
     alone = layers_of("b.tif", np.zeros((4, 5)))
@@ -192,14 +193,10 @@ def test_large_images_are_scaled_down_and_counted_before() -> None:
     assert np.abs(layers.probability - label[::2, ::2] * 25.5).max() <= 1
 
 
-def test_of_a_volume_the_middle_section_is_taken() -> None:
-    volume = np.random.default_rng(0).integers(0, 4, (7, 12, 10))
-    layers = layers_of("v", volume * 1.0, volume, volume / 4, volume)
-    assert layers.sections == 7
-    assert np.array_equal(layers.label, volume[3])
-    assert np.array_equal(layers.probability, np.rint(volume[3] / 4 * 255))
-    logits = layers_of("v", volume * 1.0, volume, volume * 2.0, volume)
-    assert logits.probability is None, "no probabilities"
+def test_what_is_no_probability_is_left_out() -> None:
+    image = np.random.default_rng(0).integers(0, 4, (12, 10))
+    assert layers_of("v", image * 1.0, image, image / 4, image).probability is not None
+    assert layers_of("v", image * 1.0, image, image * 2.0, image).probability is None, "logits"
 
 
 # --- the page ----------------------------------------------------------------------------------
@@ -431,7 +428,7 @@ def test_a_file_cut_short_or_of_another_image_costs_one_line(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 @pytest.mark.parametrize("suffix", [".nii.gz", ".tif"])
-def test_sections_are_upright_and_the_middle_ones(
+def test_images_are_stored_rows_first_and_volumes_sections_first(
     tmp_path: Path, suffix: str, spatial_dims: int
 ) -> None:
     """NIfTI holds columns first, depth last; TIFF depth first. The page shows rows first."""
@@ -481,11 +478,14 @@ def test_sections_are_upright_and_the_middle_ones(
     assert (result["key_metric"], result["lower_is_better"]) == ("seg", False)
     for number, volume in enumerate(volumes):
         layers = load(prediction_file(folder / PREDICTIONS, number))
-        assert layers.sections == (5 if spatial_dims == 3 else 1)
-        assert np.array_equal(layers.label, volume[2])
-        assert np.array_equal(layers.instances, volume[2])
-        assert np.array_equal(layers.probability, np.rint(volume[2] / 2 * 255))
+        stored = volume if spatial_dims == 3 else volume[2]
+        assert np.array_equal(layers.label, stored)
+        assert np.array_equal(layers.instances, stored)
+        assert np.array_equal(layers.probability, np.rint(stored / 2 * 255))
+        assert layers.errors is not None
         assert not layers.errors.any()
+        upright = (suffix == ".nii.gz" and spatial_dims == 3,) * 2
+        assert layers.grid.upwards[:2] == upright, "the front, and the head, are up"
     cases = draw_cases(folder)
     assert cases is not None
     with Image.open(cases) as picture:
@@ -752,11 +752,6 @@ def test_curves_are_read_by_keys(shown: Page) -> None:
     shown.press("ArrowLeft")
     assert shown.value(read) == "epoch 5: 0.2000"
     assert shown.value("document.querySelectorAll('#charts .chart').length") == 3
-
-
-# every image decoded, and a frame begun after the one that shows them
-PAINTED = """new Promise(done => requestAnimationFrame(() => requestAnimationFrame(
-    () => done([...document.images].every(image => image.complete)))))"""
 
 
 @pytest.mark.parametrize("dark", [False, True])
