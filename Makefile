@@ -63,7 +63,7 @@ format: setup ## format the code
 
 reference: $(STAMP) ## build the tables of docs/reference/configuration.md from the schema
 	$(BIN)/python -m overtile.pipelines.bundle.reference docs/reference/configuration.md \
-		bundles/touching_cells bundles/em_membranes
+		bundles/touching_cells bundles/em_membranes bundles/organs
 
 docs: $(DOCS_STAMP) ## build the documentation as a site into build/docs
 	$(BIN)/python -m sphinx -W --keep-going -E -a -q docs build/docs

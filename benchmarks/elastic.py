@@ -9,7 +9,7 @@ medians over the rounds. A library that is not installed is told and left out.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,10 @@ from overtile.transforms import RandDeformedTiled
 SIZE, SIGMA, SCALE = 512, 10.0, 0.1
 IMAGE = np.random.default_rng(0).random((SIZE, SIZE), np.float32)
 LABELS = np.kron(np.arange(256, dtype=np.int32).reshape(16, 16), np.ones((32, 32), np.int32))
-TENSORS = {"image": torch.from_numpy(IMAGE[None]), "label": torch.from_numpy(LABELS[None])}
+TENSORS: dict[Hashable, torch.Tensor] = {
+    "image": torch.from_numpy(IMAGE[None]),
+    "label": torch.from_numpy(LABELS[None]),
+}
 
 
 def ours() -> Task:

@@ -38,7 +38,7 @@ from overtile.pipelines.data.synthesis.cells import touching_cells
 from overtile.pipelines.inference.trained import load_trained
 from overtile.pipelines.segment.cluster import ClusterRunner, on_cluster
 from overtile.pipelines.segment.local import LocalRunner
-from overtile.pipelines.segment.plan import plan
+from overtile.pipelines.segment.plan import plan, state_of_source
 from overtile.pipelines.segment.request import Request
 from overtile.pipelines.segment.run import segment
 from overtile.pipelines.segment.runner import windowed
@@ -142,9 +142,9 @@ def workers(folder: Path) -> Iterator[Figure]:
                 with on_cluster(cluster.scheduler_address, 60) as runner:
                     target = folder / f"{count}-{turn}.zarr"
                     request = Request(source, target, BUNDLE, chunk=CHUNK, show=False)
-                    took[count] = seconds(lambda r=request, u=runner: segment(r, u))
+                    took[count] = seconds(partial(segment, request, runner))
                     if count == 2:
-                        overhead = seconds(lambda u=runner: empty_tasks(u, 1000)) / 1000
+                        overhead = seconds(partial(empty_tasks, runner, 1000)) / 1000
     ratio = took[1] / took[2]
     yield Figure(
         "two workers against one",
@@ -170,7 +170,8 @@ def estimate(folder: Path, overhead: float) -> Iterator[Figure]:
     zarr.create_array(source, data=image(4 * 512), chunks=(1024, 1024))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    here, _ = plan(Request(source, folder / "costs.ome.zarr", BUNDLE, show=False))
+    request = Request(source, folder / "costs.ome.zarr", BUNDLE, show=False)
+    here, _ = plan(request, state_of_source(request))
     key = (0, 0, 0)
     with LocalRunner() as runner:
         stages = Stages(here, runner, False)
@@ -189,14 +190,14 @@ def estimate(folder: Path, overhead: float) -> Iterator[Figure]:
         ("cells", finish_labels, "result/0"),
     ):
         (here.folder(array) / here.grid.name(key)).unlink()
-        costs[name] = seconds(lambda f=function: f(here, key))
+        costs[name] = seconds(partial(function, here, key))
     costs["faces"] = seconds(lambda: pieces(here, key[1:], 0))
     stored = sum(
         (here.folder(a) / here.grid.name(key)).stat().st_size
         for a in ("probabilities", "cores", "result/0")
     )
-    found = [pieces(here, index, 0) for index in here.stitching.chunks()]
-    joined = seconds(lambda: here.stitching.join(found)) / len(found)
+    every = [pieces(here, index, 0) for index in here.stitching.chunks()]
+    joined = seconds(lambda: here.stitching.join(every)) / len(every)
     here.close()
     torch.set_num_threads(threads)
 

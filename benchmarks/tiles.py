@@ -116,7 +116,7 @@ class Peer:
     def network(self) -> nn.Module:
         torch.manual_seed(0)
         norm, widths = (self.norm, {"affine": True}), (*FEATURES, FEATURES[0])
-        network = BasicUNet(2, 1, 2, features=widths, norm=norm).eval()
+        network: Any = BasicUNet(2, 1, 2, features=widths, norm=norm).eval()
         return cast(nn.Module, network.to(memory_format=self.layout))
 
     def run(self, network: nn.Module, image: Tensor, overlap: float) -> Tensor:
@@ -157,7 +157,8 @@ def pass_seconds(network: nn.Module, half: bool, size: int, batch: int = 1) -> f
 def tile(network: nn.Module, image: Tensor, roi: int | None = None, half: bool = HALF) -> Tensor:
     inferer = OverlapTileInferer(roi_size=roi, memory_limit=LIMIT)
     with torch.inference_mode():
-        return MixedPrecisionInferer(inferer, "bfloat16" if half else "float32")(image, network)
+        precise = MixedPrecisionInferer(inferer, "bfloat16" if half else "float32")
+        return cast(Tensor, precise(image, network))
 
 
 def memory_of_ours() -> int:

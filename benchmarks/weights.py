@@ -77,7 +77,8 @@ def one_by_one(labels: Labels, cropped: bool) -> NDArray[np.float64]:
 
 def equation_2(labels: Labels, d1: Any, d2: Any) -> NDArray[np.float64]:
     weights: NDArray[np.float64] = np.exp(-((d1 + d2) ** 2) / (2 * SIGMA**2))
-    return 1 + W0 * weights * (labels == 0)
+    weights = 1 + W0 * weights * (labels == 0)
+    return weights
 
 
 def transform(background: NDArray[np.bool_]) -> Any:

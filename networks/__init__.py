@@ -12,6 +12,7 @@ from overtile.networks.inferers.cost import peak_bytes as peak_bytes
 from overtile.networks.inferers.overlap_tile import OverlapTileInferer as OverlapTileInferer
 from overtile.networks.inferers.precision import MixedPrecisionInferer as MixedPrecisionInferer
 from overtile.networks.inferers.region import RegionInferer as RegionInferer
+from overtile.networks.inferers.spacing import SpacingInferer as SpacingInferer
 from overtile.networks.inferers.tiling import Tile as Tile
 from overtile.networks.inferers.tiling import Tiling as Tiling
 from overtile.networks.inferers.tiling import plan_tiles as plan_tiles

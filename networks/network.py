@@ -27,7 +27,7 @@ class Network(nn.Module):
         ValueError: for other dimensions.
     """
 
-    __jit_unused_properties__ = ("geometry",)
+    __jit_unused_properties__ = ("geometry", "training_geometry")
 
     def __init__(self, spatial_dims: int, in_channels: int, geometry: TileGeometry) -> None:
         super().__init__()
@@ -43,6 +43,15 @@ class Network(nn.Module):
     @geometry.setter
     def geometry(self, geometry: TileGeometry) -> None:
         self.tile_geometry = (geometry.margin, geometry.multiple, geometry.minimum)
+
+    @property
+    def training_geometry(self) -> TileGeometry:
+        """The sizes of one pass, as a network is trained.
+
+        A padded network answers for all of a tile, from zeros beyond the edge; its ``geometry`` has
+        what these reach as margin.
+        """
+        return self.geometry
 
     def check_image(self, x: Tensor) -> None:
         """Refuse what is no batch of images for this network, of whatever size.
@@ -110,7 +119,7 @@ def geometry_of(network: Any) -> TileGeometry:
     Raises:
         GeometryError: if it has none; the message says how to give one.
     """
-    for candidate in _unwrapped(network):
+    for candidate in unwrapped(network):
         geometry = getattr(candidate, "geometry", None)
         if isinstance(geometry, TileGeometry):
             return geometry
@@ -125,7 +134,7 @@ def geometry_of(network: Any) -> TileGeometry:
     )
 
 
-def _unwrapped(network: Any) -> Iterator[Any]:
+def unwrapped(network: Any) -> Iterator[Any]:
     """A network, and what it wraps, from the outside in."""
     for _ in range(8):  # a wrapper may name itself
         yield network
@@ -144,7 +153,7 @@ def whole_image_layer(network: Any) -> str | None:
     Returns:
         Its name and kind.
     """
-    for candidate in _unwrapped(network):
+    for candidate in unwrapped(network):
         if isinstance(candidate, nn.Module):
             for name, module in candidate.named_modules():
                 if _sees_everything(module):

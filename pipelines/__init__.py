@@ -15,6 +15,7 @@ _PUBLIC = (
     "overtile.pipelines.bundle.check.check_configuration",
     "overtile.pipelines.bundle.configuration.check_tile",
     "overtile.pipelines.data.find.find_data",
+    "overtile.pipelines.data.classes.ignored_value",
     "overtile.pipelines.data.unlabelled.images_in",
     "overtile.pipelines.data.find.labelled_images",
     "overtile.pipelines.data.cache.CachedDataset",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import count
@@ -53,21 +54,24 @@ def disturbed_everywhere(
 
 def _disturb_at(number: int, disturb: Callable[[], object]) -> None:
     left = number
+    counting = threading.Lock()  # threads of the writer: one of them counts, and disturbs, once
+
+    def due() -> bool:
+        nonlocal left
+        with counting:
+            left -= 1
+            return left == 0
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
-        nonlocal left
         if event not in _TOUCH or left < 1 or (event == "open" and not _writes(arguments)):
             return
-        left -= 1
-        if not left:
+        if due():
             disturb()
-        if event == "open":
-            left -= 1
-            if not left:
-                path, _, flags = arguments
-                with suppress(OSError):
-                    os.close(os.open(path, flags, 0o666))  # type: ignore[arg-type]
-                disturb()
+        elif event == "open" and due():
+            path, _, flags = arguments
+            with suppress(OSError):
+                os.close(os.open(path, flags, 0o666))  # type: ignore[arg-type]
+            disturb()
 
     sys.addaudithook(hook)
 

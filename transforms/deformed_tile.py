@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from overtile.networks.errors import ArgumentError
 from overtile.networks.geometry import padding_mode_of
 from overtile.networks.losses.ignored import IGNORED
+from overtile.networks.spacing import checked_spacing, spacing_of, steps_between
 from overtile.transforms.deformation import Deformation, mode_of
 from overtile.transforms.elastic import DeformItems, RandElasticDeform, check_axes, deform, restore
 from overtile.transforms.metadata import Array, as_array, current, refuse_empty
@@ -28,8 +29,12 @@ class RandDeformedTile(RandomizableTransform, InvertibleTransform, MultiSampleTr
     deformation are drawn together and composed into one `Deformation`, so a pixel is
     interpolated once. In 3D the rotation turns the plane of the last two axes (sections are
     rarely as fine as pixels), ``[Y, X]`` of ``[Z, Y, X]``; of ``[X, Y, Z]``, as NIfTI and DICOM
-    are read, that is Y and Z: move the axes first where sections are coarser. Flips take every
-    axis.
+    are read, that is Y and Z: move the axes first where sections are coarser, or give an equal
+    ``spacing``. Flips take every axis.
+
+    With ``spacing`` the tile is one of an image of that spacing: the same interpolation resamples
+    too, linearly, and size, margin, displacements and magnification are in pixels of ``spacing``.
+    Of an image that has it (to a thousandth) tiles are the same as without, to the bit.
 
     The affine becomes that of the tile without its elastic deformation. The inverse puts a tile
     that was neither turned by other than right angles, nor scaled or deformed, back into its image,
@@ -51,6 +56,9 @@ class RandDeformedTile(RandomizableTransform, InvertibleTransform, MultiSampleTr
             `monai.transforms.RandCropByPosNegLabel`.
         neg: how often a tile is placed around a pixel of the background; never around one that
             is not annotated (-1).
+        spacing: size of the tile's pixels along each axis of the array, in the unit of the image's
+            affine (millimetres); images are `MetaTensor` s then. None takes the image's pixels,
+            whatever their size.
 
     Attributes:
         recorded: the `Deformation` of the last tile, to replay: ``transform(img, draw=recorded)``.
@@ -73,6 +81,7 @@ class RandDeformedTile(RandomizableTransform, InvertibleTransform, MultiSampleTr
         num_samples: int | None = None,
         pos: float = 1.0,
         neg: float = 1.0,
+        spacing: Sequence[float] | None = None,
     ) -> None:
         RandomizableTransform.__init__(self, 1.0)
         if not 0 < scale[0] <= scale[1]:
@@ -90,10 +99,16 @@ class RandDeformedTile(RandomizableTransform, InvertibleTransform, MultiSampleTr
         self.rotate, self.scale, self.flip = rotate, scale, flip
         self.mode, self.padding_mode = mode_of(mode), padding_mode_of(padding_mode)
         self.num_samples, self.pos, self.neg = num_samples, pos, neg
+        self.spacing = None if spacing is None else checked_spacing(spacing)
         self.elastic = RandElasticDeform(grid, sigma)
         self.recorded: Deformation | None = None
 
-    def draw(self, spatial_size: Sequence[int], label: Array | None = None) -> Deformation:
+    def draw(
+        self,
+        spatial_size: Sequence[int],
+        label: Array | None = None,
+        spacing: Sequence[float] | None = None,
+    ) -> Deformation:
         """A new tile of an image of this size.
 
         Args:
@@ -111,16 +126,32 @@ class RandDeformedTile(RandomizableTransform, InvertibleTransform, MultiSampleTr
         self.elastic.R = self.R
         elastic = self.elastic.draw(shape)
         shown = None if label is None else self._draw_pixel(label, spatial_size)
+        steps = (1.0,) * dims
+        if self.spacing is not None:
+            steps = steps_between(self.spacing if spacing is None else spacing, self.spacing)
         centre = []
-        for axis, (n, tile, context) in enumerate(zip(spatial_size, shape, margin, strict=True)):
-            half = min((tile - 2 * context) / 2, n / 2)
+        sides = zip(spatial_size, shape, margin, steps, strict=True)
+        for axis, (n, tile, context, step) in enumerate(sides):
+            half = min(step * (tile - 2 * context) / 2, n / 2)
             if shown is None:
                 middle = float(self.R.uniform(half, n - half)) - 0.5
             else:
                 middle = min(max(shown[axis] + 0.5, half), n - half) - 0.5
             # on whole pixels: a tile that is neither turned nor deformed is not interpolated
-            centre.append(round(middle - (tile - 1) / 2) + (tile - 1) / 2)
-        return Deformation(shape, tuple(centre), self._draw_matrix(dims), elastic.nodes)
+            whole = round(middle - (tile - 1) / 2) + (tile - 1) / 2
+            centre.append(whole if step == 1 else middle)
+        matrix, nodes = self._draw_matrix(dims), elastic.nodes
+        rows = np.reshape(steps, (dims, 1))  # from pixels of the tile to those of the image
+        nodes = (rows * nodes.reshape(dims, -1)).reshape(nodes.shape)
+        return Deformation(shape, tuple(centre), rows * matrix, nodes)
+
+    def spacing_in(self, image: Array) -> tuple[float, ...] | None:
+        """That of an image ``[C, *S]``, where it is asked for.
+
+        Raises:
+            ValueError: if it is not known.
+        """
+        return None if self.spacing is None else spacing_of(image, image.ndim - 1)
 
     def _draw_pixel(self, label: Array, spatial_size: Sequence[int]) -> tuple[int, ...]:
         array = as_array(label)
@@ -154,12 +185,15 @@ class RandDeformedTile(RandomizableTransform, InvertibleTransform, MultiSampleTr
             img: array, tensor or `MetaTensor`; a tile is the same.
             label: guides the tiles, see `draw`; None places them anywhere.
             draw: a tile to cut again, instead of drawing.
+
+        Raises:
+            ValueError: with ``spacing``, for an image whose own is not known, or too far from it.
         """
         image = current(img)
         guide = None if label is None else current(label)
 
         def one(drawn: Deformation | None) -> Array:
-            self.recorded = drawn or self.draw(image.shape[1:], guide)
+            self.recorded = drawn or self.draw(image.shape[1:], guide, self.spacing_in(image))
             return deform(self, [image], self.recorded, [self.mode], self.padding_mode)[0]
 
         if draw is not None or self.num_samples is None:
@@ -195,6 +229,8 @@ class RandDeformedTiled(DeformItems, MultiSampleTrait):
             places them anywhere.
         pos: see `RandDeformedTile`.
         neg: see `RandDeformedTile`.
+        spacing: see `RandDeformedTile`; the image of the first key has to be a `MetaTensor` then,
+            and all keys move as it does.
 
     Attributes:
         recorded: the `Deformation` of the last call, to replay: ``transform(data, draw=recorded)``.
@@ -220,6 +256,7 @@ class RandDeformedTiled(DeformItems, MultiSampleTrait):
         label_key: str | None = None,
         pos: float = 1.0,
         neg: float = 1.0,
+        spacing: Sequence[float] | None = None,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, 1.0)
@@ -236,13 +273,19 @@ class RandDeformedTiled(DeformItems, MultiSampleTrait):
             num_samples=num_samples,
             pos=pos,
             neg=neg,
+            spacing=spacing,
         )
         self.size, self.num_samples, self.label_key = size, num_samples, label_key
 
-    def draw(self, spatial_size: Sequence[int], label: Array | None = None) -> Deformation:
-        """A new tile of an image of this size; ``label`` as of `RandDeformedTile.draw`."""
+    def draw(
+        self,
+        spatial_size: Sequence[int],
+        label: Array | None = None,
+        spacing: Sequence[float] | None = None,
+    ) -> Deformation:
+        """A new tile of an image of this size; arguments as of `RandDeformedTile.draw`."""
         self.tile.R = self.R
-        return self.tile.draw(spatial_size, label)
+        return self.tile.draw(spatial_size, label, spacing)
 
     def __call__(  # type: ignore[override]
         self, data: Mapping[Hashable, Any], draw: Deformation | None = None
@@ -251,6 +294,7 @@ class RandDeformedTiled(DeformItems, MultiSampleTrait):
 
         Raises:
             KeyError: if the label that guides the tiles is missing.
+            ValueError: as `RandDeformedTile`.
         """
         whole = dict(data)
         for key in self.key_iterator(whole):  # once for all tiles
@@ -259,9 +303,9 @@ class RandDeformedTiled(DeformItems, MultiSampleTrait):
         guide = None if guide is None else current(guide)
 
         def one(drawn: Deformation | None) -> dict[Hashable, Any]:
-            sizes = [whole[key].shape[1:] for key in self.key_iterator(whole)]
-            if drawn is None and sizes:
-                drawn = self.draw(sizes[0], guide)
+            first = next((whole[key] for key in self.key_iterator(whole)), None)
+            if drawn is None and first is not None:
+                drawn = self.draw(first.shape[1:], guide, self.tile.spacing_in(first))
             return super(RandDeformedTiled, self).__call__(whole, drawn)
 
         if draw is not None or self.num_samples is None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from itertools import combinations
+from typing import Any, NamedTuple
 
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from tqdm import tqdm
 
 from overtile.networks.errors import ArgumentError, GeometryError
+from overtile.networks.geometry import TileGeometry
+from overtile.networks.network import geometry_of, unwrapped
+
+_PER_AXIS = ("kernel_size", "stride", "dilation", "scale_factor")  # of PyTorch's layers
 
 
 class RotationAveragingInferer(Inferer):
@@ -28,9 +33,14 @@ class RotationAveragingInferer(Inferer):
     does. Of ``[X, Y, Z]``, as NIfTI and DICOM are read, it is the plane of Y and Z: move the axes
     first where sections are not as fine as pixels.
 
+    A network that treats two axes differently, by kernels, strides or geometry, was never meant to
+    see one in the place of the other. So the plane that is turned is the last of those whose axes
+    are alike, and where none are, half turns and mirrors of the last plane are all: 4 versions. See
+    `allowed_turns`.
+
     Args:
         inferer: what runs the network on one version, e.g. an `OverlapTileInferer`.
-        versions: how many, 1 to 8.
+        versions: how many, 1 to 8; at most as many as the network allows.
         average: ``"softmax"`` averages the probabilities over the channels and returns their
             logarithms: a softmax of these gives the mean probabilities back, so what follows
             needs not know. ``"sigmoid"`` does the same for each channel alone, and returns
@@ -67,20 +77,26 @@ class RotationAveragingInferer(Inferer):
         if self.versions == 1:
             return self.inferer(inputs, network, *args, **kwargs)
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        quiet = not self.progress
-        bar = tqdm(range(self.versions), unit="version", disable=quiet or None, leave=False)
+        turns, quiet = self.turns(network, image.ndim - 2), not self.progress
+        bar = tqdm(turns.versions, unit="version", disable=quiet or None, leave=False)
         answers = (
-            turn_back(
-                _aligned(self.inferer(turn(image, version), network, *args, **kwargs), image),
-                version,
-            )
+            turns.back(_aligned(self.inferer(turned, network, *args, **kwargs), turned), version)
             for version in bar
+            for turned in [turns.turn(image, version)]
         )
         mean = self.average_of(answers)
         return tree_map(
             lambda one: convert_to_dst_type(one, inputs, dtype=one.dtype, device=one.device)[0],
             mean,
         )
+
+    def turns(self, network: Any, axes: int) -> Turns:
+        """The versions that are averaged over, for images of so many spatial axes."""
+        found: Any = self.inferer
+        while found is not None and getattr(found, "geometry", None) is None:
+            found = getattr(found, "inferer", None)
+        allowed = allowed_turns(network, axes, None if found is None else found.geometry)
+        return allowed._replace(versions=allowed.versions[: self.versions])
 
     def average_of(self, answers: Iterable[Any]) -> Any:
         """Average the answers to all versions, each turned back already."""
@@ -117,8 +133,7 @@ def _aligned(answer: Any, image: Tensor) -> Any:
         GeometryError: if an output of lower resolution does not end where the image does.
     """
     for output in tree_leaves(answer):
-        shapes = sorted(image.shape[-2:]), sorted(output.shape[-2:])
-        if any(n % m for n, m in zip(*shapes, strict=True)):
+        if any(n % m for n, m in zip(image.shape[2:], output.shape[2:], strict=True)):
             raise GeometryError(
                 f"an output of {tuple(output.shape[2:])} of an image of {tuple(image.shape[2:])}",
                 "sizes that its pixels divide",
@@ -127,18 +142,96 @@ def _aligned(answer: Any, image: Tensor) -> Any:
     return answer
 
 
-def turn(image: Tensor, version: int) -> Tensor:
+class Turns(NamedTuple):
+    """Versions of an image that need no interpolation.
+
+    Attributes:
+        plane: the two axes, from the end, that are turned into each other.
+        versions: numbers of the versions, as of `turn`.
+    """
+
+    plane: tuple[int, int]
+    versions: tuple[int, ...]
+
+    def turn(self, image: Tensor, version: int) -> Tensor:
+        """A version of ``[B, C, *S]``."""
+        return turn(image, version, self.plane)
+
+    def back(self, answer: Any, version: int) -> Any:
+        """The inverse, of all outputs of a network."""
+        return turn_back(answer, version, self.plane)
+
+
+_ALL, _HALVES = tuple(range(8)), (0, 2, 4, 6)
+
+
+def allowed_turns(network: Any, axes: int, geometry: TileGeometry | None = None) -> Turns:
+    """All versions of an image that a network may be shown.
+
+    Two axes are alike if the network has the same geometry along both, and none of its layers
+    another kernel, stride, dilation or scale along one than along the other.
+
+    Args:
+        network: that answers; one that is no module is known by its geometry alone.
+        axes: spatial ones, of the image.
+        geometry: of a network without its own.
+
+    Returns:
+        The eight of the last plane whose axes are alike; without any, the four of the last plane
+        that leave each axis in its place.
+
+    Example:
+        >>> from overtile.networks import ValidUNet
+        >>> thin = ValidUNet(3, features=(2, 2), kernel_size=[(3, 3, 1), 3])
+        >>> allowed_turns(thin, 3)
+        Turns(plane=(-3, -2), versions=(0, 1, 2, 3, 4, 5, 6, 7))
+        >>> allowed_turns(ValidUNet(2, features=(2, 2), strides=[(2, 1)]), 2)
+        Turns(plane=(-2, -1), versions=(0, 2, 4, 6))
+    """
+    known = list(_geometries(network, geometry))
+    per_axis = list(_per_axis(network, axes))
+    for first, second in sorted(combinations(range(-axes, 0), 2), key=sum, reverse=True):
+        places = first + axes, second + axes
+        if all(one.axis(places[0]) == one.axis(places[1]) for one in known) and all(
+            numbers[first] == numbers[second] for numbers in per_axis
+        ):
+            return Turns((first, second), _ALL)
+    return Turns((-2, -1), _HALVES)
+
+
+def _geometries(network: Any, given: TileGeometry | None) -> Iterator[TileGeometry]:
+    if given is not None:
+        yield given
+    try:
+        yield geometry_of(network)
+    except GeometryError:  # a network of others, which tells nothing
+        return
+
+
+def _per_axis(network: Any, axes: int) -> Iterator[tuple[Any, ...]]:
+    """What the layers of a network have a number an axis of."""
+    for candidate in unwrapped(network):
+        if isinstance(candidate, nn.Module):
+            for module in candidate.modules():
+                for name in _PER_AXIS:
+                    value = getattr(module, name, None)
+                    if isinstance(value, (tuple, list)) and len(value) == axes:
+                        yield tuple(value)
+            return
+
+
+def turn(image: Tensor, version: int, plane: tuple[int, int] = (-2, -1)) -> Tensor:
     """Version 0 to 7 of ``[B, C, *S]``: mirrored from 4 on, then turned by 90 degrees each."""
     if version >= 4:
-        image = image.flip(-1)
-    return torch.rot90(image, version % 4, (-2, -1))
+        image = image.flip(plane[1])
+    return torch.rot90(image, version % 4, plane)
 
 
-def turn_back(answer: Any, version: int) -> Any:
+def turn_back(answer: Any, version: int, plane: tuple[int, int] = (-2, -1)) -> Any:
     """The inverse of `turn`, of all outputs of a network."""
 
     def one(image: Tensor) -> Tensor:
-        image = torch.rot90(image, -(version % 4), (-2, -1))
-        return image.flip(-1) if version >= 4 else image
+        image = torch.rot90(image, -(version % 4), plane)
+        return image.flip(plane[1]) if version >= 4 else image
 
     return tree_map(one, answer)

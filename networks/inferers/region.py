@@ -12,10 +12,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from overtile.networks.errors import GeometryError
 from overtile.networks.geometry import TileGeometry
-from overtile.networks.inferers.averaging import RotationAveragingInferer, turn, turn_back
+from overtile.networks.inferers.averaging import RotationAveragingInferer, Turns
 from overtile.networks.inferers.cost import PassCost, exact_memory, pass_cost
 from overtile.networks.inferers.overlap_tile import OverlapTileInferer
 from overtile.networks.inferers.precision import MixedPrecisionInferer
+from overtile.networks.inferers.spacing import SpacingInferer
 from overtile.networks.inferers.tiling import Tile, plan_tiles, read_tile
 from overtile.networks.network import geometry_of, whole_image_layer
 
@@ -31,9 +32,13 @@ class RegionInferer:
 
     Args:
         inferer: an `OverlapTileInferer`, alone or in a `RotationAveragingInferer`, a
-            `MixedPrecisionInferer` or both.
+            `MixedPrecisionInferer` or both, and all of it in a `SpacingInferer` perhaps, whose
+            spacing the image has to have: a region is not resampled.
         network: that answers, in evaluation mode.
         spatial_dims: 2 or 3.
+
+    Attributes:
+        spacing: of the `SpacingInferer`; None without one.
 
     Raises:
         GeometryError: for another inferer, whose answer depends on where its windows lie, or a
@@ -47,6 +52,9 @@ class RegionInferer:
         self.whole = inferer
         self.averaging: RotationAveragingInferer | None = None
         self.network, self.half, found = network, False, inferer
+        self.spacing: tuple[float, ...] | None = None
+        if isinstance(found, SpacingInferer):
+            self.spacing, found = found.spacing, found.inferer
         weight = next(network.parameters(), None) if isinstance(network, nn.Module) else None
         self.device = torch.device("cpu") if weight is None else weight.device
         while not isinstance(found, OverlapTileInferer):
@@ -63,6 +71,9 @@ class RegionInferer:
         self.tiles = found
         self.geometry: TileGeometry = found.geometry or geometry_of(network)
         self.axes = tuple(self.geometry.axis(axis) for axis in range(spatial_dims))
+        self.turns = Turns((-2, -1), (0,))
+        if self.averaging is not None:
+            self.turns = self.averaging.turns(network, spatial_dims)
 
     @property
     def multiple(self) -> tuple[int, ...]:
@@ -75,10 +86,8 @@ class RegionInferer:
 
         More than the margin, because in a rotated version the region is not aligned.
         """
-        widest = [margin + multiple for margin, multiple, _ in self.axes]
-        if self.averaging is not None and self.averaging.versions > 1:
-            widest[-2:] = [max(widest[-2:])] * 2
-        return tuple(widest)
+        # axes that are turned into each other have one geometry
+        return tuple(margin + multiple for margin, multiple, _ in self.axes)
 
     def tile_size(
         self, region: Sequence[int], memory_limit: int, channels: int = 1
@@ -133,16 +142,15 @@ class RegionInferer:
     def _turned(
         self, window: Tensor, region: Box, image: Sequence[int], roi: Sequence[int]
     ) -> Iterator[Any]:
-        assert self.averaging is not None
-        for version in range(self.averaging.versions):
-            yield turn_back(self._version(window, region, image, roi, version), version)
+        for version in self.turns.versions:
+            yield self.turns.back(self._version(window, region, image, roi, version), version)
 
     def _version(
         self, window: Tensor, region: Box, image: Sequence[int], roi: Sequence[int], version: int
     ) -> Any:
         spans = [(s.start, s.stop, n) for s, n in zip(region, image, strict=True)]
-        spans = turned_spans(spans, version)
-        window = turn(window, version)
+        spans = turned_spans(spans, version, self.turns.plane)
+        window = self.turns.turn(window, version)
         reach = self.reach
         starts = [
             a // multiple * multiple
@@ -185,18 +193,21 @@ def refuse_whole_image_layers(network: Any) -> None:
         )
 
 
-def turned_spans(spans: Sequence[tuple[int, int, int]], version: int) -> list[tuple[int, int, int]]:
+def turned_spans(
+    spans: Sequence[tuple[int, int, int]], version: int, plane: tuple[int, int] = (-2, -1)
+) -> list[tuple[int, int, int]]:
     """Where a box lies once the image is turned as `turn` does.
 
     Args:
         spans: start, stop and size of the image, along each axis.
         version: 0 to 7.
+        plane: the axes that are turned.
     """
-    turned = list(spans)
+    turned, (first, second) = list(spans), plane
     if version >= 4:
-        turned[-1] = _flipped(turned[-1])
+        turned[second] = _flipped(turned[second])
     for _ in range(version % 4):
-        turned[-2], turned[-1] = _flipped(turned[-1]), turned[-2]
+        turned[first], turned[second] = _flipped(turned[second]), turned[first]
     return turned
 
 

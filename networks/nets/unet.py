@@ -180,6 +180,12 @@ class PaddedUNet(ValidUNet):
             else TileGeometry.padded(radius, multiples)
         )
 
+    @property
+    def training_geometry(self) -> TileGeometry:
+        """As large an output as the input, whose sides can be pooled evenly."""
+        multiple = self.geometry.multiple
+        return TileGeometry(0, multiple, multiple)
+
     def check_size(self, x: Tensor) -> None:
         """Refuse an image that cannot be pooled evenly.
 

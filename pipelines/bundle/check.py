@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,7 @@ def check_configuration(parser: ConfigParser | None = None) -> None:
             check_value(KEYS[name], value)
     _check_switches(present)
     check_targets(config)
+    _check_labels(config)
     _check_run(parser, config)
     for name, value in present.items():
         check_kind(parser, KEYS[name], value)
@@ -194,14 +195,56 @@ def _check_together(values: Mapping[str, Any]) -> None:
     fold, folds = values.get("fold"), values.get("folds")
     if fold is not None and folds is not None and fold >= folds:
         raise ConfigurationError("fold", shown(fold), f"0 to {folds - 1}, one of {folds} folds")
+    count, names = values.get("num_classes"), values.get("class_names")
+    if count is not None and names is not None and len(names) != count:
+        expected = f"{count} names, as num_classes is"
+        raise ConfigurationError("class_names", shown(names), expected)
     for name, value in values.items():
         part, _, setting = name.partition("#")
+        setting = "num_classes" if setting == "out_channels" else setting
         wanted = values.get(setting, value)  # what is said twice is said alike
         if part in ("network_def", "settings") and value != wanted:
             hint = Setting(setting, value), "leave it out"
             raise ConfigurationError(name, shown(value), f"{wanted}, as {setting} is", hint)
     if values.get("resume"):
         _check_begun(Path(values.get("output_dir", "")) / "configs" / "train.json")
+
+
+_OF_CELLS = ("ForegroundFromInstances", "InstancesFromProbabilities", "SeparateTouching")
+_OF_CLASSES = ("ClassesFromProbabilities", "ClassWeightMap")
+
+
+def _check_labels(config: Mapping[str, Any]) -> None:
+    """A bundle is made for cells or for classes, and takes no labels of the other kind."""
+    labels = config.get("labels")
+    if not isinstance(labels, str) or is_expression(labels):
+        return
+    others = _OF_CELLS if labels == "classes" else _OF_CLASSES
+    for target in _targets(config):
+        name = target.rpartition(".")[2]
+        if target.startswith("overtile.") and name.startswith(others):
+            kind, expected, bundles = (
+                ("cells", "instances, mask or membranes", "organs")
+                if labels == "classes"
+                else ("classes", "classes", "touching_cells or em_membranes")
+            )
+            raise ConfigurationError(
+                "labels",
+                f"{labels!r}, but {name} is for {kind}",
+                expected,
+                f"take the bundle {bundles}",
+            )
+
+
+def _targets(config: Any) -> Iterator[str]:
+    """Every ``_target_`` in a configuration."""
+    if isinstance(config, dict):
+        if isinstance(target := config.get("_target_"), str):
+            yield target
+        config = config.values()
+    if not isinstance(config, str) and isinstance(config, Iterable):
+        for part in config:
+            yield from _targets(part)
 
 
 def _check_begun(file: Path) -> None:

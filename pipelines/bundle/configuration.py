@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
-from typing import Any, TypeVar
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, SupportsIndex, TypeVar
 
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
@@ -18,7 +19,7 @@ from overtile.networks import (
     TileGeometry,
     geometry_of,
 )
-from overtile.pipelines.errors import ConfigurationError, Setting
+from overtile.pipelines.errors import ConfigurationError, Setting, size_text
 
 T = TypeVar("T")
 _VOLUME = 160  # voxels a side of a training tile; patches of 128 are large ones in the field
@@ -88,24 +89,43 @@ def as_json(parser: ConfigParser) -> str:
     return json.dumps(parser.get(), indent=2, default=str)
 
 
-def check_tile(tile: int, geometry: TileGeometry, spatial_dims: int = 2) -> int:
+def check_tile(
+    tile: int | Sequence[int], geometry: TileGeometry, spatial_dims: int = 2
+) -> tuple[int, ...]:
     """The tile size, if the network takes it and a training can be meant; for a configuration.
+
+    Args:
+        tile: one side for all axes, or one an axis.
+        geometry: of the network.
+        spatial_dims: 2 or 3.
+
+    Returns:
+        One side an axis.
 
     Raises:
         GeometryError: naming the nearest valid sizes.
-        ConfigurationError: for volumes of more voxels than a large image has pixels: a tile for
-            images, as bundles have it, taken for volumes.
+        ConfigurationError: for another number of sides, and for volumes of more voxels than a large
+            image has pixels: a tile for images, as bundles have it, taken for volumes.
     """
-    geometry.check((int(tile),) * spatial_dims, "tile")
-    largest, smallest = (geometry.nearest((side,) * spatial_dims)[0][0] for side in (_VOLUME, 0))
-    if spatial_dims == 3 and tile > largest:
+    sides = (tile,) * spatial_dims if isinstance(tile, SupportsIndex) else tuple(tile)
+    if len(sides) != spatial_dims:
+        expected = f"one number, or {spatial_dims}, one an axis"
+        raise ConfigurationError("tile", f"{len(sides)} numbers", expected)
+    sides = tuple(map(int, sides))
+    geometry.check(sides, "tile")
+    largest, smallest = (geometry.nearest((side,) * spatial_dims)[0] for side in (_VOLUME, 0))
+    if spatial_dims == 3 and math.prod(sides) > math.prod(largest):
+        begin, most = (
+            sizes[0] if len(set(sizes)) == 1 else list(sizes) for sizes in (smallest, largest)
+        )
         raise ConfigurationError(
             f"tile {tile}",
-            f"{tile}x{tile}x{tile} are {tile**3 / 1e6:.0f} million voxels, hours for each epoch",
-            f"at most {largest} in 3D",
-            Setting("tile", smallest, "to begin with"),
+            f"{size_text(sides)} are {math.prod(sides) / 1e6:.0f} million voxels, hours for each "
+            "epoch",
+            f"at most {most} in 3D",
+            Setting("tile", begin, "to begin with"),
         )
-    return int(tile)
+    return sides
 
 
 def check_inferer(inferer: Any, network: Any) -> None:

@@ -47,7 +47,8 @@ def _tables(config: str, bundles: Sequence[Path]) -> Iterator[str]:
     for key in rows:
         if not key.part:
             meaning, change = key.told[config]
-            told = " / ".join(dict.fromkeys(_default(key.name, *one) for one in defaults))
+            each = [_default(key.name, *one) for one in defaults]
+            told = each[0] if len({*each}) == 1 else " / ".join(each)
             row = [f"`{key.name}`", meaning, _allowed(key), told, change, *[key.resumed] * resumed]
             yield f"| {' | '.join(row)} |"
     yield f"\n## {config}.json: parts\n"

@@ -37,14 +37,15 @@ def write_bundle(
     network: Module,
     channels: tuple[int, int],
     channel_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> None:
     """Copy a bundle into the folder of a run, set as the run was; all of it, or nothing.
 
     Its ``train.json`` is the run's configuration with all overrides. Its ``inference.json`` and
     ``evaluation.json`` take from it what the network has to be used with, so
     ``models/model.pt`` needs no option at all, and postprocessing and metrics where the run has its
-    own. A run whose own postprocessing makes no instances has no ``inference.json``. Nothing is
-    said of the weights that the bundle came with.
+    own. A run whose own postprocessing makes neither instances nor classes has no
+    ``inference.json``. Nothing is said of the weights that the bundle came with.
 
     Args:
         parser: the run's configuration, with all overrides.
@@ -53,6 +54,7 @@ def write_bundle(
         network: whose geometry, if it has one, gives the sizes in ``metadata.json``.
         channels: of the network's input and output.
         channel_names: of the input, where these are known.
+        class_names: of the output, likewise.
     """
     source = check_bundle(bundle_root)
     merged = {k: v for k, v in parser.get().items() if k != parser.meta_key}
@@ -64,7 +66,11 @@ def write_bundle(
         and name in merged["validate"]
     }
     names = None if channel_names is None else list(channel_names)
-    found = merged | {"in_channels": channels[0], "channel_names": names}  # in the run's images
+    classes = None if class_names is None else list(class_names)
+    found = merged | {  # in the run's images and labels
+        **{"in_channels": channels[0], "channel_names": names},
+        **{"num_classes": channels[1], "class_names": classes},
+    }
     with together(folder) as unfinished:
         if (folder / "configs").is_dir():  # with files of the user's own, perhaps
             shutil.copytree(folder / "configs", unfinished / "configs")
@@ -76,7 +82,9 @@ def write_bundle(
                 if config is None:
                     (configs / path.name).unlink(missing_ok=True)
                     log.warning(
-                        "%s is left out: this run's postprocessing makes no instances", path.name
+                        "%s is left out: this run's postprocessing makes neither instances nor "
+                        "classes",
+                        path.name,
                     )
                 else:
                     _write(configs / path.name, config)
@@ -85,9 +93,14 @@ def write_bundle(
             elif path.name == "metadata.json":
                 metadata = read_object(path, REPLACE)
                 _describe(metadata, network, channels, int(parser.get("spatial_dims", 2)))
+                tensors = metadata["network_data_format"]
                 if names:
-                    image = metadata["network_data_format"]["inputs"]["image"]
+                    image = tensors["inputs"]["image"]
                     image["channel_def"] = {str(i): name for i, name in enumerate(names)}
+                if classes:
+                    named = {str(i): name for i, name in enumerate(classes)}
+                    tensors["outputs"]["pred"]["channel_def"] = named
+                    metadata.update(label_classes=named, pred_classes=named)
                 _write(configs / path.name, metadata)
             elif path.name == "logging.conf":
                 shutil.copyfile(path, configs / path.name)
@@ -121,7 +134,9 @@ def _used(
     elif "postprocessing" in own:
         post = own["postprocessing"]
         steps = post.get("transforms") if isinstance(post, dict) else None
-        if not isinstance(steps, list) or '"instances"' not in json.dumps(steps):
+        made = json.dumps(steps)
+        found = '"instances"' in made or "ClassesFromProbabilities" in made
+        if not isinstance(steps, list) or not found:
             return None
         writers = [s for s in config["postprocessing"]["transforms"] if "output_dir" in s]
         config["postprocessing"] = {
@@ -182,7 +197,7 @@ def _describe(
             tensor["channel_def"] = {str(i): f"channel {i}" for i in range(count)}
         tensor["num_channels"] = count
         tensor["spatial_shape"] = ["*"] * spatial_dims
-    geometry = getattr(network, "geometry", None)
+    geometry = getattr(network, "training_geometry", getattr(network, "geometry", None))
     if not isinstance(geometry, TileGeometry):
         return
     image["spatial_shape"], pred["spatial_shape"] = [], []

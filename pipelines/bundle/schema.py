@@ -16,10 +16,13 @@ from overtile.networks.geometry import PADDING_MODES
 from overtile.networks.inferers.precision import PRECISIONS
 from overtile.pipelines.bundle.values import (
     CHANNELS,
+    CLASS_NAMES,
+    CLASSES,
     COMPONENT,
     COMPONENTS,
     DEVICE,
     FEATURES,
+    KERNELS,
     LAYOUT,
     LIST,
     NAMES,
@@ -30,6 +33,7 @@ from overtile.pipelines.bundle.values import (
     SIDE,
     SIDES,
     STEPS,
+    STRIDES,
     TEXT,
     number,
     one_of,
@@ -179,12 +183,13 @@ SETTINGS = (
     ),
     Key(
         "labels",
-        one_of("instances", "mask", "membranes"),
+        one_of("instances", "mask", "membranes", "classes"),
         _scoring(
             "what labels hold: `instances`, one number a cell; `mask`, cells are what is not 0; "
-            "`membranes`, the same, refusing labels of more than two values",
-            "if your labels are the other kind",
-            ("as in training", "if your labels are the other kind"),
+            "`membranes`, the same, refusing labels of more than two values; `classes`, one number "
+            "a class, for which `bundles/organs` is made, and no other",
+            "if your labels are another kind",
+            ("as in training", "if your labels are another kind"),
         ),
         carried=True,
         resumed=Resumed.REFUSED,
@@ -220,6 +225,25 @@ SETTINGS = (
             ("as in training", "with training"),
         ),
         unit="pixels",
+        resumed=Resumed.REFUSED,
+    ),
+    Key(
+        "class_names",
+        CLASS_NAMES | None,
+        _all(
+            "of `classes`, from that of 0 (background) on; none: those of the folder's "
+            "`dataset.json`, else numbers, as many as the training labels have",
+            "to name classes that no `dataset.json` names",
+            _AS,
+        ),
+        carried=True,
+        resumed=Resumed.REFUSED,
+    ),
+    Key(
+        "num_classes",
+        whole(2, 255),
+        _all("how many classes the network tells apart: those of the data", "no", _AS),
+        carried=True,
         resumed=Resumed.REFUSED,
     ),
     Key(
@@ -469,12 +493,21 @@ SETTINGS = (
     Key("clip_norm", number(high=1e9, above=0), _train("largest norm of a gradient", "seldom")),
     Key(
         "tile",
-        whole(1, SIDE),
+        whole(1, SIDE) | SIDES,
         _train(
-            "side of a training tile, input of the network",
+            "side of a training tile, input of the network, or one an axis",
             "up, if cells are as large as a tile's output (`tile` - 2 margins)",
         ),
         unit="pixels",
+    ),
+    Key(
+        "foreground",
+        number(0, 1) | None,
+        _train(
+            "share of the tiles that are placed around a pixel of a class above 0, the others "
+            "around one of class 0; none: anywhere",
+            "up, if classes are small in large volumes",
+        ),
     ),
     Key(
         "separation_width",
@@ -506,10 +539,20 @@ SETTINGS = (
     ),
     Key(
         "balance_classes",
-        bool,
+        bool | number(0, 1),
         _train(
-            "class weights w_c that give cells and background the same total; else 1",
-            "to `true`, if cells are so rare that none are found",
+            "class weights w_c: `true`, or 1, gives all classes (cells and background) the same "
+            "total, `false`, or 0, all pixels the same; between them w_c falls with that power of "
+            "the frequency",
+            "up, if a class is so rare that it is not found",
+        ),
+    ),
+    Key(
+        "border_classes",
+        CLASSES | None,
+        _train(
+            "between whose components `w0` works; none: nowhere",
+            "for classes whose parts run together",
         ),
     ),
     Key(
@@ -527,6 +570,24 @@ SETTINGS = (
         _train(
             "smallest and largest magnification of a tile",
             "wider, if the images to come are of other magnifications",
+        ),
+    ),
+    Key(
+        "rotate",
+        number(0, 3.2),
+        _train(
+            "largest angle by which a tile is turned, either way, in 3D in the plane of the last "
+            "two axes",
+            "to pi, where no direction is special",
+        ),
+        unit="radians",
+    ),
+    Key(
+        "flip",
+        bool,
+        _train(
+            "mirror each axis of a tile with probability 1/2",
+            "to `true`, where mirrored anatomy is as likely",
         ),
     ),
     Key(
@@ -613,6 +674,17 @@ SETTINGS = (
         unit="pixels",
         carried=True,
         resumed=Resumed.REFUSED,
+    ),
+    Key(
+        "surface_tolerance",
+        number(0, 1e6),
+        {
+            "evaluation": (
+                "how far apart surfaces may lie and agree, for surface Dice",
+                "to how well two people agree",
+            )
+        },
+        unit="units of the spacing (mm of NIfTI)",
     ),
     Key(
         "versions",
@@ -720,6 +792,18 @@ PARTS = (
     ),
     Key(
         "network_def#out_channels", whole(1, 4096), _all(*_UNTOLD, _UNTOLD), resumed=Resumed.REFUSED
+    ),
+    Key(
+        "network_def#kernel_size",
+        whole(1, 3) | KERNELS,
+        _all(*_UNTOLD, _UNTOLD),
+        resumed=Resumed.REFUSED,
+    ),
+    Key(
+        "network_def#strides",
+        whole(1, 2) | STRIDES,
+        _all(*_UNTOLD, _UNTOLD),
+        resumed=Resumed.REFUSED,
     ),
     Key("network_def#spatial_dims", whole(2, 3), _all(*_UNTOLD, _UNTOLD), resumed=Resumed.REFUSED),
     _part(
@@ -895,7 +979,7 @@ PARTS = (
 KEPT = tuple(
     replace(key, name=f"settings#{key.name}", told=_all(*_UNTOLD, _UNTOLD), carried=False)
     for key in SETTINGS
-    if key.name in ("spatial_dims", "normalize", "channel_names")
+    if key.name in ("spatial_dims", "normalize", "channel_names", "class_names")
 )
 
 KEYS = {key.name: key for key in (*SETTINGS, *PARTS, *KEPT)}

@@ -137,6 +137,22 @@ def _are_whole(value: Any, counts: range) -> bool:
     )
 
 
+def _are_per_level(value: Any, choices: tuple[int, int]) -> bool:
+    """A list with an entry a level, each one of the choices, or one an axis."""
+
+    def chosen(one: Any) -> bool:
+        return isinstance(one, int) and not isinstance(one, bool) and one in choices
+
+    def level(one: Any) -> bool:
+        return chosen(one) or (_is_list_of(one, chosen) and len(one) in (2, 3))
+
+    return _is_list_of(value, level)
+
+
+def _is_list_of(value: Any, good: Callable[[Any], bool]) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(map(good, value))
+
+
 def _is_text(value: Any) -> bool:
     # "null" and the like are what a command line makes of a value that was meant to be none
     return bool(value.strip()) and value.strip().lower() not in LITERALS
@@ -191,6 +207,27 @@ NAMES = Annotated[
     Any,
     _checked(lambda value: isinstance(value, (list, tuple)) and all(map(_is_name, value))),
     Words("a list of names"),
+]
+CLASSES = Annotated[
+    Any,
+    _checked(lambda value: _is_list_of(value, _is_channel) and not _repeats(value)),
+    Words("a list of classes without repeats, by number (from 0) or name, as [1, 2]"),
+]
+CLASS_NAMES = Annotated[
+    Any,
+    _checked(lambda value: _is_list_of(value, _is_name) and len(value) > 1 and not _repeats(value)),
+    Words("a list of at least two names that differ, of class 0 on"),
+]
+_PER_LEVEL = "a list with one a level, each for all axes or with one an axis"
+KERNELS = Annotated[
+    Any,
+    _checked(lambda value: _are_per_level(value, (1, 3))),
+    Words(f"{_PER_LEVEL}, as [[1, 3, 3], 3, 3]"),
+]
+STRIDES = Annotated[
+    Any,
+    _checked(lambda value: _are_per_level(value, (1, 2))),
+    Words(f"{_PER_LEVEL}, as [[1, 2, 2], 2]"),
 ]
 SIDES = Annotated[
     Any, _checked(lambda value: _are_whole(value, range(2, 4))), Words("one for each axis")

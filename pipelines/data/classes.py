@@ -117,3 +117,18 @@ def annotation_of(root: Path, labels: str, annotation: Annotation) -> Annotation
     number = described.get("ignore") if isinstance(described, dict) else None
     known = isinstance(number, int) and not isinstance(number, bool)
     return replace(annotation, ignore=number) if known else annotation
+
+
+def ignored_value(dataset_dir: str | Path | None, labels: str, ignore: int | None) -> int | None:
+    """The number of pixels that are not annotated; for a configuration, beside `find_data`.
+
+    Args:
+        dataset_dir: as of `find_data`.
+        labels: likewise.
+        ignore: likewise.
+
+    Raises:
+        DataError: as `annotation_of`.
+    """
+    root = None if dataset_dir is None else Path(dataset_dir)
+    return ignore if root is None else annotation_of(root, labels, Annotation(ignore)).ignore

@@ -79,13 +79,40 @@ class DataSet:
         self.facts.save()
         return state.hexdigest()
 
-    def class_weights(self) -> tuple[float, ...]:
-        """Weights for (background, cell) that balance both over the training labels."""
+    def class_weights(self, balance: float = 1.0) -> tuple[float, ...]:
+        """Weights that balance the classes over the training labels.
+
+        Args:
+            balance: as of `overtile.transforms.class_weights_of_counts`.
+
+        Returns:
+            One a class, of cells (background, cell).
+        """
         from overtile.transforms import class_weights_of_counts  # loads PyTorch
 
         found = [self.facts.label(**item) for item in self.train]
-        background, cells = sum(f.background for f in found), sum(f.cells for f in found)
-        return class_weights_of_counts((background, cells))
+        counts = [sum(f.background for f in found), sum(f.cells for f in found)]
+        if len(self.classes) > 2:  # of fewer it is the same
+            counts = [
+                sum(sum(f.counts[n : n + 1]) for f in found) for n in range(len(self.classes))
+            ]
+        return class_weights_of_counts(counts, balance)
+
+    def class_numbers(self, chosen: Sequence[int | str] | None) -> list[int] | None:
+        """Numbers of classes that are named or numbered; None stays.
+
+        Raises:
+            DataError: for one that is no class of this set.
+        """
+        if chosen is None:
+            return None
+        known: dict[int | str, int] = {n: n for n in range(len(self.classes))}
+        known |= {name: n for n, name in enumerate(self.classes) if name not in known}
+        for one in chosen:
+            if one not in known:
+                named = ", ".join(f"{n} {name}" for n, name in enumerate(self.classes))
+                raise DataError("border_classes", repr(one), f"a class: {named}")
+        return [known[one] for one in chosen]
 
 
 def find_data(

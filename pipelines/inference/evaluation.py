@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,10 @@ def run_evaluation(
     without_reference_no_score(evaluator, metrics)
     folder = Path(output_dir)
     versions = getattr(evaluator.inferer, "versions", 1)  # of RotationAveragingInferer
-    told = {"network": str(checkpoint), "versions": versions}
+    told: dict[str, Any] = {"network": str(checkpoint), "versions": versions}
+    names = (settings or {}).get("class_names")
     with results_of(folder) as results:
-        result = score(evaluator, metrics, results, told)
+        result = score(evaluator, metrics, results, told, names)
         draw_cases(results)
         write_report(results, name=folder.resolve().name)
     print_scores(result, more=[("averaged over", f"{versions} versions")] if versions > 1 else ())
@@ -88,6 +89,7 @@ def score(
     metrics: Mapping[str, IgniteMetricHandler],
     folder: Path,
     told: Mapping[str, Any],
+    class_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Run the evaluator once over its loader, and write what a report is made of.
 
@@ -101,6 +103,7 @@ def score(
         metrics: the evaluator's, by name; only these have a column in the table.
         folder: that `overtile.pipelines.reporting.tables.results_of` made.
         told: further entries of ``evaluation.json``.
+        class_names: of what the postprocessing calls ``classes``, from 0 on; None = numbers.
 
     Returns:
         What is in ``evaluation.json``.
@@ -148,11 +151,16 @@ def score(
     result = {
         "images": len(rows),
         **told,
+        **({} if class_names is None else {"class_names": list(class_names)}),
         "scores": {name: _or_none(float(value)) for name, value in state.metrics.items()},
         "key_metric": state.key_metric_name,
         "lower_is_better": bool(evaluator.metric_cmp_fn(0.0, 1.0)),
     }
-    undefined = [name_of(name) for name, value in result["scores"].items() if value is None]
+    undefined = [
+        name_of(name, class_names or ())
+        for name, value in result["scores"].items()
+        if value is None
+    ]
     if undefined:
         log.warning("no score: %s, since there was nothing to compare with", ", ".join(undefined))
     result["warnings"] = kept_warnings()
@@ -216,7 +224,7 @@ def draw_cases(folder: Path) -> Path | None:
         path = prediction_file(folder / PREDICTIONS, number)
         if group and path.is_file():
             key = str(scored.key_metric)
-            title = f"{group}: {name_of(key)} {scored.rows[number][key]:.3f}"
+            title = f"{group}: {name_of(key, scored.class_names)} {scored.rows[number][key]:.3f}"
             cases.append(figures.Case(title, load(path)))
     if not cases:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,10 +11,11 @@ from monai.engines import SupervisedEvaluator
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from overtile.networks import TileGeometry
 from overtile.pipelines.bundle.checkpoints import check_settings, load_weights
 from overtile.pipelines.bundle.configuration import check_inferer
 from overtile.pipelines.data.workers import make_room_for_sockets
-from overtile.pipelines.errors import ConfigurationError, Setting
+from overtile.pipelines.errors import ConfigurationError, DataError, Setting
 from overtile.pipelines.notices import print_warnings
 
 
@@ -54,7 +55,41 @@ def make_ready(
     make_room_for_sockets()
     load_weights(evaluator.network, checkpoint)
     check_settings(settings, checkpoint)
+    evaluator.add_event_handler(Events.ITERATION_STARTED, _check_sections)
     _show_images(evaluator)
+
+
+def _check_sections(engine: Any) -> None:
+    for image in engine.state.batch["image"]:
+        name = getattr(image, "meta", {}).get("filename_or_obj", "image")
+        check_sections(engine.network, image.shape[1:], name)
+
+
+def check_sections(network: Any, size: Sequence[int], name: str) -> None:
+    """Refuse an image of one pixel along an axis along which a network pools: it sees no context.
+
+    Args:
+        network: with or without a geometry.
+        size: of the image.
+        name: of its file.
+
+    Raises:
+        DataError: naming the axis.
+    """
+    geometry = getattr(network, "geometry", None)
+    if not isinstance(geometry, TileGeometry):
+        return
+    for axis, n in enumerate(size):
+        if n == 1 and (multiple := geometry.axis(axis)[1]) > 1:
+            raise DataError(
+                Path(name),
+                f"one pixel along axis {axis}, where the network pools by {multiple}",
+                "more of them, or a network that does not pool there",
+                (
+                    Setting("spatial_dims", 2, "for images"),
+                    Setting("network_def#strides", "LIST", "with 1 along that axis"),
+                ),
+            )
 
 
 def _show_images(evaluator: SupervisedEvaluator) -> None:

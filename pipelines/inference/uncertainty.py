@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from overtile.networks.inferers.averaging import turn, turn_back
+from overtile.networks.inferers.averaging import allowed_turns
 from overtile.pipelines.errors import ConfigurationError
 from overtile.pipelines.inference.trained import Trained
 
@@ -25,7 +25,7 @@ class Uncertainty:
     """How much several answers to one image contradict each other.
 
     Attributes:
-        map: for each pixel, ``[*S]`` float32 in [0, ln 2].
+        map: for each pixel, ``[*S]`` float32 in [0, ln 2], of K classes in [0, ln K].
         value: its mean over the image.
     """
 
@@ -47,10 +47,10 @@ def uncertainty(
     """Let a network answer several times, and measure in which pixels the answers differ.
 
     ``"dropout"`` leaves dropout on, as in training (Gal and Ghahramani 2016, Dropout as a Bayesian
-    Approximation). ``"rotations"`` turns and mirrors the image. The measure is the mutual
-    information between answer and pass: the entropy of the mean of P(cell) less the mean of the
-    entropies (Houlsby et al. 2011, Bayesian Active Learning by Disagreement). It is 0 where all
-    passes agree, however unsure each of them is.
+    Approximation). ``"rotations"`` turns and mirrors the image, as far as its network allows. The
+    measure is the mutual information between answer and pass: the entropy of the mean of P(cell),
+    or of P over the classes, less the mean of the entropies (Houlsby et al. 2011, Bayesian Active
+    Learning by Disagreement). It is 0 where all passes agree, however unsure each of them is.
 
     Args:
         trained: network and inferer.
@@ -76,7 +76,7 @@ def disagreement(answers: Iterator[NDArray[Any]]) -> Uncertainty:
     """Mutual information between the answer and the pass that gave it.
 
     Args:
-        answers: P(cell) ``[*S]`` in [0, 1] of each pass, at least one.
+        answers: P(cell) ``[1, *S]``, or P of each class ``[K, *S]``, of each pass, at least one.
     """
     first = next(answers)
     total, entropies, count = first.astype(np.float32), _entropy(first), 1
@@ -88,20 +88,24 @@ def disagreement(answers: Iterator[NDArray[Any]]) -> Uncertainty:
 
 def _entropy(p: NDArray[Any]) -> NDArray[np.float32]:
     p = np.clip(p, 1e-7, 1 - 1e-7).astype(np.float32)
-    found: NDArray[np.float32] = -(p * np.log(p) + (1 - p) * np.log1p(-p))
+    found: NDArray[np.float32] = -(p * np.log(p)).sum(0)
+    if len(p) == 1:  # and of what is no cell
+        found -= ((1 - p) * np.log1p(-p))[0]
     return found
 
 
 def _turned(trained: Trained, image: Tensor, passes: int, seed: int) -> Iterator[NDArray[Any]]:
-    for version in range(passes):
-        yield _cell(trained, turn_back(_answer(trained, turn(image, version)), version))
+    turns = allowed_turns(trained.network, image.ndim - 2, trained.inferer.geometry)
+    for version in turns.versions[:passes]:
+        answer = turns.back(_answer(trained, turns.turn(image, version)), version)
+        yield _likely(trained, answer)
 
 
 def _dropped(trained: Trained, image: Tensor, passes: int, seed: int) -> Iterator[NDArray[Any]]:
     with torch.random.fork_rng(), _dropping(trained.network):
         torch.manual_seed(seed)
         for _ in range(passes):
-            yield _cell(trained, _answer(trained, image))
+            yield _likely(trained, _answer(trained, image))
 
 
 @contextmanager
@@ -127,7 +131,7 @@ def _answer(trained: Trained, image: Tensor) -> Tensor:
     return answer.float()
 
 
-def _cell(trained: Trained, answer: Tensor) -> NDArray[Any]:
+def _likely(trained: Trained, answer: Tensor) -> NDArray[Any]:
     found: Tensor = trained.activation({"pred": answer[0]})["pred"]
-    cell: NDArray[Any] = found[-1].cpu().numpy()
-    return cell
+    likely: NDArray[Any] = (found if len(found) > 2 else found[-1:]).cpu().numpy()
+    return likely

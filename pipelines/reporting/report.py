@@ -25,7 +25,7 @@ from PIL import Image
 
 from overtile.pipelines.errors import DataError, printable
 from overtile.pipelines.files import whole
-from overtile.pipelines.metrics.score_names import DEFINITIONS, name_of
+from overtile.pipelines.metrics.score_names import DEFINITIONS, definition_of, name_of
 from overtile.pipelines.reporting.colours import (
     ERROR_COLOURS,
     HATCH,
@@ -147,6 +147,8 @@ def _blocks(folder: Path, scored: Scored) -> Iterator[tuple[int, str, str]]:
 
 def _content(run: Run, viewed: dict[int, str]) -> dict[str, Any]:
     scored, summary = run.scored, run.summary
+    classes = () if scored is None else scored.class_names
+    of_scores = {k: definition_of(k, classes) for k in ({} if scored is None else scored.scores)}
     facts = []
     if isinstance(summary.get("best_epoch"), int):
         facts.append(["best epoch", str(summary["best_epoch"])])
@@ -160,9 +162,9 @@ def _content(run: Run, viewed: dict[int, str]) -> dict[str, Any]:
     content: dict[str, Any] = {
         "title": printable(run.name),
         "facts": facts,
-        "history": _curves(run.history),
+        "history": _curves(run.history, classes),
         "best_epoch": summary.get("best_epoch"),
-        "definitions": {k: d.sentence for k, d in DEFINITIONS.items()},
+        "definitions": {k: d.sentence for k, d in (DEFINITIONS | of_scores).items() if d},
         "counts": COUNTS,
         "errors": [[kind, "#{:02x}{:02x}{:02x}".format(*c)] for kind, c in ERROR_COLOURS.items()],
         "metrics": [],
@@ -174,14 +176,16 @@ def _content(run: Run, viewed: dict[int, str]) -> dict[str, Any]:
             "metrics": [
                 {
                     "id": name,
-                    "name": name_of(name),
+                    "name": name_of(name, classes),
                     "value": _value(value),
                     "lower": scored.lower_is_better
                     if name == scored.key_metric
-                    else name in DEFINITIONS and DEFINITIONS[name].lower_is_better,
+                    else bool(told and told.lower_is_better),
                     "key": name == scored.key_metric,
                 }
-                for name, value in scored.scores.items()
+                for (name, value), told in zip(
+                    scored.scores.items(), of_scores.values(), strict=True
+                )
             ],
             "images": [
                 {
@@ -214,11 +218,13 @@ def _note(scored: Scored, viewed: dict[int, str]) -> str:
     if "" in groups:
         parts.append(f"{groups.count('')} without a score")
     said = ", ".join(parts[:-1]) + (" and " if parts[:-1] else "") + parts[-1]
-    by = f" by {name_of(scored.key_metric)}" if scored.key_metric else ""
+    by = f" by {name_of(scored.key_metric, scored.class_names)}" if scored.key_metric else ""
     return f"{shown} of {count} images: {said}{by}. The table has all."
 
 
-def _curves(history: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
+def _curves(
+    history: Sequence[dict[str, float]], class_names: Sequence[str]
+) -> list[dict[str, Any]]:
     """Each measured column with its points (epoch, value): loss, validation, then the rest."""
     columns = [k for k in (history[0] if history else ()) if k not in _NO_CURVE]
     columns.sort(key=lambda k: (k != "train_loss", not k.startswith("val_")))
@@ -226,7 +232,7 @@ def _curves(history: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
     for column in columns:
         points = [(int(row["epoch"]), row[column]) for row in history]
         metric = column.removeprefix("val_")
-        name = name_of(metric) + (", validation" if metric != column else "")
+        name = name_of(metric, class_names) + (", validation" if metric != column else "")
         points = [p for p in points if math.isfinite(p[1])]
         if points:
             curves.append({"id": metric, "name": name.replace("_", " "), "points": points})

@@ -80,10 +80,11 @@ def print_scores(
     summary: dict[str, Any], kind: str = "", more: Iterable[tuple[str, str]] = ()
 ) -> int:
     """Print the table of scores, with ``more`` rows; returns the width of its first column."""
+    classes = summary.get("class_names", ())
     rows = [(f"{summary['images']} {kind}image{'' if summary['images'] == 1 else 's'}", "")]
     # a warping error of 0.000353 is a usual one
     rows += [
-        (name_of(k), "no score" if v is None else f"{v:.{6 if 0 < v < 0.01 else 4}f}")
+        (name_of(k, classes), "no score" if v is None else f"{v:.{6 if 0 < v < 0.01 else 4}f}")
         for k, v in summary["scores"].items()
     ]
     rows += more

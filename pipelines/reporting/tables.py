@@ -15,7 +15,7 @@ from typing import Any
 from overtile.pipelines.bundle.json_file import read_object
 from overtile.pipelines.errors import DataError, ran_out
 from overtile.pipelines.files import settle, together, whole
-from overtile.pipelines.metrics.score_names import DEFINITIONS
+from overtile.pipelines.metrics.score_names import definition_of
 
 REPORT = "report.html"
 HISTORY, SUMMARY = "history.csv", "summary.json"
@@ -37,6 +37,7 @@ class Scored:
         kind: what the images are (``unseen``, ``validation``), if known.
         network: its file.
         versions: of the image that were averaged over, if known.
+        class_names: where labels are classes, of class 0 on.
     """
 
     scores: dict[str, float]
@@ -47,6 +48,7 @@ class Scored:
     kind: str = ""
     network: str = ""
     versions: str = ""
+    class_names: tuple[str, ...] = ()
 
     def ranked(self) -> list[int]:
         """Numbers of the images from worst to best; ties by number, images without a score left."""
@@ -147,7 +149,8 @@ def write_scored(
         folder: that `results_of` made.
         rows: of each image its name (``image``) and its scores, ``""`` where one is not defined.
         content: of the whole set: ``images``, ``scores``, ``key_metric``, ``lower_is_better``,
-            and perhaps ``kind``, ``network`` and ``versions``. A score of None is not defined.
+            and perhaps ``kind``, ``network``, ``versions`` and ``class_names``. A score of None is
+            not defined.
     """
     _write_table(folder / ROWS, rows, rows[0])
     (folder / SCORES).write_text(json.dumps(content, indent=2) + "\n")
@@ -165,6 +168,7 @@ def read_scored(folder: Path) -> Scored:
         scores = {str(k): math.nan if v is None else float(v) for k, v in content["scores"].items()}
         count = int(content["images"])
         texts = {k: str(content.get(k) or "") for k in ("kind", "network", "versions")}
+        classes = tuple(map(str, content.get("class_names") or ()))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             folder / SCORES, "no scores in it", "the entries images and scores", _AGAIN
@@ -185,8 +189,9 @@ def read_scored(folder: Path) -> Scored:
     key = asked if asked in measured else next(iter(measured), None)
     lower = content.get("lower_is_better")
     if key is not None and not isinstance(lower, bool):
-        lower = key in DEFINITIONS and DEFINITIONS[key].lower_is_better
-    return Scored(scores, names, rows, key, bool(lower), **texts)
+        told = definition_of(key)
+        lower = told is not None and told.lower_is_better
+    return Scored(scores, names, rows, key, bool(lower), **texts, class_names=classes)
 
 
 def append_epoch(row: Mapping[str, float], path: Path) -> None:

@@ -98,8 +98,8 @@ class ClusterRunner:
     def _asked(self, job: Job) -> dict[str, tuple[str, list[str]]]:
         """What each worker answers; again without one that is lost meanwhile."""
         left = _TRIES
-        sources = channel_files(Path(job.source)) or [job.source]
-        paths = (*map(str, sources), job.bundle, job.work)
+        source = Path(job.source)
+        paths = (*map(str, channel_files(source) or [source]), job.bundle, job.work)
         while True:
             try:
                 answers: dict[str, tuple[str, list[str]]] = self.client.run(_look, paths)

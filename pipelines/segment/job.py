@@ -213,9 +213,13 @@ def open_array(folder: Path) -> Any:
         FileNotFoundError: if it is gone; and so does reading a chunk of it that is, and writing
             one into it.
     """
-    check_there(folder / "zarr.json")
+    told = folder / "zarr.json"
+    check_there(told)
     store = _WhatIsThere(LocalStore(folder))
-    return zarr.open_array(store, mode="r+").with_config({"write_empty_chunks": True})
+    try:
+        return zarr.open_array(store, mode="r+").with_config({"write_empty_chunks": True})
+    except FileNotFoundError as error:  # since that look, and Zarr's own error names no file
+        raise _gone(told) from error
 
 
 def check_there(file: Path) -> None:

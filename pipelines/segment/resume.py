@@ -12,6 +12,7 @@ from typing import Any
 
 from overtile.pipelines.errors import ConfigurationError, Setting
 from overtile.pipelines.files import alone, put_in_place, remove, whole
+from overtile.pipelines.segment.job import check_there
 from overtile.pipelines.segment.request import MARK, Request, Result
 
 _ANEW = Setting("overwrite", True, "to start anew")
@@ -90,6 +91,7 @@ def deliver(request: Request, made: dict[str, Any], resumed: bool) -> Result:
 
     Raises:
         ConfigurationError: if it is gone.
+        FileNotFoundError: if the work folder is.
     """
     waiting, target = request.mark.is_file(), request.target
     if not (waiting or target.exists()):
@@ -99,6 +101,8 @@ def deliver(request: Request, made: dict[str, Any], resumed: bool) -> Result:
             "was finished before, and is gone since",
             hint=f"{_AGAIN} to make it anew",
         )
+    if not waiting:  # delivered already, or vanished: then a target that is there is an old one
+        check_there(request.finished)
     if waiting and (request.listing.exists() or (made["unreadable"] and target.exists())):
         with whole(request.listing) as file:  # it may be read between the two
             file.write_text(f"{target.name} is being replaced: {_AGAIN}\n")

@@ -52,7 +52,11 @@ def draw_predictions(folder: Path) -> Path | None:
     rows = []
     for number, path in _stored(folder)[:_SHOWN]:
         value = scored.rows[number].get(scored.key_metric or "", math.nan)
-        told = "" if math.isnan(value) else f"{name_of(str(scored.key_metric))} {value:.3f}"
+        told = (
+            ""
+            if math.isnan(value)
+            else f"{name_of(str(scored.key_metric), scored.class_names)} {value:.3f}"
+        )
         rows.append(figures.Case(told, load(path)))
     if not rows:
         return None

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from overtile.pipelines.bundle.checkpoints import Checkpoints
 from overtile.pipelines.bundle.configuration import check_inferer, current_parser
 from overtile.pipelines.bundle.run_bundle import check_bundle, write_bundle, write_scores
+from overtile.pipelines.data.find import DataSet
 from overtile.pipelines.data.samples import TileDataset
 from overtile.pipelines.data.workers import make_room_for_sockets
 from overtile.pipelines.errors import ConfigurationError, size_text
@@ -26,6 +27,7 @@ from overtile.pipelines.inference.evaluation import (
     score,
     without_reference_no_score,
 )
+from overtile.pipelines.inference.folder import check_sections
 from overtile.pipelines.metrics.score_names import name_of
 from overtile.pipelines.notices import kept_warnings, print_warnings
 from overtile.pipelines.reporting.report import write_report
@@ -81,19 +83,21 @@ def run_training(
     folder = tracker.output_dir
     with alone_in(folder), stoppable(trainer, evaluator, checkpoints):
         settle(folder)
-        channels = try_out(trainer, evaluator, metrics or {}, test_loader)
+        _check_sections(trainer)
+        names = checkpoints.settings.get("class_names")
+        channels = try_out(trainer, evaluator, metrics or {}, test_loader, names)
         tracker.reach()
         if resume:
             go_on(trainer, checkpoints, folder, tracker.data, initial_weights)
         else:
             begin(trainer, checkpoints, folder, tracker.data, initial_weights)
-        _make_a_bundle(folder, bundle_root, trainer, channels, tracker.data.channel_names)
+        _make_a_bundle(folder, bundle_root, trainer, channels, tracker.data, names)
         with tracker.recording(checkpoints.extra.get("mlflow_run")) as run:
             checkpoints.extra["mlflow_run"] = run
             seconds = _train(trainer, evaluator, checkpoints, tracker)
             checkpoints.load_best()
             if checkpoints.evaluator is not None and checkpoints.best is None:
-                key = name_of(str(evaluator.state.key_metric_name))
+                key = name_of(str(evaluator.state.key_metric_name), names or ())
                 log.warning(
                     "no epoch has a score (%s): the network of the last one, %d, is kept",
                     key,
@@ -102,7 +106,9 @@ def run_training(
             with results_of(folder) as results:
                 network = str(checkpoints.best_path.relative_to(folder))
                 told = {"network": network}
-                scored = _score(evaluator, checkpoints, test_loader, metrics or {}, results, told)
+                scored = _score(
+                    evaluator, checkpoints, test_loader, metrics or {}, results, told, names
+                )
                 summary = {
                     **scored,
                     "best_epoch": checkpoints.best_epoch,
@@ -145,17 +151,29 @@ def _check(
     check_inferer(evaluator.inferer, evaluator.network)
 
 
+def _check_sections(trainer: SupervisedTrainer) -> None:
+    """Refuse images of one pixel along an axis that the network pools."""
+    dataset = getattr(trainer.data_loader, "dataset", None)
+    if isinstance(dataset, TileDataset):
+        for item, size in zip(dataset.data, dataset.image_sizes, strict=True):
+            check_sections(trainer.network, size, str(item["image"]))
+
+
 def _make_a_bundle(
     folder: Path,
     bundle_root: str | Path | None,
     trainer: SupervisedTrainer,
     channels: tuple[int, int],
-    channel_names: Sequence[str] | None,
+    data: DataSet,
+    class_names: Sequence[str] | None,
 ) -> None:
     """Make the run's folder a bundle, if one trains."""
     parser = current_parser()
     if parser is not None and bundle_root is not None:
-        write_bundle(parser, bundle_root, folder, trainer.network, channels, channel_names)
+        write_bundle(
+            *(parser, bundle_root, folder, trainer.network),
+            *(channels, data.channel_names, class_names),
+        )
 
 
 def _train(
@@ -184,6 +202,7 @@ def _score(
     metrics: Mapping[str, IgniteMetricHandler],
     results: Path,
     told: Mapping[str, Any],
+    class_names: Sequence[str] | None,
 ) -> dict[str, Any]:
     """Score the unseen images, else those of the validation, and draw what was found.
 
@@ -197,11 +216,14 @@ def _score(
     elif checkpoints.evaluator is None:
         return {"images": 0, "unseen": False, "scores": {}}
     kind = "unseen" if unseen else "validation"
-    scores = score(evaluator, metrics, results, {**told, "kind": kind})["scores"]
+    scored = score(evaluator, metrics, results, {**told, "kind": kind}, class_names)
     with _no_loss("the pictures of predictions"):
         draw_predictions(results)
         draw_cases(results)
-    return {"images": evaluator.state.epoch_length, "unseen": unseen, "scores": scores}
+    kept: dict[str, Any] = {
+        name: scored[name] for name in ("scores", "class_names") if name in scored
+    }
+    return {"images": evaluator.state.epoch_length, "unseen": unseen, **kept}
 
 
 def _track(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,7 @@ def try_out(
     evaluator: SupervisedEvaluator,
     metrics: Mapping[str, Metric],
     test_loader: DataLoader[Any] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> tuple[int, int]:
     """Pass one sample through all that a run is made of; nothing is learned and nothing kept.
 
@@ -38,6 +39,7 @@ def try_out(
         metrics: the evaluator's, by name.
         test_loader: of unseen images; the evaluator's own come first. Where there are none, the
             training sample passes the postprocessing, and no metric.
+        class_names: of the labels; None where these are cells.
 
     Returns:
         Channels of the network's input and of its (first) output.
@@ -53,6 +55,9 @@ def try_out(
             batch = _first_batch(trainer.data_loader)
             with _told("train", "batches, a network and a loss that go together"):
                 channels = _check_loss(trainer, batch)
+            if class_names is not None and channels[1] != len(class_names):
+                expected = f"{len(class_names)}, one a class: {', '.join(class_names)}"
+                raise _other("out_channels", str(channels[1]), expected, str(len(class_names)))
             loaders: list[Any] = [evaluator.data_loader, test_loader]
             loader = next((one for one in loaders if one is not None and len(one)), None)
             if loader is None:  # nor will anything be scored
@@ -138,11 +143,14 @@ def _validate(
     try:
         state.batch = batch
         evaluator._iteration(evaluator, dict(batch))
-        for name, metric in metrics.items():
+        for metric in metrics.values():
             metric.reset()
+        for metric in metrics.values():  # some are of what another counts
             metric.iteration_completed(evaluator)
-            value = metric.compute()
+        values = {name: metric.compute() for name, metric in metrics.items()}
+        for metric in metrics.values():
             metric.reset()
+        for name, value in values.items():
             if isinstance(value, Tensor) and value.numel() != 1:
                 raise ValueError(f"metric {name} gives {value.numel()} numbers, not one")
     finally:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 
 from overtile.networks import OverlapTileInferer, RotationAveragingInferer, TileGeometry, ValidUNet
-from overtile.networks.inferers.averaging import turn, turn_back
+from overtile.networks.inferers.averaging import allowed_turns, turn, turn_back
 
 SHAPES = st.sampled_from([(9, 14), (16, 16), (1, 7), (3, 8, 11), (5, 6, 6)])
 
@@ -103,6 +105,65 @@ def test_tiles_and_metadata_come_through() -> None:
     assert small.meta["filename_or_obj"] == "a.tif"
     assert small.shape == (1, 2, 50, 41)
     assert torch.allclose(small.as_tensor(), whole.as_tensor(), atol=1e-5)
+
+
+THIN: Any = {"features": (2, 4), "kernel_size": [(1, 3, 3), 3], "strides": [(1, 2, 2)]}
+NIFTI: Any = {"features": (2, 4), "kernel_size": [(3, 3, 1), 3], "strides": [(2, 2, 1)]}
+SKEW: Any = {
+    "features": (2, 2, 4),
+    "kernel_size": [(1, 1, 3), (1, 3, 3), 3],
+    "strides": [(1, 1, 2), (1, 2, 2)],
+}
+ALL = (0, 1, 2, 3, 4, 5, 6, 7)
+ALLOWED: list[Any] = [
+    (ValidUNet(3, **THIN), 3, (-2, -1), ALL),
+    (ValidUNet(3, **NIFTI), 3, (-3, -2), ALL),
+    (ValidUNet(3, **SKEW), 3, (-2, -1), (0, 2, 4, 6)),
+    (torch.jit.script(ValidUNet(3, **NIFTI)), 3, (-3, -2), ALL),
+    (ValidUNet(2, features=(2, 4), kernel_size=[(1, 3), 3]), 2, (-2, -1), (0, 2, 4, 6)),
+    (nn.Conv2d(1, 2, 3), 2, (-2, -1), ALL),  # of others, without a geometry
+    (nn.DataParallel(nn.Conv2d(1, 2, 3, stride=(1, 2))), 2, (-2, -1), (0, 2, 4, 6)),
+    (nn.Conv3d(1, 2, 3, dilation=(2, 1, 2)), 3, (-3, -1), ALL),
+    (Corner(), 2, (-2, -1), ALL),
+]
+
+
+@pytest.mark.parametrize(("network", "axes", "plane", "versions"), ALLOWED)
+def test_axes_are_turned_into_those_that_the_network_treats_alike(
+    network: nn.Module, axes: int, plane: tuple[int, int], versions: tuple[int, ...]
+) -> None:
+    assert allowed_turns(network, axes) == (plane, versions)
+
+
+def test_a_geometry_of_its_own_restricts_a_network_that_tells_none() -> None:
+    geometry = TileGeometry.padded(radius=(1, 2, 2), multiple=1)
+    tiles = OverlapTileInferer(geometry=geometry)
+    turns = RotationAveragingInferer(RotationAveragingInferer(tiles, 1), 8).turns(Corner(), 3)
+    assert turns == ((-2, -1), ALL)
+    turned = TileGeometry.padded(radius=(2, 2, 1), multiple=1)
+    turns = RotationAveragingInferer(OverlapTileInferer(geometry=turned), 6).turns(Corner(), 3)
+    assert turns == ((-3, -2), ALL[:6])
+
+
+@pytest.mark.parametrize("kind", [THIN, NIFTI, SKEW])
+def test_a_network_with_other_kernels_per_axis_never_sees_one_axis_for_another(kind: Any) -> None:
+    """Each version is the network on an image whose axes are moved back by NumPy."""
+    torch.manual_seed(3)
+    network = ValidUNet(3, **kind).eval()
+    image = torch.rand(1, 1, 9, 13, 12)
+    tiles = OverlapTileInferer()
+    plane = (3, 4) if kind is THIN else (2, 3) if kind is NIFTI else ()
+    flips = [(), (3,), (4,), (3, 4)] if not plane else [(), plane[:1], plane[1:], plane]
+    with torch.no_grad():
+        found = RotationAveragingInferer(tiles, 8)(image, network).softmax(1)
+        total = []
+        for flip in flips:
+            total.append(tiles(image.flip(flip), network).softmax(1).flip(flip))
+            if plane:  # the other four have both axes exchanged
+                answer = tiles(image.transpose(*plane).flip(flip), network).softmax(1)
+                total.append(answer.flip(flip).transpose(*plane))
+    assert torch.allclose(found, torch.stack(total).mean(0), atol=1e-5)
+    assert not torch.allclose(found, total[0], atol=1e-3)
 
 
 @pytest.mark.parametrize("versions", [0, 9, -1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from monai.inferers import SlidingWindowInferer
@@ -69,6 +71,24 @@ def test_a_region_of_a_volume_is_answered_as_the_whole() -> None:
         window = window_of(image, region, region_inferer.reach)
         roi = region_inferer.tile_size((16, 16, 16), 2**28)
         found = region_inferer(window, region, (9, 30, 21), roi)
+    assert (found - whole[(..., *region)]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("kernels", [[(1, 3, 3), 3], [(3, 3, 1), 3], [(1, 1, 3), (1, 3, 3), 3]])
+def test_a_region_of_a_volume_is_answered_by_kernels_of_each_axis(kernels: list[Any]) -> None:
+    torch.manual_seed(0)
+    strides = [tuple(1 if k == 1 else 2 for k in level) for level in kernels[:-1]]
+    features = (2,) * len(kernels)
+    network = ValidUNet(3, features=features, kernel_size=kernels, strides=strides).double().eval()
+    inferer = RotationAveragingInferer(OverlapTileInferer(), 8)
+    region_inferer = RegionInferer(inferer, network, 3)
+    image = torch.rand(1, 1, 13, 30, 21, dtype=torch.float64)
+    region = (slice(4, 13), slice(16, 30), slice(0, 18))
+    with torch.no_grad():
+        whole = inferer(image, network)
+        window = window_of(image, region, region_inferer.reach)
+        roi = region_inferer.tile_size((16, 16, 20), 2**28)
+        found = region_inferer(window, region, (13, 30, 21), roi)
     assert (found - whole[(..., *region)]).abs().max() < 1e-5
 
 

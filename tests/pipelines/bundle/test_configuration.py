@@ -28,7 +28,7 @@ from overtile.pipelines.inference.write_results import WriteResultsd
 from overtile.pipelines.reporting.summary import read_summary
 
 
-@pytest.mark.parametrize("name", ["touching_cells", "em_membranes"])
+@pytest.mark.parametrize("name", ["touching_cells", "em_membranes", "organs"])
 @pytest.mark.parametrize(("config", "kind"), [("train", "train"), ("inference", "infer")])
 @pytest.mark.filterwarnings("ignore:parsing config_file")
 def test_monai_finds_every_property_that_it_asks_for(
@@ -55,7 +55,8 @@ def test_monai_finds_every_property_that_it_asks_for(
     inside = [
         eval(s, {"n": 5}) for s in parser[f"{shape}".replace("inputs::image", "outputs::pred")]
     ]
-    assert network.geometry.output_size((n_in, n_in)) == tuple(inside)
+    dims = network.spatial_dims
+    assert network.training_geometry.output_size((n_in,) * dims) == tuple(inside)
 
 
 def test_leaves_resolve_to_what_they_came_out_as() -> None:
@@ -180,10 +181,23 @@ def test_instances_are_written_whole_however_many(tmp_path: Path, cells: int, dt
 def test_a_tile_of_an_image_is_not_taken_for_a_volume(features: tuple[int, ...]) -> None:
     geometry = TileGeometry.unet(len(features) - 1)
     whole = geometry.input_size(268)
-    assert check_tile(whole, geometry, 2) == whole
+    assert check_tile(whole, geometry, 2) == (whole, whole)
     with pytest.raises(ConfigurationError, match="million voxels") as error:
         check_tile(whole, geometry, 3)
     most = int(re.search(r"at most (\d+) in 3D", str(error.value))[1])
     least = int(re.search(r"tile=(\d+)", str(error.value))[1])
     for offered in (most, least):
-        assert check_tile(offered, geometry, 3) == offered
+        assert check_tile(offered, geometry, 3) == (offered,) * 3
+
+
+def test_a_tile_has_a_side_an_axis() -> None:
+    geometry = TileGeometry.unet(2, strides=[(1, 2, 2), 2], kernel_size=[(1, 3, 3), 3, 3])
+    assert check_tile([22, 44, 52], geometry, 3) == (22, 44, 52)
+    with pytest.raises(GeometryError, match="tile 21x44x52 does not fit"):
+        check_tile([21, 44, 52], geometry, 3)
+    with pytest.raises(ConfigurationError, match="tile: 2 numbers; expected one number, or 3"):
+        check_tile([44, 52], geometry, 3)
+    with pytest.raises(
+        ConfigurationError, match=r"60x260x500 are 8 million voxels.*tile=\[18, 44, 44\]"
+    ):
+        check_tile([60, 260, 500], geometry, 3)

@@ -12,31 +12,43 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.stats import entropy
 from toy import toy_bundle
 
 from overtile.pipelines.errors import ConfigurationError
 from overtile.pipelines.inference.trained import Trained, load_trained
 from overtile.pipelines.inference.uncertainty import disagreement, uncertainty
 
-ANSWERS = hnp.arrays(np.float32, (4, 3, 5), elements=st.floats(0, 1, width=32))
+ANSWERS = hnp.arrays(np.float32, (4, 1, 3, 5), elements=st.floats(0, 1, width=32))
 
 
 @given(ANSWERS)
 def test_it_is_the_mutual_information(answers: np.ndarray) -> None:
-    def entropy(p: np.ndarray) -> np.ndarray:
+    def binary(p: np.ndarray) -> np.ndarray:
         p = np.clip(p.astype(float), 1e-7, 1 - 1e-7)
         return -p * np.log(p) - (1 - p) * np.log(1 - p)
 
     found = disagreement(iter(answers))
-    expected = entropy(answers.astype(float).mean(0)) - entropy(answers).mean(0)
-    np.testing.assert_allclose(found.map, np.maximum(expected, 0), atol=1e-5)
+    expected = binary(answers.astype(float).mean(0)) - binary(answers).mean(0)
+    np.testing.assert_allclose(found.map, np.maximum(expected[0], 0), atol=1e-5)
     assert 0 <= found.value <= math.log(2) + 1e-5
 
 
+@given(hnp.arrays(np.float64, (3, 4, 2, 5), elements=st.floats(0.01, 1)))
+def test_of_classes_it_is_that_of_their_distributions(drawn: np.ndarray) -> None:
+    answers = drawn / drawn.sum(1, keepdims=True)
+    found = disagreement(iter(answers)).map
+    together = entropy(answers.mean(0), axis=0)
+    apart = np.mean([entropy(one, axis=0) for one in answers], axis=0)
+    np.testing.assert_allclose(found, np.maximum(together - apart, 0), atol=1e-5)
+    two = disagreement(iter(np.stack([1 - drawn[:, 0], drawn[:, 0]], 1))).map
+    np.testing.assert_allclose(two, disagreement(iter(drawn[:, :1])).map, atol=1e-5)
+
+
 def test_being_unsure_is_no_disagreement() -> None:
-    halves = np.full((3, 4, 4), 0.5, np.float32)
+    halves = np.full((3, 1, 4, 4), 0.5, np.float32)
     assert disagreement(iter(halves)).value == 0
-    sure = np.stack([np.zeros((4, 4)), np.ones((4, 4))]).astype(np.float32)
+    sure = np.stack([np.zeros((1, 4, 4)), np.ones((1, 4, 4))]).astype(np.float32)
     assert disagreement(iter(sure)).value == pytest.approx(math.log(2), rel=1e-3)
 
 

@@ -17,6 +17,7 @@ from killed import disturbed_everywhere, killed_everywhere
 from toy import files, toy_bundle
 
 from overtile.pipelines.data.synthesis.cells import touching_cells
+from overtile.pipelines.errors import DataError
 from overtile.pipelines.files import remove
 from overtile.pipelines.segment import run as run_module
 from overtile.pipelines.segment.request import MARK, Request
@@ -81,10 +82,9 @@ def test_a_folder_that_vanishes_is_not_made_again(
     def vanish() -> None:
         if not request.work.is_dir():  # nothing is made yet, or any more
             os._exit(0)
-        if refused % 3 == 0:
-            shutil.rmtree(request.work)
-        else:
-            (out if refused % 3 == 1 else request.work).rename(away)
+        (out if refused % 3 == 1 else request.work).rename(away)
+        if refused % 3 == 0:  # in one step, since another thread may be writing into it
+            shutil.rmtree(away)
 
     refused = 0
     steps = some(random.Random(target))
@@ -94,6 +94,7 @@ def test_a_folder_that_vanishes_is_not_made_again(
         if code:
             refused += 1
             assert told.startswith(("DataError: ", "ConfigurationError: ")), told
+            assert "None" not in told
             out.mkdir(exist_ok=True)
             assert {path.name for path in out.iterdir()} <= {request.work.name}, told
             assert not (request.work / "job.json").exists()
@@ -106,6 +107,28 @@ def test_a_folder_that_vanishes_is_not_made_again(
             remove(left)
         out.mkdir()
     assert refused > 5
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_old_result_is_not_taken_for_one_that_vanished(
+    request_of: Any, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first: Request = request_of(target, output="probabilities")
+    segment(first)
+    old = files(first.target)
+    request: Request = request_of(target, overwrite=True)
+
+    def vanish(*given: Any) -> Any:
+        request.work.rename(tmp_path / "away")
+        return deliver(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module, "deliver", vanish)
+        with pytest.raises(DataError, match="is gone, which was made for it"):
+            segment(request)
+    assert files(request.target) == old
+    segment(request)
+    assert files(request.target) != old
 
 
 def some(rng: random.Random) -> Iterator[int]:
