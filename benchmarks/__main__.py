@@ -14,7 +14,10 @@ from multiprocessing.connection import Connection
 
 from benchmarks.figure import Figure
 
-MODULES = ("weights", "elastic", "feeding", "tiles", "segment", "metrics", "startup", "step")
+MODULES = (
+    *("weights", "elastic", "elastic_volume", "feeding", "tiles", "volume_tiles"),
+    *("segment", "metrics", "startup", "step"),
+)
 
 
 def send(name: str, connection: Connection) -> None:

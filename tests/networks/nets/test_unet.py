@@ -159,8 +159,9 @@ def test_dropout_acts_in_training_alone() -> None:
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is not supported:DeprecationWarning")
 @pytest.mark.parametrize(("dims", "up"), [(2, "deconv"), (2, "nearest"), (3, "deconv")])
-def test_scripted_network_computes_the_same(dims: int, up: str) -> None:
-    network = ValidUNet(dims, features=(2, 3), up=up).eval()
+@pytest.mark.parametrize("norm", [None, "batch"])
+def test_scripted_network_computes_the_same(dims: int, up: str, norm: str | None) -> None:
+    network = ValidUNet(dims, features=(2, 3), up=up, norm=norm).eval()
     image = torch.rand(1, 1, *(20, 18, 22)[:dims])
     with torch.no_grad():
         assert torch.allclose(torch.jit.script(network)(image), network(image), atol=1e-6)
@@ -201,6 +202,7 @@ def test_wrong_axes_in_3d_and_wrong_size() -> None:
         ("features", (4, 0)),
         ("dropout", 1.0),
         ("dropout", -0.1),
+        ("norm", "instance"),
     ],
 )
 def test_arguments_out_of_range_are_named(argument: str, value: object) -> None:
@@ -223,6 +225,40 @@ def test_padded_network_has_the_valid_ones_weights_and_is_seamless(
         plain = padded(torch.rand(2, 1, *(16,) * dims))
     assert torch.allclose(tiles, whole, atol=1e-4)
     assert plain.shape == (2, 2, *(16,) * dims)
+
+
+@pytest.mark.parametrize("kind", [ValidUNet, PaddedUNet])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_batch_norm_is_a_line_a_channel_once_trained(kind: type[ValidUNet], dims: int) -> None:
+    torch.manual_seed(0)
+    network = kind(dims, features=(3, 4), dropout=0, norm="batch")
+    smallest = network.geometry.axis(0)[2]
+    for _ in range(3):  # statistics of images of mean 5
+        network(5 + torch.randn(2, 1, *(smallest,) * dims))
+    plain = kind(dims, features=(3, 4), dropout=0)
+    lines = [m for m in network.modules() if isinstance(m, (nn.BatchNorm2d, nn.BatchNorm3d))]
+    assert len(lines) == 6
+    ours, theirs = (
+        [m for m in one.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))]
+        for one in (network, plain)
+    )
+    with torch.no_grad():
+        plain.load_state_dict(network.state_dict(), strict=False)
+        for i, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+            other.weight.copy_(mine.weight)
+            if i == len(lines):  # the last one makes the logits
+                other.bias.copy_(mine.bias)
+                break
+            line = lines[i]
+            factor = line.weight / (line.running_var + line.eps).sqrt()
+            other.weight.mul_(factor.reshape(-1, *[1] * (dims + 1)))
+            other.bias.copy_(line.bias - factor * line.running_mean)
+        image = 5 + torch.randn(1, 1, *(41, 30, 23)[:dims])
+        whole = OverlapTileInferer(roi_size=0)(image, network.eval())
+        tiles = OverlapTileInferer(roi_size=smallest + 4)(image, network)
+        expected = OverlapTileInferer(roi_size=0)(image, plain.eval())
+    torch.testing.assert_close(whole, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(tiles, whole, rtol=1e-4, atol=1e-4)
 
 
 def test_padded_network_refuses_what_it_cannot_pool() -> None:
