@@ -59,11 +59,13 @@ class Taken:
         several: whether they are an axis of what is read, be it of one.
         names: what they are called, where they were asked for by name or all taken; else none,
             and for an image that does not say.
+        merged: how many, from the first on, that grey value is made of; opacity is left out.
     """
 
     numbers: tuple[int, ...] | None
     several: bool = False
     names: tuple[str, ...] = ()
+    merged: int | None = None
 
     @property
     def count(self) -> int:
@@ -74,7 +76,7 @@ class Taken:
     def span(self) -> slice | int:
         """What to read along the axis of channels."""
         if self.numbers is None:
-            return slice(None)
+            return slice(self.merged)
         if not self.several:
             return self.numbers[0]
         return slice(min(self.numbers), max(self.numbers) + 1)
@@ -97,7 +99,8 @@ def taken(path: Path, stored: Stored, seen: View, channels: Chosen) -> Taken:
     count = 1 if seen.channel is None else stored.shape[seen.channel]
     told = stored.channel_names if len(stored.channel_names) == count else ()
     if channels is None or channels == "luminance":
-        return Taken(None if count > 1 else (0,))
+        merged = count - stored.opacity
+        return Taken(None, merged=merged) if merged > 1 else Taken((0,))
     if channels == "all":
         return Taken(tuple(range(count)), True, told)
     if isinstance(channels, int):  # of one channel any number is that one

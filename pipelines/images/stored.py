@@ -49,6 +49,7 @@ class Stored:
         close: closes what is kept open between calls of ``pixels``.
         format: that it was opened by.
         channel_names: of its channels, in their order; empty where the file does not say.
+        opacity: whether the last channel is said to be none, but how opaque the pixels are.
     """
 
     axes: str
@@ -63,6 +64,7 @@ class Stored:
     close: Callable[[], None] = field(default=lambda: None, repr=False)
     format: Format | None = field(default=None, repr=False)
     channel_names: tuple[str, ...] = ()
+    opacity: bool = False
 
     def spacing_um(self, axes: str) -> dict[str, float]:
         """Micrometres a pixel along some of the axes, by letter, where the file says so."""

@@ -154,7 +154,7 @@ class Stages:
         """The pyramid and the metadata of OME-Zarr, or a TIFF; ``name`` is that of the target."""
         here = self.here
         grid, folder, mean = here.grid, here.work / "result", not here.job.labels
-        spacing = here.planes.stored.spacing_um(grid.axes)
+        spacing = here.planes.stored.spacing_um("XYZ")  # also of one slice, which is no axis
         array = open_array(folder / "0")
         format = target_format(name)
         if format is not None and not format.folders:

@@ -111,7 +111,7 @@ class Planes:
         """
         numbers = self.taken.numbers
         if numbers is None and not grey:
-            array = luminance(self._pixels(plane, box, slice(None)))[None]
+            array = luminance(self._pixels(plane, box, self.taken.span))[None]
         elif channel is None and numbers is not None and self.taken.several:
             apart = self.taken.of_span(self._pixels(plane, box, self.taken.span))
             array = np.moveaxis(apart, -1, 0)
@@ -127,7 +127,7 @@ class Planes:
         Raises:
             DataError: if they cannot be read.
         """
-        array = self._pixels(plane, box, slice(None))
+        array = self._pixels(plane, box, self.taken.span)
         return bool((array == array[..., :1]).all())
 
     def refuse_colours(self) -> None:

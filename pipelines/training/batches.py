@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from overtile.pipelines.errors import ConfigurationError
+from overtile.pipelines.errors import ConfigurationError, Setting
 
 
 def prepare_weighted_batch(
@@ -38,7 +39,8 @@ class LossOfPair:
         loss: e.g. `overtile.networks.PixelWeightedCrossEntropyLoss`.
 
     Raises:
-        ConfigurationError: when called with another target.
+        ConfigurationError: when called with another target, or with weights that the loss has no
+            place for.
     """
 
     def __init__(self, loss: torch.nn.Module) -> None:
@@ -53,8 +55,32 @@ class LossOfPair:
                 "(labels, weights)",
                 "give the trainer prepare_batch=prepare_weighted_batch",
             )
-        value: Tensor = self.loss(logits, *(part for part in target if part is not None))
+        given = [part for part in target if part is not None]
+        if not self._takes(logits, *given):
+            raise ConfigurationError(
+                "LossOfPair",
+                f"weights in the batch, for which {type(self.loss).__name__} has no place",
+                "a loss of (logits, labels, weights)",
+                (
+                    Setting("loss#loss", "overtile.networks.PixelWeightedCrossEntropyLoss"),
+                    "leave the weights out of the batch",
+                ),
+            )
+        value: Tensor = self.loss(logits, *given)
         return value
+
+    def _takes(self, *given: Tensor) -> bool:
+        """Whether the loss can be called so; True where it does not say."""
+        call = self.loss.forward if isinstance(self.loss, torch.nn.Module) else self.loss
+        try:
+            told = inspect.signature(call)
+        except (TypeError, ValueError):  # of what is built in
+            return True
+        try:
+            told.bind(*given)
+        except TypeError:
+            return False
+        return True
 
 
 def plain(tensor: Any) -> Tensor:

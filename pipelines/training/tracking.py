@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 _PARAM_LENGTH = 6000  # MLflow's limits
 _BATCH = 100
+_DESCRIPTORS = 8  # kept for the end of a run that fails since there are no more
 _NOT_ALLOWED = {"PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED"}  # its error codes
 _NAME_REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"}
 
@@ -99,6 +100,7 @@ class RunTracker:
         known = run_id is not None and self._is_known(run_id)
         self.run_id = run_id if run_id is not None and known else self._create_run()
         status = "FAILED"
+        kept = [os.open(os.devnull, os.O_RDONLY) for _ in range(_DESCRIPTORS)]
         try:
             if known:
                 self.client.update_run(self.run_id, status="RUNNING")
@@ -113,6 +115,8 @@ class RunTracker:
             raise
         finally:
             with _undisturbed():
+                for descriptor in kept:
+                    os.close(descriptor)
                 self._end(self.run_id, status)
 
     def _end(self, run_id: str, status: str) -> None:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 _WHITE_IS_ZERO, _UNCOMPRESSED, _COMPLEX, _ORIENTATION = 0, 1, 5, 274  # of TIFF's tags
 _PHOTOGRAPHS = {2, 6}  # RGB and YCbCr
+_OPACITY = {1, 2}  # of TIFF's extra samples, multiplied into the others or not
 _JPEG = {6, 7, 34892, 33007}  # the compressions that keep tables apart
 _LOSSY = {6, 7}  # of these
 _DENSEST = {1: 16, 5: 4096, 8: 1100, 32773: 128, 32946: 1100}
@@ -293,6 +294,7 @@ def _image(path: Path, level: int = 0, labels: bool = False) -> _Image:
             raise lossy_label(path, "JPEG")
         spacing, tags, remarks = _spacing(tif, page, number or 0)
         names = _channel_names(tif.ome_metadata, number or 0)
+        opacity = len(page.extrasamples) == 1 and int(page.extrasamples[0]) in _OPACITY
     one = parts[0]
     for axis, step in spacing.items():  # pixels of a level are larger
         if axis in one.axes:
@@ -303,7 +305,7 @@ def _image(path: Path, level: int = 0, labels: bool = False) -> _Image:
     tops = {"u": (1 << int(page.bitspersample)) - 1, "f": 0} if inverted else {}
     top = tops.get(one.dtype.kind)
     orientation = page.tags.valueof(_ORIENTATION, 1)
-    return _Image(path, parts, inverted, top, spacing, tags, remarks, orientation, names)
+    return _Image(path, parts, inverted, top, spacing, tags, remarks, orientation, names, opacity)
 
 
 def _main_series(path: Path, tif: TiffFile) -> list[Any]:
@@ -361,6 +363,7 @@ class _Image:
         remarks: as of `Stored`.
         orientation: as of `upright`.
         channel_names: as of `Stored`.
+        opacity: as of `Stored`.
     """
 
     path: Path
@@ -372,6 +375,7 @@ class _Image:
     remarks: tuple[str, ...]
     orientation: int
     channel_names: tuple[str, ...]
+    opacity: bool
 
     def stored(
         self, pixels: Callable[[Index], NDArray[Any]], close: Callable[[], None] = lambda: None
@@ -389,6 +393,7 @@ class _Image:
                 remarks=self.remarks,
                 close=close,
                 channel_names=self.channel_names,
+                opacity=self.opacity,
             ),
             self.orientation,
         )

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.engines import SupervisedTrainer
+from monai.losses import DiceCELoss
 from numpy.typing import NDArray
 
 from overtile.networks import PixelWeightedCrossEntropyLoss
@@ -101,6 +102,10 @@ def test_half_of_the_adapter_is_named() -> None:
         LOSS(logits, (labels, weights))  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="prepare_batch=prepare_weighted_batch"):
         LossOfPair(LOSS)(logits, labels)  # type: ignore[arg-type]
+    dice = LossOfPair(DiceCELoss(to_onehot_y=True, softmax=True))
+    assert dice(logits, (labels, None)).isfinite()
+    with pytest.raises(ConfigurationError, match=r"for which DiceCELoss has no place.*loss#loss="):
+        dice(logits, (labels, weights))
 
 
 @pytest.mark.parametrize("name", ["labels", "weights"])

@@ -85,6 +85,19 @@ def test_an_unknown_name_is_told_those_that_there_are(tmp_path: Path, write: Any
     assert str(e.value).endswith("channels=DAPI")
 
 
+def test_opacity_of_a_tiff_is_left_out_but_can_be_named(tmp_path: Path) -> None:
+    """Four channels of anything are often written so: none is out of reach."""
+    grey, seen = STACK[0], STACK[1]
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.stack([grey] * 3 + [seen], -1), photometric="rgb", extrasamples=[2])
+    assert np.array_equal(read_image(path)[0], grey)
+    assert np.array_equal(read_image(path, channels=3)[0], seen)
+    assert np.array_equal(read_image(path, channels="all")[0], [grey, grey, grey, seen])
+    tifffile.imwrite(path, np.stack([grey] * 3 + [seen], -1), photometric="rgb", extrasamples=[0])
+    with pytest.raises(DataError, match="4 channels"):
+        read_image(path)
+
+
 @pytest.mark.parametrize("write", WRITERS)
 def test_a_name_of_two_channels_is_refused_where_it_is_asked_for(
     tmp_path: Path, write: Any

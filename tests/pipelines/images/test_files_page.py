@@ -191,6 +191,20 @@ def opacity(folder: Path) -> list[tuple[Path, Array]]:
     return [(folder / "la.png", GREY), (folder / "rgba.png", GREY), (folder / "la16.png", DEEP)]
 
 
+def opacity_of_tiff(folder: Path) -> list[tuple[Path, Array]]:
+    seen = np.full_like(GREY, 7)
+    found = []
+    for samples, photometric, kind in ((2, "minisblack", 1), (4, "rgb", 2)):
+        pixels = np.stack([GREY] * (samples - 1) + [seen], -1)
+        for layout in ("contig", "separate"):
+            path = folder / f"{samples}{layout}.tif"
+            apart = pixels if layout == "contig" else np.moveaxis(pixels, -1, 0)
+            options = {"photometric": photometric, "planarconfig": layout, "extrasamples": [kind]}
+            tifffile.imwrite(path, apart, **options)
+            found.append((path, GREY))
+    return found
+
+
 def indexed(folder: Path) -> list[tuple[Path, Array]]:
     picture = Image.fromarray(GREY, "P")
     picture.putpalette(np.random.default_rng(1).integers(0, 255, 768, np.uint8).tobytes())
@@ -272,6 +286,11 @@ READ = {
         ),
         Read("bits of a byte the other way round (FillOrder 2)", "the same", raw_bits),
         Read("samples side by side or apart (planar)", "channels", planar, channels=1),
+        Read(
+            "opacity of grey values or colours, where its header says so",
+            "left out; `channels` can name it",
+            opacity_of_tiff,
+        ),
         Read("a palette", "its indices: they are the intensities", palette),
         Read(
             "a palette of a label",

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import nibabel
 import numpy as np
@@ -339,6 +340,19 @@ def test_planes_of_a_stack_are_segmented_one_by_one(tmp_path: Path, toy: Path) -
     assert [axis["name"] for axis in described["axes"]] == ["t", "z", "y", "x"]
     steps = [d["coordinateTransformations"][0]["scale"] for d in described["datasets"]]
     assert steps[:2] == [[1, 2, 0.25, 0.5], [1, 2, 0.5, 1]]
+
+
+def test_one_slice_keeps_its_thickness(tmp_path: Path, toy: Path) -> None:
+    path = tmp_path / "image.ome.tif"
+    sizes = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.25, "PhysicalSizeZ": 2.0}
+    image = touching_cells(0, (60, 70))[0][None]
+    tifffile.imwrite(path, image, ome=True, metadata={"axes": "ZYX", **sizes})
+    run(path, tmp_path / "labels.ome.tif", toy)
+    with tifffile.TiffFile(tmp_path / "labels.ome.tif") as tif:
+        (told,) = (
+            e for e in ElementTree.fromstring(tif.ome_metadata or "").iter() if e.get("SizeZ")
+        )
+    assert {name: float(told.get(name, 0)) for name in sizes} == sizes
 
 
 @pytest.mark.parametrize("format", ["nii", "nii.gz", "dicom", "tif"])

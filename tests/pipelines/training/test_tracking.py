@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from exhausted import limited
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
@@ -73,6 +76,32 @@ def test_what_was_deleted_is_named(
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "create_run", refuse)
         assert "MLFLOW_TRACKING_USERNAME" in said_of(tmp_path, "kept")
+
+
+def test_a_run_that_fails_for_want_of_descriptors_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    taken: list[int] = []
+
+    def train() -> None:
+        with tracker(tmp_path, "full").recording():
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+
+    there = max(int(file.name) for file in Path("/proc/self/fd").iterdir())
+    try:
+        with (
+            limited(resource.RLIMIT_NOFILE, there + 64),
+            pytest.raises(OSError, match="Too many open files"),
+        ):
+            train()
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("full").experiment_id])
+    assert run.info.status == "FAILED"
 
 
 @pytest.mark.parametrize("content", [b"no store at all, but a text", b"SQLite format 3\0" * 99])
