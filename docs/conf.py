@@ -69,6 +69,7 @@ APPENDED = {
                 "concepts/tiles",
                 "concepts/mirrored-context",
                 "concepts/thick-sections",
+                "concepts/spacing",
                 "concepts/weight-map",
                 "concepts/deformation",
                 "concepts/training",

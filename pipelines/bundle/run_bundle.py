@@ -37,6 +37,7 @@ def write_bundle(
     network: Module,
     channels: tuple[int, int],
     channel_names: Sequence[str] | None = None,
+    spacing: Sequence[float] | None = None,
 ) -> None:
     """Copy a bundle into the folder of a run, set as the run was; all of it, or nothing.
 
@@ -53,6 +54,7 @@ def write_bundle(
         network: whose geometry, if it has one, gives the sizes in ``metadata.json``.
         channels: of the network's input and output.
         channel_names: of the input, where these are known.
+        spacing: that images are resampled to, if they are.
     """
     source = check_bundle(bundle_root)
     merged = {k: v for k, v in parser.get().items() if k != parser.meta_key}
@@ -64,7 +66,9 @@ def write_bundle(
         and name in merged["validate"]
     }
     names = None if channel_names is None else list(channel_names)
-    found = merged | {"in_channels": channels[0], "channel_names": names}  # in the run's images
+    steps = None if spacing is None else list(spacing)
+    of_images = {"in_channels": channels[0], "channel_names": names, "spacing": steps}
+    found = merged | of_images
     with together(folder) as unfinished:
         if (folder / "configs").is_dir():  # with files of the user's own, perhaps
             shutil.copytree(folder / "configs", unfinished / "configs")

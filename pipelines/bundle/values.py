@@ -125,6 +125,12 @@ def _is_scale(value: Any) -> bool:
     return all(_is_number(v) for v in value) and 0.01 <= value[0] <= value[1] <= 100
 
 
+def _is_spacing(value: Any) -> bool:
+    if not isinstance(value, (list, tuple)) or len(value) not in (2, 3):
+        return False
+    return all(_is_number(v) and 0 < v <= 1e6 for v in value)
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -191,6 +197,9 @@ NAMES = Annotated[
     Any,
     _checked(lambda value: isinstance(value, (list, tuple)) and all(map(_is_name, value))),
     Words("a list of names"),
+]
+SPACING = Annotated[
+    Any, _checked(_is_spacing), Words("a list of a number above 0 for each axis, as [1, 1, 2.5]")
 ]
 SIDES = Annotated[
     Any, _checked(lambda value: _are_whole(value, range(2, 4))), Words("one for each axis")

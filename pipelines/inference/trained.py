@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
 from monai.transforms import Activationsd, Compose
 from numpy.typing import NDArray
 from torch import nn
 
 from overtile.networks import ArgumentError, GeometryError, RegionInferer
+from overtile.networks.inferers.spacing import resampled
+from overtile.networks.spacing import resampled_size
 from overtile.pipelines.bundle.check import check_configuration
 from overtile.pipelines.bundle.checkpoints import check_settings, load_weights
 from overtile.pipelines.bundle.configuration import check_inferer
@@ -72,6 +75,11 @@ class Trained:
     channel_names: tuple[str, ...] | None
     facts: dict[str, str]
 
+    @property
+    def spacing(self) -> tuple[float, ...] | None:
+        """That it was trained with, in millimetres a pixel along each axis; None takes any."""
+        return self.inferer.spacing
+
     @torch.no_grad()
     def answer(
         self,
@@ -82,7 +90,7 @@ class Trained:
     ) -> NDArray[Any]:
         """P(cell) ``[*R]`` float32 of a region, or the class of each pixel, uint8.
 
-        Arguments as `RegionInferer`, the window ``[C, *W]``.
+        Arguments as `RegionInferer`, the window ``[C, *W]``; the image has the network's `spacing`.
         """
         inputs = torch.from_numpy(window)[None].to(self.device)
         answer = self.inferer(inputs, region, image, roi)[0]
@@ -92,9 +100,24 @@ class Trained:
             plain = np.asarray(self.to_classes(found))[0].astype(np.uint8)
         return plain
 
+    def at_its_spacing(
+        self, image: NDArray[np.float32], spacing: Sequence[float]
+    ) -> NDArray[np.float32]:
+        """An image ``[C, *S]`` as the network is given it; arguments as of `instances`."""
+        if self.spacing is None:
+            return image
+        there = resampled_size(image.shape[1:], spacing, self.spacing)
+        return resampled(torch.from_numpy(np.ascontiguousarray(image))[None], there)[0].numpy()
+
     @torch.no_grad()
-    def instances(self, image: NDArray[np.float32]) -> NDArray[np.int32]:
+    def instances(
+        self, image: NDArray[np.float32], spacing: Sequence[float] = ()
+    ) -> NDArray[np.int32]:
         """Numbered cells ``[*S]`` of a whole image ``[C, *S]``, scaled as in training.
+
+        Args:
+            image: grey values.
+            spacing: millimetres a pixel of it along each axis, where the network has a `spacing`.
 
         Raises:
             ConfigurationError: if the bundle makes no instances.
@@ -106,7 +129,11 @@ class Trained:
                 "a bundle that numbers cells",
             )
         inputs = torch.from_numpy(np.ascontiguousarray(image))[None].to(self.device)
+        if self.spacing is not None:
+            affine = np.diag([*spacing, *[1.0] * (4 - len(spacing))])
+            inputs = MetaTensor(inputs, affine=torch.from_numpy(affine))
         answer = self.inferer.whole(inputs, self.network)[0]
+        answer = answer.as_tensor() if isinstance(answer, MetaTensor) else answer
         found = self.to_instances(self.activation({"pred": answer})["pred"].float().cpu())
         plain: NDArray[np.int32] = np.asarray(found[0])
         return plain

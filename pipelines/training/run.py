@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from overtile.pipelines.bundle.checkpoints import Checkpoints
 from overtile.pipelines.bundle.configuration import check_inferer, current_parser
 from overtile.pipelines.bundle.run_bundle import check_bundle, write_bundle, write_scores
+from overtile.pipelines.data.find import DataSet
 from overtile.pipelines.data.samples import TileDataset
 from overtile.pipelines.data.workers import make_room_for_sockets
 from overtile.pipelines.errors import ConfigurationError, size_text
@@ -87,7 +88,7 @@ def run_training(
             go_on(trainer, checkpoints, folder, tracker.data, initial_weights)
         else:
             begin(trainer, checkpoints, folder, tracker.data, initial_weights)
-        _make_a_bundle(folder, bundle_root, trainer, channels, tracker.data.channel_names)
+        _make_a_bundle(folder, bundle_root, trainer, channels, tracker.data)
         with tracker.recording(checkpoints.extra.get("mlflow_run")) as run:
             checkpoints.extra["mlflow_run"] = run
             seconds = _train(trainer, evaluator, checkpoints, tracker)
@@ -150,12 +151,13 @@ def _make_a_bundle(
     bundle_root: str | Path | None,
     trainer: SupervisedTrainer,
     channels: tuple[int, int],
-    channel_names: Sequence[str] | None,
+    data: DataSet,
 ) -> None:
     """Make the run's folder a bundle, if one trains."""
     parser = current_parser()
     if parser is not None and bundle_root is not None:
-        write_bundle(parser, bundle_root, folder, trainer.network, channels, channel_names)
+        network, told = trainer.network, (data.channel_names, data.spacing)
+        write_bundle(parser, bundle_root, folder, network, channels, *told)
 
 
 def _train(
