@@ -193,10 +193,10 @@ def _sum_up(
     told = [", ".join(i.channel_names) or str(i.channels) for i in images]
     found.channels = dict(Counter(told).most_common()) if {*told} != {"1"} else {}
     found.spacings = dict(Counter(i.spacing for i in images if i.spacing).most_common())
-    sizes = [i.spacing_mm for i in images if i.spacing_mm]
-    if {*sizes} and len({i.spacing_mm for i in images}) > 1:
-        lacking = len(images) - len(sizes)
-        told = [spread(sizes)] + [f"{lacking} of {len(images)} state none"] * (lacking > 0)
+    steps = [i.spacing_mm for i in images if i.spacing_mm]
+    if steps and len({i.spacing_mm for i in images}) > 1:
+        lacking = len(images) - len(steps)
+        told = [spread(steps)] + [f"{lacking} of {len(images)} state none"] * (lacking > 0)
         found.spread = "; ".join(told)
     known = [label for _, _, label in seen if label is not None]
     if not known:
