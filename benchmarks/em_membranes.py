@@ -40,7 +40,7 @@ PARTS = {
     "without elastic deformation": part("deformation", deformation_sigma=0),
     "zeros instead of mirrored context": part("zeros", padding_mode="constant"),
     "padded instead of valid convolutions": part(
-        "padded", "padded.json", {"inferer#inferer": SIMPLE}
+        "padded", "padded.json", {"inferer#inferer#inferer": SIMPLE}
     ),
     "SGD with momentum 0.99 instead of AdamW": part("sgd", "sgd.json"),
 }

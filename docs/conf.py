@@ -70,6 +70,7 @@ APPENDED = {
                 "concepts/mirrored-context",
                 "concepts/thick-sections",
                 "concepts/exact-volumes",
+                "concepts/spacing",
                 "concepts/weight-map",
                 "concepts/deformation",
                 "concepts/training",

@@ -16,6 +16,7 @@ from overtile.networks import (
     MixedPrecisionInferer,
     OverlapTileInferer,
     RotationAveragingInferer,
+    SpacingInferer,
     TileGeometry,
     geometry_of,
 )
@@ -137,7 +138,8 @@ def check_inferer(inferer: Any, network: Any) -> None:
     Raises:
         ConfigurationError: naming both and what to use instead.
     """
-    while isinstance(inferer, (MixedPrecisionInferer, RotationAveragingInferer)):
+    around = (SpacingInferer, MixedPrecisionInferer, RotationAveragingInferer)
+    while isinstance(inferer, around):
         inferer = inferer.inferer
     has_geometry = isinstance(getattr(network, "geometry", None), TileGeometry)
     if has_geometry and isinstance(inferer, SlidingWindowInferer):

@@ -38,6 +38,7 @@ def write_bundle(
     channels: tuple[int, int],
     channel_names: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
+    spacing: Sequence[float] | None = None,
 ) -> None:
     """Copy a bundle into the folder of a run, set as the run was; all of it, or nothing.
 
@@ -55,6 +56,7 @@ def write_bundle(
         channels: of the network's input and output.
         channel_names: of the input, where these are known.
         class_names: of the output, likewise.
+        spacing: that images are resampled to, if they are.
     """
     source = check_bundle(bundle_root)
     merged = {k: v for k, v in parser.get().items() if k != parser.meta_key}
@@ -70,6 +72,7 @@ def write_bundle(
     found = merged | {  # in the run's images and labels
         **{"in_channels": channels[0], "channel_names": names},
         **{"num_classes": channels[1], "class_names": classes},
+        "spacing": None if spacing is None else list(spacing),
     }
     with together(folder) as unfinished:
         if (folder / "configs").is_dir():  # with files of the user's own, perhaps

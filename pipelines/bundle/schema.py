@@ -32,6 +32,7 @@ from overtile.pipelines.bundle.values import (
     SECTION,
     SIDE,
     SIDES,
+    SPACING,
     STEPS,
     STRIDES,
     TEXT,
@@ -112,7 +113,8 @@ _BROKEN = (
     "if some files are known to be broken",
 )
 _INFERER = (
-    "`RotationAveragingInferer` around a `MixedPrecisionInferer` around an `OverlapTileInferer`",
+    "`SpacingInferer` around a `RotationAveragingInferer` around a `MixedPrecisionInferer` around "
+    "an `OverlapTileInferer`",
     "no",
 )
 
@@ -309,6 +311,20 @@ SETTINGS = (
             "for few very bright spots; it is kept with the network",
             ("as in training; another than the network's is refused", "with training"),
         ),
+        carried=True,
+        resumed=Resumed.REFUSED,
+    ),
+    Key(
+        "spacing",
+        one_of("median") | SPACING | None,
+        _all(
+            "size of the network's pixels along each axis of the array, in its order, or `median`, "
+            "that of the training images: tiles and images are "
+            "[resampled](../concepts/spacing.md) to it; none: pixels as they are",
+            "to `median`, if images differ in the size of their pixels",
+            ("as in training; results lie on the pixels of the image", "with training"),
+        ),
+        unit="millimetres",
         carried=True,
         resumed=Resumed.REFUSED,
     ),
@@ -979,7 +995,7 @@ PARTS = (
 KEPT = tuple(
     replace(key, name=f"settings#{key.name}", told=_all(*_UNTOLD, _UNTOLD), carried=False)
     for key in SETTINGS
-    if key.name in ("spatial_dims", "normalize", "channel_names", "class_names")
+    if key.name in ("spatial_dims", "normalize", "channel_names", "class_names", "spacing")
 )
 
 KEYS = {key.name: key for key in (*SETTINGS, *PARTS, *KEPT)}

@@ -125,6 +125,12 @@ def _is_scale(value: Any) -> bool:
     return all(_is_number(v) for v in value) and 0.01 <= value[0] <= value[1] <= 100
 
 
+def _is_spacing(value: Any) -> bool:
+    if not isinstance(value, (list, tuple)) or len(value) not in (2, 3):
+        return False
+    return all(_is_number(v) and 0 < v <= 1e6 for v in value)
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -232,6 +238,9 @@ STRIDES = Annotated[
     Any,
     _checked(lambda value: _are_per_level(value, (1, 2))),
     Words(f"{_PER_LEVEL}, as [[1, 2, 2], 2]"),
+]
+SPACING = Annotated[
+    Any, _checked(_is_spacing), Words("a list of a number above 0 for each axis, as [1, 1, 2.5]")
 ]
 SIDES = Annotated[
     Any, _checked(lambda value: _are_whole(value, range(2, 4))), Words("one for each axis")

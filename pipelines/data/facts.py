@@ -32,7 +32,13 @@ from overtile.pipelines.images.channels import (
 )
 from overtile.pipelines.images.handed_on import Reading, handed_on
 from overtile.pipelines.images.plane_name import Plane
-from overtile.pipelines.images.read import check_pixels, open_view, read_image
+from overtile.pipelines.images.read import (
+    check_pixels,
+    check_spacing_known,
+    open_view,
+    read_image,
+    spacing_of_meta,
+)
 from overtile.pipelines.images.stored import files_of, stamp
 
 Item = dict[str, str]
@@ -41,7 +47,10 @@ Item = dict[str, str]
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """Pixels of one image: size, type, grey values, pixel size as text, and channels as `Taken`."""
+    """Pixels of one image: size, type, grey values, pixel size as text, and channels as `Taken`.
+
+    ``spacing_mm`` is the pixel size along each axis; empty where the file does not say all of them.
+    """
 
     shape: tuple[int, ...]
     dtype: str
@@ -49,6 +58,7 @@ class ImageFacts:
     high: float
     mean: float
     spacing: str
+    spacing_mm: tuple[float, ...]
     channels: int
     channel_names: tuple[str, ...]
 
@@ -197,6 +207,7 @@ class FactBook:
                 high=float(array.max()),
                 mean=float(array.mean()),
                 spacing=meta.get("spacing", ""),
+                spacing_mm=spacing_of_meta(meta, self.spatial_dims),
                 channels=array.shape[0] if several else 1,
                 channel_names=tuple(meta.get("channel_names", ())),
             )
@@ -215,6 +226,15 @@ class FactBook:
         facts = self.image(path)
         found = Taken(tuple(range(facts.channels)), names=facts.channel_names)
         check_fit(path, found, count, names, whose)
+
+    def check_spacing(self, path: str, wanted: Sequence[float] | str | None) -> None:
+        """`check_spacing_known` of an image, where it is to be resampled.
+
+        Raises:
+            DataError: as it, and as `image`.
+        """
+        if wanted is not None:
+            check_spacing_known(path, self.image(path).spacing_mm, wanted)
 
     def label(self, label: str, image: str) -> LabelFacts:
         """Facts of the label of ``image``.

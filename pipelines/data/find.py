@@ -19,6 +19,7 @@ from overtile.pipelines.data.label_kinds import check_labels
 from overtile.pipelines.data.layout import Pair
 from overtile.pipelines.data.layouts import find_pairs
 from overtile.pipelines.data.names import log_remarks, log_strangers
+from overtile.pipelines.data.spacing import Wanted, check_spacing, resolved_spacing
 from overtile.pipelines.data.split import folded, thinned, validated
 from overtile.pipelines.errors import DataError, Setting, size_text
 from overtile.pipelines.images.annotation import Annotation
@@ -46,6 +47,8 @@ class DataSet:
         in_channels: channels that a network is given.
         channel_names: of these, where they were asked for by name, or all taken and named; else
             None.
+        spacing: that images are resampled to, in millimetres a pixel along each axis; None takes
+            them as they are.
         facts: of the images and labels.
     """
 
@@ -59,6 +62,7 @@ class DataSet:
     classes: tuple[str, ...] = ("background", "cell")
     in_channels: int = 1
     channel_names: list[str] | None = None
+    spacing: list[float] | None = None
     facts: FactBook = field(repr=False, compare=False, kw_only=True)
 
     @property
@@ -131,6 +135,7 @@ def find_data(
     unlabelled: str = "background",
     band: float = 10.0,
     class_names: Sequence[str] | None = None,
+    spacing: Wanted = None,
 ) -> DataSet:
     """The labelled images of a folder, every one of them read and checked.
 
@@ -161,16 +166,21 @@ def find_data(
         band: likewise.
         class_names: of ``"classes"``, from that of 0 on; None takes those of the folder's
             ``dataset.json``, else numbers.
+        spacing: that images are to be resampled to, in millimetres a pixel along each axis of the
+            array, in its order; ``"median"`` is that of the training images along each axis; None
+            takes images as they are.
 
     Raises:
         DataError: if nothing is found, an image has no label or the reverse, sizes differ, a
             file cannot be read, images differ in their channels, the training labels are not what
-            ``labels`` says, or there are too few images for what is asked.
+            ``labels`` says, there are too few images for what is asked, or an image does not say
+            its spacing where one is asked for.
     """
     check_labels_kind(labels)
     annotation = Annotation(ignore, unlabelled, band)
     if not 0 <= val_fraction < 1:
         raise DataError("val_fraction", str(val_fraction), "at least 0 and less than 1")
+    wanted = check_spacing(spacing, spatial_dims)
     handed_on.only(())  # what an earlier call left
     root, found, splits, skipped, facts = _labelled(
         dataset_dir,
@@ -182,6 +192,7 @@ def find_data(
         labels,
         annotation,
         hand_on=True,
+        spacing=wanted,
     )
     splits = folded(root, splits, fold, folds)
     train = splits["train"]
@@ -211,6 +222,10 @@ def find_data(
     handed_on.only({path for item in (*train, *val) for path in item.values()})
     name, test = root.resolve().name, splits.get("test", [])
     first = facts.image(train[0]["image"])
+    sizes = [
+        [(item["image"], facts.image(item["image"]).spacing_mm) for item in items]
+        for items in (train, [*val, *test])
+    ]
     return DataSet(
         name=name,
         layout=found,
@@ -222,6 +237,7 @@ def find_data(
         classes=classes,
         in_channels=first.channels,
         channel_names=list(first.channel_names) or None,
+        spacing=resolved_spacing(wanted, *sizes),
         facts=facts,
     )
 
@@ -261,6 +277,7 @@ def labelled_images(
     class_names: Sequence[str] | None = None,
     in_channels: int | None = None,
     channel_names: Sequence[str] | None = None,
+    spacing: Sequence[float] | None = None,
 ) -> list[Item]:
     """Items ``{"image": path, "label": path}`` to score; arguments as of `find_data`.
 
@@ -271,6 +288,7 @@ def labelled_images(
             makes of the training images with the same ``val_fraction``.
         in_channels: of the network that is scored; None for any number that all images have.
         channel_names: that it was trained with, in their order; None where that is not known.
+        spacing: that it was trained with.
 
     Raises:
         DataError: as `find_data`, for a split that is not there, and for images with other
@@ -290,6 +308,7 @@ def labelled_images(
         labels,
         annotation,
         wanted,
+        spacing=check_spacing(spacing, spatial_dims),
     )
     splits = folded(root, splits, fold, folds)
     check_labels_kind(labels)
@@ -316,6 +335,7 @@ def _labelled(
     annotation: Annotation,
     wanted: _Wanted | None = None,
     hand_on: bool = False,
+    spacing: list[float] | str | None = None,
 ) -> tuple[Path, str, dict[str, list[Item]], list[str], FactBook]:
     if dataset_dir is None:
         raise DataError("dataset_dir", "it is not set", hint=Setting("dataset_dir", "DIR"))
@@ -339,6 +359,7 @@ def _labelled(
                     wanted = wanted or _channels_of(items[0]["image"], facts)
                     for item in items:
                         facts.check_channels(item["image"], *wanted)
+                        facts.check_spacing(item["image"], spacing)
                     splits[split] += items
                 except DataError as error:
                     if not skip_unreadable:

@@ -32,7 +32,9 @@ from overtile.pipelines.images.formats import check_file, names_of_formats, stem
 from overtile.pipelines.images.plane_name import Plane, planes_of
 from overtile.pipelines.images.read import (
     check_pixels,
+    check_spacing_known,
     machine_memory,
+    open_spacing,
     open_taken,
     open_view,
     read_image,
@@ -49,6 +51,7 @@ def images_in(
     channels: Channels | EllipsisType = ...,
     in_channels: int | None = None,
     channel_names: Sequence[str] | None = None,
+    spacing: Sequence[float] | None = None,
 ) -> list[Item]:
     """The images of a folder, or the one image named, as items without labels.
 
@@ -67,10 +70,13 @@ def images_in(
             ``dataset.json`` names several channels.
         in_channels: of the network; None for any number.
         channel_names: that it was trained with, in their order; None where that is not known.
+        spacing: that it was trained with, in millimetres a pixel along each axis; None takes images
+            as they are.
 
     Raises:
         DataError: if there are none, two have the same name up to the suffix, one cannot be
-            read, has other channels than the network, or is too large.
+            read, has other channels than the network, does not say the size of its pixels where
+            that is needed, or is too large.
     """
     if source is None:
         return []
@@ -104,6 +110,8 @@ def images_in(
         try:
             seen = open_view(file, spatial_dims)
             check_memory(file, seen.shape, image_memory_limit)
+            if spacing is not None:
+                _check_resampled(file, seen.shape, spacing, image_memory_limit)
             planes = planes_of(file, seen.count)
             for remark in seen.remarks:
                 remarks.setdefault(remark, []).append(file)
@@ -151,6 +159,17 @@ def _are_cases(
     if channels is ... or not takes_several(check_channels(channels)):
         return False
     return all(open_view(file, spatial_dims).channel is None for file in named.values())
+
+
+def _check_resampled(
+    file: Path, shape: Sequence[int], spacing: Sequence[float], limit: int | None
+) -> None:
+    """Refuse an image that cannot be resampled, or would not fit then."""
+    from overtile.networks.spacing import resampled_size  # loads PyTorch: not before it is needed
+
+    own = open_spacing(file, len(shape))
+    check_spacing_known(file, own, spacing)
+    check_memory(file, resampled_size(shape, own, spacing), limit)
 
 
 BYTES_PER_PIXEL = 64  # image, logits, probabilities, labels and what making them takes

@@ -15,12 +15,19 @@ from overtile.pipelines.images.stored import Index, Stored
 
 
 def _reversed(stored: Stored) -> Stored:
-    """The same image with its axes the other way round."""
+    """The same image with its axes the other way round, whose place in space nobody compares."""
 
     def pixels(index: Index) -> NDArray[Any]:
         return stored.pixels(index[::-1]).transpose()
 
-    return replace(stored, axes=stored.axes[::-1], shape=stored.shape[::-1], pixels=pixels)
+    return replace(
+        stored,
+        axes=stored.axes[::-1],
+        shape=stored.shape[::-1],
+        pixels=pixels,
+        affine=None,
+        spacing=stored.spacing_um("XYZ"),
+    )
 
 
 def oriented_like(labels: Stored, image: Stored, name: Path, other: Path) -> Stored:

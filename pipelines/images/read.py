@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from overtile.pipelines.errors import DataError, size_text
+from overtile.pipelines.errors import DataError, Setting, size_text
 from overtile.pipelines.images.annotation import Annotation
 from overtile.pipelines.images.channels import Channels, Taken, check_channels, one_grey, taken
 from overtile.pipelines.images.formats import open_image
@@ -94,13 +95,23 @@ def read_image(
         "filename_or_obj": str(path),
         "axes": "".join(stored.axes[i] for i in sorted(seen.spatial)),
     }
-    if stored.affine is not None:
-        meta["affine"] = stored.affine
+    if (affine := _affine(stored, seen)) is not None:
+        meta["affine"] = affine
     if spacing := _spacing(stored, seen):
         meta["spacing"] = spacing
     if wanted.names:
         meta["channel_names"] = list(wanted.names)
     return array, meta
+
+
+def open_spacing(path: str | Path | Plane, spatial_dims: int = 2) -> tuple[float, ...]:
+    """`spacing_of_meta` of an image, from its header.
+
+    Raises:
+        DataError: as `open_view`.
+    """
+    stored = _open(Plane.of(path), None)
+    return sizes_mm(stored, view(stored, Path(str(path)), spatial_dims))
 
 
 def machine_memory() -> int:
@@ -124,15 +135,76 @@ def _check_memory(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> N
         )
 
 
+def _affine(stored: Stored, seen: View) -> NDArray[np.float64] | None:
+    """Index of the axes that are seen to millimetres; None where the file says no size of them.
+
+    Without a place in space the first pixel lies at 0.
+    """
+    if stored.affine is not None:
+        affine = stored.affine.copy()
+        affine[:3] *= stored.tags.get("micrometres", 1e3) / 1e3
+        return affine
+    if not (sizes := sizes_mm(stored, seen)):
+        return None
+    return np.diag([*sizes, *[1.0] * (4 - len(sizes))])
+
+
+def sizes_mm(stored: Stored, seen: View) -> tuple[float, ...]:
+    """Millimetres a pixel along each axis that is seen; empty where the file lacks one of them."""
+    letters = [stored.axes[i] for i in seen.spatial]
+    known = stored.spacing_um("".join(letters))
+    return tuple(known[a] / 1e3 for a in letters) if known.keys() >= {*letters} else ()
+
+
 def _spacing(stored: Stored, seen: View) -> str:
     """Pixel size with its unit, for people."""
+    known = stored.spacing_um("XYZ")
+    steps = [known[a] for i in seen.spatial if (a := stored.axes[i]) in known]
     if stored.affine is not None:
-        sizes, unit = np.linalg.norm(stored.affine[:3, :3], axis=0), "mm"
-        steps = [sizes[i] for i in seen.spatial if i < 3]
-    else:
-        unit = "µm"
-        steps = [stored.spacing[a] for i in seen.spatial if (a := stored.axes[i]) in stored.spacing]
-    return " x ".join(f"{s:.3g}" for s in steps) + f" {unit}" if steps else ""
+        return f"{' x '.join(f'{s / 1e3:.3g}' for s in steps)} mm"
+    return " x ".join(f"{s:.3g}" for s in steps) + " µm" if steps else ""
+
+
+def spacing_of_meta(meta: Mapping[str, Any], spatial_dims: int) -> tuple[float, ...]:
+    """Millimetres a pixel along each axis, by what `read_image` says; empty where that is open."""
+    if "affine" not in meta:
+        return ()
+    sizes = np.linalg.norm(meta["affine"][:3, :spatial_dims], axis=0)
+    return tuple(float(size) for size in sizes)
+
+
+def check_spacing_known(
+    path: str | Path | Plane, spacing: Sequence[float], wanted: Sequence[float] | str
+) -> None:
+    """Refuse an image that is to be resampled, and does not say how large its pixels are.
+
+    Args:
+        path: of the image.
+        spacing: of it, as of `spacing_of_meta`.
+        wanted: what it is to be resampled to.
+
+    Raises:
+        DataError: also for one that is far too fine or too coarse.
+    """
+    if not spacing:
+        raise DataError(
+            Path(str(path)),
+            "it does not say the size of its pixels along each axis",
+            "one, since spacing is set",
+            (
+                "save it with its pixel size, as OME-TIFF or NIfTI",
+                Setting("spacing", None, "to train without"),
+            ),
+        )
+    if isinstance(wanted, str):
+        return
+    from overtile.networks.errors import ArgumentError  # loads PyTorch: not before it is needed
+    from overtile.networks.spacing import steps_between
+
+    try:
+        steps_between(spacing, wanted)
+    except ArgumentError as error:
+        raise DataError(Path(str(path)), error.found, error.expected, error.hint) from error
 
 
 def no_numbers(path: Path, dtype: np.dtype[Any]) -> DataError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from overtile.pipelines.images.plane_name import Plane
 from overtile.pipelines.images.read import (
     check_labels_kind,
     check_pixels,
+    check_spacing_known,
     number_cells,
     read_image,
     read_label,
+    spacing_of_meta,
 )
 
 
@@ -42,10 +44,13 @@ class ReadImaged(MapTransform):
         band: as of `Annotation`.
         image_key: of the image that the labels belong to.
         allow_missing_keys: leave out keys that an item does not have.
+        spacing: that images will be resampled to, in millimetres a pixel along each axis; None
+            takes images that do not say the size of their pixels.
 
     Raises:
         DataError: if a file cannot be read, an image holds NaN or infinite pixels, or a label
-            file anything but integers from 0 up, or a file holds several planes and none is named.
+            file anything but integers from 0 up, or a file holds several planes and none is named,
+            or an image does not say the ``spacing`` that is needed.
     """
 
     def __init__(
@@ -60,12 +65,14 @@ class ReadImaged(MapTransform):
         band: float = 10.0,
         image_key: str = "image",
         allow_missing_keys: bool = False,
+        spacing: Sequence[float] | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.dtype = tuple(np.dtype(d) for d in ensure_tuple_rep(dtype, len(self.keys)))
         self.spatial_dims, self.channels = spatial_dims, check_channels(channels)
         self.labels, self.image_key = check_labels_kind(labels), image_key
         self.annotation = Annotation(ignore, unlabelled, band)
+        self.spacing = None if spacing is None else tuple(spacing)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Read every key."""
@@ -85,6 +92,9 @@ class ReadImaged(MapTransform):
             else:
                 array, meta = read_image(data[key], self.spatial_dims, self.channels)
                 check_pixels(data[key], array)
+                if self.spacing is not None:
+                    own = spacing_of_meta(meta, self.spatial_dims)
+                    check_spacing_known(data[key], own, self.spacing)
                 several = takes_several(self.channels)
             if array.ndim != self.spatial_dims + several:
                 raise DataError(

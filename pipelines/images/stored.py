@@ -43,6 +43,7 @@ class Stored:
         pixels: decodes what an index over all axes selects.
         affine: voxel index to millimetres (right, anterior, superior), where the format has one.
         spacing: micrometres a pixel by axis letter, where an OME file says so.
+        resolution: likewise, where a TIFF says so in its tags alone.
         tags: what a TIFF says of its resolution, to be written back; units of a NIfTI file.
         block: bytes that any pixel needs to have decoded, where that is told.
         remarks: what a user should know of the file, a line each.
@@ -58,6 +59,7 @@ class Stored:
     pixels: Callable[[Index], NDArray[Any]] = field(repr=False)
     affine: NDArray[np.float64] | None = None
     spacing: dict[str, float] = field(default_factory=dict)
+    resolution: dict[str, float] = field(default_factory=dict)
     tags: dict[str, Any] = field(default_factory=dict)
     block: int = 0
     remarks: tuple[str, ...] = ()
@@ -69,7 +71,8 @@ class Stored:
     def spacing_um(self, axes: str) -> dict[str, float]:
         """Micrometres a pixel along some of the axes, by letter, where the file says so."""
         if self.affine is None:
-            return {a: s for a, s in self.spacing.items() if a in axes}
+            told = self.spacing or self.resolution
+            return {a: s for a, s in told.items() if a in axes}
         steps = np.linalg.norm(self.affine[:3, :3], axis=0) * self.tags.get("micrometres", 1e3)
         return {a: float(s) for a, s in zip(self.axes, steps, strict=False) if a in axes}
 
@@ -374,6 +377,7 @@ def upright(stored: Stored, orientation: int) -> Stored:
         shape=tuple(shape),
         pixels=pixels,
         spacing=turned(stored.spacing) if swapped else stored.spacing,
+        resolution=turned(stored.resolution) if swapped else stored.resolution,
         tags=turned(stored.tags) if swapped else stored.tags,
         remarks=(*stored.remarks, f"turned upright, as its orientation {orientation} says"),
     )

@@ -15,6 +15,7 @@ from monai.engines import SupervisedEvaluator
 from monai.handlers import IgniteMetricHandler
 from numpy.typing import NDArray
 
+from overtile.networks import SpacingInferer
 from overtile.pipelines.errors import ConfigurationError, printable
 from overtile.pipelines.inference.folder import make_ready
 from overtile.pipelines.metrics.score_names import name_of
@@ -68,7 +69,9 @@ def run_evaluation(
     make_ready(evaluator, checkpoint, settings or {})
     without_reference_no_score(evaluator, metrics)
     folder = Path(output_dir)
-    versions = getattr(evaluator.inferer, "versions", 1)  # of RotationAveragingInferer
+    inferer = evaluator.inferer
+    inferer = inferer.inferer if isinstance(inferer, SpacingInferer) else inferer
+    versions = getattr(inferer, "versions", 1)  # of RotationAveragingInferer
     told: dict[str, Any] = {"network": str(checkpoint), "versions": versions}
     names = (settings or {}).get("class_names")
     with results_of(folder) as results:

@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
 from monai.transforms import Activationsd, Compose
 from numpy.typing import NDArray
 from torch import nn
 
 from overtile.networks import ArgumentError, GeometryError, RegionInferer
+from overtile.networks.inferers.spacing import resampled
+from overtile.networks.spacing import resampled_size
 from overtile.pipelines.bundle.check import check_configuration
 from overtile.pipelines.bundle.checkpoints import check_settings, load_weights
 from overtile.pipelines.bundle.configuration import check_inferer
@@ -75,6 +78,11 @@ class Trained:
     class_names: tuple[str, ...]
     facts: dict[str, str]
 
+    @property
+    def spacing(self) -> tuple[float, ...] | None:
+        """That it was trained with, in millimetres a pixel along each axis; None takes any."""
+        return self.inferer.spacing
+
     @torch.no_grad()
     def answer(
         self,
@@ -86,8 +94,8 @@ class Trained:
     ) -> NDArray[Any]:
         """P(cell) ``[*R]`` float32 of a region, or the class of each pixel, uint8.
 
-        Arguments as `RegionInferer`, the window ``[C, *W]``; ``every`` asks for the probabilities
-        of all classes, ``[K, *R]``.
+        Arguments as `RegionInferer`, the window ``[C, *W]``, the image of the network's `spacing`;
+        ``every`` asks for the probabilities of all classes, ``[K, *R]``.
         """
         inputs = torch.from_numpy(window)[None].to(self.device)
         answer = self.inferer(inputs, region, image, roi)[0]
@@ -97,8 +105,24 @@ class Trained:
             plain = np.asarray(self.to_classes(found))[0].astype(np.uint8)
         return plain
 
-    def instances(self, image: NDArray[np.float32]) -> NDArray[np.int32]:
+    def at_its_spacing(
+        self, image: NDArray[np.float32], spacing: Sequence[float]
+    ) -> NDArray[np.float32]:
+        """An image ``[C, *S]`` as the network is given it; arguments as of `instances`."""
+        if self.spacing is None:
+            return image
+        there = resampled_size(image.shape[1:], spacing, self.spacing)
+        return resampled(torch.from_numpy(np.ascontiguousarray(image))[None], there)[0].numpy()
+
+    @torch.no_grad()
+    def instances(
+        self, image: NDArray[np.float32], spacing: Sequence[float] = ()
+    ) -> NDArray[np.int32]:
         """Numbered cells ``[*S]`` of a whole image ``[C, *S]``, scaled as in training.
+
+        Args:
+            image: grey values.
+            spacing: millimetres a pixel of it along each axis, where the network has a `spacing`.
 
         Raises:
             ConfigurationError: if the bundle makes no instances.
@@ -109,11 +133,13 @@ class Trained:
                 "no InstancesFromProbabilitiesd in it",
                 "a bundle that numbers cells",
             )
-        return self.labels(image)
+        return self.labels(image, spacing)
 
     @torch.no_grad()
-    def labels(self, image: NDArray[np.float32]) -> NDArray[np.int32]:
-        """Numbered cells, or the class of each pixel, ``[*S]``; the image as of `instances`.
+    def labels(
+        self, image: NDArray[np.float32], spacing: Sequence[float] = ()
+    ) -> NDArray[np.int32]:
+        """Numbered cells, or the class of each pixel, ``[*S]``; arguments as of `instances`.
 
         Raises:
             ConfigurationError: if the bundle makes neither.
@@ -126,7 +152,11 @@ class Trained:
                 "a bundle that numbers cells or classes",
             )
         inputs = torch.from_numpy(np.ascontiguousarray(image))[None].to(self.device)
+        if self.spacing is not None:
+            affine = np.diag([*spacing, *[1.0] * (4 - len(spacing))])
+            inputs = MetaTensor(inputs, affine=torch.from_numpy(affine))
         answer = self.inferer.whole(inputs, self.network)[0]
+        answer = answer.as_tensor() if isinstance(answer, MetaTensor) else answer
         found = last(self.activation({"pred": answer})["pred"].float().cpu())
         plain: NDArray[np.int32] = np.asarray(found[0], np.int32)
         return plain

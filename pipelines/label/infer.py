@@ -17,7 +17,14 @@ from overtile.pipelines.data.annotations import spatial_dims_of, write_label
 from overtile.pipelines.data.unlabelled import check_memory
 from overtile.pipelines.errors import size_text
 from overtile.pipelines.images.channels import OF_THE_NETWORK, Channels, check_channels, check_fit
-from overtile.pipelines.images.read import check_pixels, open_taken, open_view, read_image
+from overtile.pipelines.images.read import (
+    check_pixels,
+    check_spacing_known,
+    open_spacing,
+    open_taken,
+    open_view,
+    read_image,
+)
 from overtile.pipelines.inference.trained import Trained, load_trained
 from overtile.pipelines.inference.uncertainty import uncertainty
 from overtile.pipelines.label.classes import classes_of, colours
@@ -122,6 +129,15 @@ class Segmenter(InferTask):
         planes = pixels.reshape(-1, found.count, *seen.shape)
         return [np.asarray(trained.normalize(p.astype(np.float32))) for p in planes]
 
+    def _spacing_of(self, path: Path) -> tuple[float, ...]:
+        """Millimetres a pixel along each axis, where the network has to know it; else nothing."""
+        wanted, dims = self.trained.spacing, self.trained.spatial_dims
+        if wanted is None:
+            return ()
+        spacing = open_spacing(path, dims)
+        check_spacing_known(path, spacing, wanted)
+        return spacing
+
     def segment(self, path: Path) -> NDArray[np.int32]:
         """Numbered cells or classes ``[*S]``, of a stack ``[planes, *S]``, each plane from 1 on.
 
@@ -129,7 +145,8 @@ class Segmenter(InferTask):
             DataError: as `read`.
         """
         with self._lock:
-            found = [self.trained.labels(plane) for plane in self.read(path)]
+            spacing = self._spacing_of(path)
+            found = [self.trained.labels(plane, spacing) for plane in self.read(path)]
         return found[0] if len(found) == 1 else np.stack(found)
 
     def unsureness(self, path: Path, method: str) -> float:
@@ -139,8 +156,9 @@ class Segmenter(InferTask):
             DataError: as `read`.
         """
         with self._lock:  # dropout is on meanwhile, and no proposal may be made with it
-            trained = self.trained
-            found = [uncertainty(trained, plane, method).value for plane in self.read(path)]
+            trained, spacing = self.trained, self._spacing_of(path)
+            planes = [trained.at_its_spacing(plane, spacing) for plane in self.read(path)]
+            found = [uncertainty(trained, plane, method).value for plane in planes]
         return sum(found) / len(found)
 
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -21,6 +21,7 @@ from overtile.pipelines.data.find import items_of
 from overtile.pipelines.data.label_kinds import label_faults
 from overtile.pipelines.data.layouts import find_pairs
 from overtile.pipelines.data.names import log_remarks
+from overtile.pipelines.data.spacing import spread
 from overtile.pipelines.data.unlabelled import images_in
 from overtile.pipelines.errors import (
     DataError,
@@ -71,6 +72,8 @@ class Look:
         dtypes: how many image files have which type of pixels.
         channels: how many images have which channels, where they have several or named ones.
         spacings: how many images state which pixel size.
+        spread: median, smallest and largest pixel size along each axis, and how many state none;
+            empty where all are alike.
         instances: cells over all labels; in masks their connected components.
         per_image: fewest, median and most cells of an image.
         median_size: pixels of the median cell (in masks: the mean cell) of the median image.
@@ -90,6 +93,7 @@ class Look:
     dtypes: dict[str, int] = field(default_factory=dict)
     channels: dict[str, int] = field(default_factory=dict)
     spacings: dict[str, int] = field(default_factory=dict)
+    spread: str = ""
     instances: int = 0
     per_image: tuple[int, int, int] = (0, 0, 0)
     median_size: int = 0
@@ -214,6 +218,11 @@ def _sum_up(
     told = [", ".join(i.channel_names) or str(i.channels) for i in images]
     found.channels = dict(Counter(told).most_common()) if {*told} != {"1"} else {}
     found.spacings = dict(Counter(i.spacing for i in images if i.spacing).most_common())
+    steps = [i.spacing_mm for i in images if i.spacing_mm]
+    if steps and len({i.spacing_mm for i in images}) > 1:
+        lacking = len(images) - len(steps)
+        told = [spread(steps)] + [f"{lacking} of {len(images)} state none"] * (lacking > 0)
+        found.spread = "; ".join(told)
     known = [label for _, _, label in seen if label is not None]
     if not known:
         return
@@ -406,6 +415,8 @@ def as_text(
         rows += [("channels", counted(found.channels))]
     if found.spacings:
         rows += [("pixel size", counted(found.spacings))]
+    if found.spread:
+        rows += [("spacing", f"median {found.spread}")]
     if found.classes:
         rows += _class_rows(found)
     elif found.layout:

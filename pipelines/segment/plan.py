@@ -14,8 +14,15 @@ from typing import Any
 import numpy as np
 
 from overtile import __version__
+from overtile.networks.spacing import spacing_text, steps_between
 from overtile.pipelines.data.names import log_remarks
-from overtile.pipelines.errors import ChannelError, ConfigurationError, Setting, UnreadableError
+from overtile.pipelines.errors import (
+    ChannelError,
+    ConfigurationError,
+    DataError,
+    Setting,
+    UnreadableError,
+)
 from overtile.pipelines.images.case_name import channel_files
 from overtile.pipelines.images.channels import (
     OF_THE_NETWORK,
@@ -25,7 +32,7 @@ from overtile.pipelines.images.channels import (
     check_fit,
 )
 from overtile.pipelines.images.formats import unpacked
-from overtile.pipelines.images.read import open_taken
+from overtile.pipelines.images.read import check_spacing_known, open_taken, sizes_mm
 from overtile.pipelines.images.stored import files_of, sampled
 from overtile.pipelines.inference.trained import Trained
 from overtile.pipelines.segment.job import Job, Opened, load_once
@@ -82,6 +89,8 @@ def plan(request: Request, source: dict[str, str]) -> tuple[Opened, bool]:
             raise ChannelError(name, "one channel", "channel 0, or none")
         wanted = trained.in_channels, trained.channel_names
         check_fit(name, found or planes.taken, *wanted, OF_THE_NETWORK)
+        if trained.spacing is not None:
+            _check_spacing(request.source, sizes_mm(planes.stored, planes.seen), trained.spacing)
         sizes = planned or {
             "token": uuid.uuid4().hex,
             "cache": cache,
@@ -165,6 +174,22 @@ def state_of_source(request: Request) -> dict[str, str]:
         }
     except OSError as error:
         raise _unreadable(request, error) from error
+
+
+def _check_spacing(source: Path, own: Sequence[float], wanted: Sequence[float]) -> None:
+    """Refuse a source of other pixels than the network's: parts of it are not resampled.
+
+    Raises:
+        DataError: saying both.
+    """
+    check_spacing_known(source, own, wanted)
+    if any(step != 1 for step in steps_between(own, wanted)):
+        raise DataError(
+            source,
+            f"pixels of {spacing_text(own)} mm",
+            f"{spacing_text(wanted)} mm, the spacing of the network",
+            ("take another level of a pyramid", "run inference, which resamples"),
+        )
 
 
 def _asked(

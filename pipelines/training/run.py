@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -170,10 +170,8 @@ def _make_a_bundle(
     """Make the run's folder a bundle, if one trains."""
     parser = current_parser()
     if parser is not None and bundle_root is not None:
-        write_bundle(
-            *(parser, bundle_root, folder, trainer.network),
-            *(channels, data.channel_names, class_names),
-        )
+        told = data.channel_names, class_names, data.spacing
+        write_bundle(parser, bundle_root, folder, trainer.network, channels, *told)
 
 
 def _train(

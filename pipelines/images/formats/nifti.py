@@ -72,9 +72,13 @@ class Nifti(Format):
         axes = "XYZTUVW"[: len(shape)]
         affine, spacing = volume.affine, {}
         remarks: tuple[str, ...] = ()
-        if not np.isfinite(affine).all() or not np.linalg.det(affine[:3, :3]):
-            told = zip("XYZ", zooms, strict=False)
-            spacing = {a: float(z) * unit for a, z in told if np.isfinite(z) and z > 0}
+        steps = () if volume.header["sform_code"] else _own_steps(volume)
+        if not all(np.isfinite(step) and step > 0 for step in steps):
+            told = " x ".join(f"{step:g}" for step in steps)
+            affine, remarks = None, (f"no pixel size: its header says {told}",)
+        elif not np.isfinite(affine).all() or not np.linalg.det(affine[:3, :3]):
+            known = zip("XYZ", zooms, strict=False)
+            spacing = {a: float(z) * unit for a, z in known if np.isfinite(z) and z > 0}
             affine, remarks = None, ("it has no place in space: its affine has no inverse",)
         return Stored(
             axes,
@@ -179,6 +183,14 @@ def _length(file: gzip.GzipFile) -> int:
                 pixels = np.prod(header.get_data_shape(), dtype=object)
                 return int(header.get_data_offset() + pixels * header.get_data_dtype().itemsize)
     return 0
+
+
+def _own_steps(volume: Any) -> tuple[float, ...]:
+    """The sizes of voxels as the file has them: nibabel makes 1 of 0 and of -1."""
+    part = volume.file_map.get("header") or volume.file_map["image"]
+    with part.get_prepare_fileobj("rb") as file:
+        header = type(volume.header).from_fileobj(file, check=False)
+    return tuple(float(step) for step in header["pixdim"][1:4])[: volume.ndim]
 
 
 def _pixels_of(path: Path) -> Path:

@@ -7,7 +7,7 @@ import os
 import struct
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
@@ -99,9 +99,7 @@ class Tiff(Format):
         for part in image.parts:
             part.check_blocks(cache.limit)
         file = image.path.open("rb")  # it stays open for ``pixels``
-        stored = image.stored(lambda index: image.read(file.fileno(), index, cache), file.close)
-        sizes = stored.spacing or _resolution_spacing(stored.tags)
-        return replace(stored, spacing=sizes)
+        return image.stored(lambda index: image.read(file.fileno(), index, cache), file.close)
 
     def write(
         self,
@@ -296,16 +294,19 @@ def _image(path: Path, level: int = 0, labels: bool = False) -> _Image:
         names = _channel_names(tif.ome_metadata, number or 0)
         opacity = len(page.extrasamples) == 1 and int(page.extrasamples[0]) in _OPACITY
     one = parts[0]
-    for axis, step in spacing.items():  # pixels of a level are larger
-        if axis in one.axes:
-            place = one.axes.index(axis)
-            spacing[axis] = step * levels[0].shape[place] / one.shape[place]
+    resolution = {} if spacing or remarks else _resolution_spacing(tags)
+    for sizes in (spacing, resolution):
+        for axis, step in sizes.items():  # pixels of a level are larger
+            if axis in one.axes:
+                place = one.axes.index(axis)
+                sizes[axis] = step * levels[0].shape[place] / one.shape[place]
     # numbers of cells mean themselves, however they are to be shown
     inverted = page.photometric == _WHITE_IS_ZERO and (one.dtype.kind == "b" or not labels)
     tops = {"u": (1 << int(page.bitspersample)) - 1, "f": 0} if inverted else {}
     top = tops.get(one.dtype.kind)
     orientation = page.tags.valueof(_ORIENTATION, 1)
-    return _Image(path, parts, inverted, top, spacing, tags, remarks, orientation, names, opacity)
+    told = spacing, resolution, tags, remarks
+    return _Image(path, parts, inverted, top, *told, orientation, names, opacity)
 
 
 def _main_series(path: Path, tif: TiffFile) -> list[Any]:
@@ -359,6 +360,7 @@ class _Image:
         inverted: whether 0 is white.
         top: the value that is black then; None takes the complement.
         spacing: micrometres a pixel by axis letter.
+        resolution: as of `Stored`.
         tags: of its resolution.
         remarks: as of `Stored`.
         orientation: as of `upright`.
@@ -371,6 +373,7 @@ class _Image:
     inverted: bool
     top: int | None
     spacing: dict[str, float]
+    resolution: dict[str, float]
     tags: dict[str, Any]
     remarks: tuple[str, ...]
     orientation: int
@@ -389,6 +392,7 @@ class _Image:
                 one.dtype,
                 pixels,
                 spacing=self.spacing,
+                resolution=self.resolution,
                 tags=self.tags,
                 remarks=self.remarks,
                 close=close,

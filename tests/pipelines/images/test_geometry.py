@@ -221,7 +221,7 @@ def test_a_turned_image_keeps_its_sizes_and_its_result_lies_upon_it(tmp_path: Pa
     stored = open_image(tmp_path / "t.tif")
     source = open_source(tmp_path / "t.tif")
     source.close()
-    assert source.spacing == pytest.approx({"Y": 2.0, "X": 4.0})
+    assert source.spacing_um("YX") == pytest.approx({"Y": 2.0, "X": 4.0})
     written = write_like(tmp_path / "r", np.ones(found.shape, np.uint16), stored)
     with tifffile.TiffFile(written) as tif:
         page = tif.pages[0]
