@@ -107,6 +107,9 @@ def taken(path: Path, stored: Stored, seen: View, channels: Chosen) -> Taken:
         return Taken((_number(path, count, told, channels) if count > 1 else 0,))
     if isinstance(channels, str):
         return Taken((_number(path, count, told, channels),), False, (channels,))
+    beyond = [one for one in channels if isinstance(one, int) and one >= count]
+    if beyond:
+        raise no_channel(path, count, f"one with channel {beyond[0]}", "replace it")
     numbers = tuple(_number(path, count, told, one) for one in channels)
     if len(set(numbers)) < len(numbers):
         twice = next(n for n in numbers if numbers.count(n) > 1)
@@ -184,11 +187,13 @@ def colours(path: Path, count: int) -> ChannelError:
     )
 
 
-def no_channel(path: Path, count: int) -> ChannelError:
+def no_channel(
+    path: Path, count: int, expected: str = "a channel that is there", other: str = "give none"
+) -> ChannelError:
     """The error for a channel that an image of so many does not have."""
     one = "one channel" if count == 1 else f"{count} channels"
-    hint: Setting | str = Setting("channels", f"0 to {count - 1}") if count > 1 else "give none"
-    return ChannelError(path, one, "a channel that is there", hint)
+    hint: Setting | str = Setting("channels", f"0 to {count - 1}") if count > 1 else other
+    return ChannelError(path, one, expected, hint)
 
 
 def check_some_have(folder: Path, channels: Chosen, several: bool) -> None:

@@ -159,7 +159,7 @@ def test_one_channel_where_several_are_asked_for_has_an_axis(tmp_path: Path) -> 
     tifffile.imwrite(tmp_path / "a.tif", STACK[0])
     for channels in ("all", [0]):
         assert np.array_equal(read_image(tmp_path / "a.tif", channels=channels)[0], STACK[:1])
-    with pytest.raises(DataError, match="one channel; expected a channel that is there"):
+    with pytest.raises(DataError, match="one channel; expected one with channel 1: replace it"):
         read_image(tmp_path / "a.tif", channels=[0, 1])
 
 

@@ -95,14 +95,22 @@ def test_images_of_other_channels_are_refused_in_one_line(server: Server) -> Non
     assert "one grey channel" in told
 
 
-def test_a_training_leaves_out_images_of_other_channels(
+def test_images_of_other_channels_are_not_trained_on(
     server: Server, cells: Any, tmp_path: Path
 ) -> None:
     drawn = save(tmp_path / "drawn.tif", cells[0][1].astype(np.uint16))
     assert server.label("grey", drawn).status == 200
     refused = server.post("/train/rgb").detail
     assert "grey.tif: one channel; expected 3, as the network was trained with" in refused
-    assert server.label("b", drawn).status == 200
+
+
+@pytest.mark.slow
+def test_a_training_on_colours_changes_the_proposals(
+    server: Server, cells: Any, tmp_path: Path
+) -> None:
+    drawn = save(tmp_path / "drawn.tif", cells[0][1].astype(np.uint16))
+    for image in ("grey", "b"):
+        assert server.label(image, drawn).status == 200
     before = server.infer("a", "rgb").body
     quick = {"max_epochs": 1, "samples_per_epoch": 4, "learning_rate": 0.05}
     answer = server.post("/train/rgb", quick)

@@ -117,11 +117,13 @@ def test_a_network_of_colours_sees_them_alike_in_every_use(bundle: Any, colours:
         assert "Traceback" not in done.stderr
 
 
-def test_a_network_of_one_channel_does_not_begin_one_of_three(bundle: Any, colours: Path) -> None:
+def test_a_network_of_one_channel_does_not_begin_one_of_three(bundle: Any, tmp_path: Path) -> None:
     weights = Path(__file__).resolve().parents[3] / "bundles/touching_cells/models/model.pt"
+    write(tmp_path, "train", 2)
     done = bundle.run(
-        *("touching_cells", "training", "--dataset_dir", colours, "--output_dir", "begun"),
-        *("--channels", "[0,1,2]", "--initial_weights", weights, "--tile", 188),
+        *("touching_cells", "training", "--dataset_dir", tmp_path, "--output_dir", "begun"),
+        *("--channels", "[0,1,2]", "--initial_weights", weights, "--val_fraction", 0.5),
+        *("--tile", 188),
     )
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
