@@ -821,6 +821,12 @@ PARTS = (
         _all(*_UNTOLD, _UNTOLD),
         resumed=Resumed.REFUSED,
     ),
+    Key(
+        "network_def#norm",
+        one_of("batch") | None,
+        _all(*_UNTOLD, _UNTOLD),
+        resumed=Resumed.REFUSED,
+    ),
     Key("network_def#spatial_dims", whole(2, 3), _all(*_UNTOLD, _UNTOLD), resumed=Resumed.REFUSED),
     _part(
         "network",

@@ -27,7 +27,7 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from volumes import SIZE, write_organs
 
 import overtile
-from overtile.networks import OverlapTileInferer, ValidUNet
+from overtile.networks import OverlapTileInferer, SpacingInferer, ValidUNet
 from overtile.pipelines.bundle.checkpoints import Checkpoints, read_checkpoint
 from overtile.pipelines.data.samples import TileDataset
 from overtile.pipelines.data.synthesis.datasets import write_touching_cells
@@ -36,7 +36,7 @@ from overtile.transforms import SeparateTouching
 
 NAMES = ("touching_cells", "em_membranes", "organs")
 SCHEMA = Path(__file__).with_name("metadata_schema.json")
-TINY = {"network_def#features": [4, 8]}
+TINY = {"network_def#features": [4, 8], "network_def#kernel_size": 3}
 
 pytestmark = [
     pytest.mark.parametrize("name", NAMES, scope="module"),
@@ -260,7 +260,7 @@ def trained(
         logging_file=False,  # pytest has its own
         output_dir=str(folder / "run"),
         samples_per_epoch=2,
-        tile=16 if name == "organs" else 60,
+        tile=18 if name == "organs" else 60,
         batch_size=1,
         num_workers=0,
         **TINY,
@@ -290,7 +290,8 @@ def test_training_is_driven_from_python(name: str, trained: Trained, root: Path)
     assert isinstance(workflow.trainer, SupervisedTrainer)
     assert isinstance(workflow.evaluator, SupervisedEvaluator)
     assert isinstance(workflow.train_dataset, TileDataset)
-    assert isinstance(workflow.val_inferer, OverlapTileInferer)
+    assert isinstance(workflow.val_inferer, SpacingInferer)
+    assert isinstance(workflow.val_inferer.inferer, OverlapTileInferer)
     assert isinstance(workflow.network_def, ValidUNet)
     assert (len(workflow.train_dataset_data), len(workflow.val_dataset_data)) == (2, 1)
 
@@ -370,7 +371,7 @@ def test_weights_are_loaded_by_name(name: str, filled: Path) -> None:
     network = monai.bundle.load(
         name,
         bundle_dir=filled.parent,
-        net_override={"features": TINY["network_def#features"]},
+        net_override={key.split("#")[1]: value for key, value in TINY.items()},
         workflow_type="inference",  # that of training looks at its images for their channels
         device="cpu",
     )
@@ -385,7 +386,7 @@ def test_weights_are_exported_to_torchscript(
     config = filled / "configs" / "inference.json"
     command(
         *("ckpt_export", "--bundle_root", filled, "--config_file", config),
-        *("--network_def#features", "[4,8]"),
+        *("--network_def#features", "[4,8]", "--network_def#kernel_size", 3),
     )
     network = network_of(filled, **TINY)
     network.load_state_dict(read_checkpoint(filled / "models" / "model.pt"))

@@ -22,8 +22,8 @@ MEMBRANES = {
 }
 ORGANS = {
     # as above; volumes are not turned to any side
-    *("output_dir", "labels", "max_epochs", "samples_per_epoch", "batch_size", "tile", "scale"),
-    *("spatial_dims", "rotate", "flip", "deformation_sigma"),
+    *("output_dir", "labels", "max_epochs", "samples_per_epoch", "tile", "scale"),
+    *("spatial_dims", "rotate", "flip", "deformation_sigma", "learning_rate", "warmup_steps"),
     # classes: which there are, how they are weighed, what is found, and how it is scored
     *("imports", "class_names", "num_classes", "settings#class_names", "data#class_names", "read"),
     *("foreground", "balance_classes", "border_classes", "train#augmentation"),
@@ -31,9 +31,9 @@ ORGANS = {
     *("validate#postprocessing#transforms", "validate#key_metric"),
     *("validate#additional_metrics", "validate#evaluator#metric_cmp_fn"),
     *("checkpoints#lower_is_better", "tracker#experiment"),
-    # a network for volumes, trained on padded tiles
-    *("network_def#_target_", "network_def#features", "network_def#out_channels"),
-    *("network_def#kernel_size", "network_def#strides", "geometry"),
+    # a network for volumes, and its loss: docs/concepts/exact-volumes.md
+    *("network_def#features", "network_def#out_channels", "network_def#dropout", "geometry"),
+    *("network_def#kernel_size", "network_def#strides", "network_def#norm", "loss#loss#_target_"),
 }
 
 

@@ -6,13 +6,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from monai.engines import SupervisedEvaluator
 from toy import ROOT, toy_bundle
 
 from overtile.networks import ValidUNet
@@ -48,7 +48,7 @@ def label(run: Path) -> object:
 
 def infer(run: Path) -> object:
     """As ``inference`` and ``evaluation`` begin."""
-    evaluator: Any = SimpleNamespace(data_loader=[1], inferer=None, network=network())
+    evaluator: Any = SupervisedEvaluator(torch.device("cpu"), [1], network())
     return make_ready(evaluator, run / "models" / "model.pt", {"normalize": "percentile"})
 
 

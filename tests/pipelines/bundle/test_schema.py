@@ -392,9 +392,9 @@ def test_what_decides_over_a_segmentation_is_what_changes_it() -> None:
     config = parser_of("touching_cells", "inference").get()
     deciding = {name for name in config if decides(name) and name != "_meta_"}
     assert deciding == {
-        *("spatial_dims", "channels", "in_channels", "channel_names", "normalize", "threshold"),
-        *("extent", "grow", "min_size", "max_hole", "growth", "line", "versions", "roi_size"),
-        *("padding_mode", "precision"),
+        *("spatial_dims", "channels", "in_channels", "channel_names", "normalize", "spacing"),
+        *("threshold", "extent", "grow", "min_size", "max_hole", "growth", "line", "versions"),
+        *("roi_size", "padding_mode", "precision"),
         *("compile", "network_def", "network", "settings", "preprocessing", "inferer"),
         "postprocessing",
     }

@@ -21,6 +21,7 @@ from overtile.networks import MixedPrecisionInferer, OverlapTileInferer, PaddedU
 from overtile.pipelines.data.find import find_data
 
 SMALL = (
+    *("--network_def#_target_", "overtile.networks.PaddedUNet", "--network_def#kernel_size", 3),
     *("--network_def#features", "[4,8]", "--tile", "[12,16,8]", "--warmup_steps", 2),
     *("--batch_size", 1, "--samples_per_epoch", 4, "--num_workers", 0),
 )
@@ -55,7 +56,7 @@ def read(folder: Path, name: str) -> Any:
 
 def found_by(run: Path, grey: NDArray[Any], precision: str = "float32") -> NDArray[Any]:
     """Probabilities without a bundle: normalised by hand, one tile, no files."""
-    network = PaddedUNet(3, 1, 3, (4, 8)).eval()
+    network = PaddedUNet(3, 1, 3, (4, 8), norm="batch").eval()
     network.load_state_dict(torch.load(run / "models" / "model.pt", weights_only=True))
     image = torch.from_numpy((grey - grey.mean()) / grey.std()).float()
     with torch.no_grad():
