@@ -999,7 +999,13 @@ PARTS = (
 
 # What a network remembers of its images is said as the keys say it that it is named after.
 KEPT = tuple(
-    replace(key, name=f"settings#{key.name}", told=_all(*_UNTOLD, _UNTOLD), carried=False)
+    replace(
+        key,
+        name=f"settings#{key.name}",
+        told=_all(*_UNTOLD, _UNTOLD),
+        carried=False,
+        resumed=Resumed.REFUSED,
+    )
     for key in SETTINGS
     if key.name in ("spatial_dims", "normalize", "channel_names", "class_names", "spacing")
 )

@@ -326,7 +326,7 @@ def test_dictionaries_have_the_names_of_monai() -> None:
     found = vars(overtile.transforms)
     forms = [n for n, v in found.items() if isinstance(v, type) and issubclass(v, MapTransform)]
     short = {name[:-1] for name in forms if name.endswith("d")}
-    assert len(short) == 11
+    assert len(short) == 12
     assert set(forms) == {f"{name}{end}" for name in short for end in ("d", "D", "Dict")}
     for name in short:
         assert found[f"{name}D"] is found[f"{name}Dict"] is found[f"{name}d"]

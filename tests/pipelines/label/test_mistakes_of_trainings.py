@@ -24,14 +24,14 @@ exit_with(DataError(Path(sys.argv[1], "a.tif"), "3 channels", "one", hint))
 
 
 @pytest.fixture
-def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def failing(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A trainer whose command fails as a text says."""
     from overtile.pipelines.label.train import Trainer
 
     monkeypatch.delenv(HAND_OVER, raising=False)
 
     def make(code: str) -> Trainer:
-        trainer = Trainer(tmp_path / "bundle", tmp_path / "runs")
+        trainer = Trainer(root / "bundles" / "touching_cells", tmp_path / "runs")
         command = [sys.executable, "-c", code, str(tmp_path)]
         monkeypatch.setattr(trainer, "command", lambda *_: command)
         monkeypatch.setattr(trainer, "trainable", lambda _: ([], {}))

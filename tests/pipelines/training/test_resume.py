@@ -140,6 +140,9 @@ def other_value(key: Key, value: Any, run: Run) -> Any:
         "initial_weights": run.out / "models" / "model.pt",
         "layout": "pairs",
         "unlabelled": "band",
+        "ignore": 255,
+        "in_channels": 2,
+        "spacing": [1.0, 1.0],
         "device": "cpu:0",
         "scale": [0.9, 1.1],
         "threshold": 0.6,
@@ -200,6 +203,8 @@ REFUSED = {  # by what is built before anything is resumed, or for what comes of
     "labels": "",
     "spatial_dims": "",
     "network_def#spatial_dims": "",
+    "in_channels": "",
+    "spacing": "",
     "network_def#in_channels": "",
     "network_def#out_channels": "",
     "output_dir": "resume: ",
@@ -207,7 +212,10 @@ REFUSED = {  # by what is built before anything is resumed, or for what comes of
 
 
 def test_every_setting_is_tried() -> None:
-    assert {*ADAM, *ONLY_SGD} == {n for n, key in KEYS.items() if "train" in key.told}
+    organs = ConfigParser()
+    organs.read_config(str(BUNDLE.parent / "organs" / "configs" / "train.json"))
+    of_classes = {n for n, key in KEYS.items() if "train" in key.told} - {*ADAM, *ONLY_SGD}
+    assert all(name in organs for name in of_classes)
     assert ONLY_SGD == ["momentum"]
 
 

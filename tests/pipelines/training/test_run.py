@@ -186,7 +186,7 @@ def test_pictures_show_the_middle_section_of_what_was_scored_once(
 def broken(run: Run, kind: str) -> tuple[str, str]:
     """Make a run of parts that do not go together; what the one line names."""
     if kind == "loss":
-        run.trainer.loss_function = LossOfPair(nn.NLLLoss())
+        run.trainer.loss_function = nn.NLLLoss()
         return "configuration: train: ", "expected batches, a network and a loss"
     if kind == "batch":
         run.trainer.prepare_batch = lambda batch, *_, **__: (batch["picture"], batch["label"])
