@@ -15,11 +15,13 @@ class Definition:
         name: as it is printed.
         sentence: what it is, and which value is perfect.
         lower_is_better: for errors.
+        signed: for errors to both sides, of which neither is better.
     """
 
     name: str
     sentence: str
     lower_is_better: bool = False
+    signed: bool = False
 
 
 def _precision(percent: int) -> Definition:
@@ -140,6 +142,7 @@ DEFINITIONS = {
         "Pixels of a class that are predicted too many, divided by those of the label; below 0 too "
         "few, and opposite errors cancel; images whose label lacks the class are left out; "
         f"{_MEAN}; 0 is perfect.",
+        signed=True,
     ),
     "learning_rate": Definition("learning rate", "Step size of the optimiser."),
     "train_loss": Definition(

@@ -186,6 +186,7 @@ def _content(run: Run, viewed: dict[int, str]) -> dict[str, Any]:
                     "id": name,
                     "name": name_of(name, classes),
                     "value": _value(value),
+                    "signed": bool(told and told.signed),
                     "lower": scored.lower_is_better
                     if name == scored.key_metric
                     else bool(told and told.lower_is_better),

@@ -195,6 +195,8 @@ def test_every_score_is_told_in_words() -> None:
     assert name_of("dice_class1", ["background"]) == "Dice of class 1"
     assert name_of("other_class1") == "other_class1"
     assert definition_of("other_class1") is None
+    signed = {score for score in CLASS_SCORES if DEFINITIONS[score].signed}
+    assert signed == {"volume_error"}, "too many is no better than too few"
     assert name_of("seg") == "SEG"
 
 
